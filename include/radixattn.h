@@ -1,0 +1,568 @@
+/* radixattn.h - the public C API of radixattn: a prefix-sharing paged KV cache and the attention kernels that read it.
+ *
+ * Self-contained: needs only <stddef.h> and <stdint.h>; C99 to C23, C++11 to C++23.
+ *
+ * A step of an inference engine, in calls:
+ *   radix_begin_request   the longest cached prefix of the prompt is found and leased
+ *   radix_append_slot     slots for the tokens to compute; may return COPY operations (copy-on-write)
+ *   radix_run_ops         runs those operations
+ *   radix_get_block_tables
+ *   per layer: radix_rope_append_launch (write K/V), then radix_prefill_launch or radix_paged_attention_launch
+ *   radix_commit          full blocks whose K/V is written become visible to others
+ *   radix_free_request    the lease ends; committed blocks stay cached until evicted
+ *
+ * Zero rule      every struct is valid when zero-filled with struct_size set; 0 means "default".
+ * Size rule      in:  bytes beyond the caller's struct_size read as 0; unknown trailing bytes must be 0.
+ *                out: set struct_size before the call; the library writes at most that many bytes.
+ * Thread tags    [F] free-threaded   [C] takes the context's lock   [D] data plane: lock-free, runs on a stream
+ * Failure rule   a failing [C] call changes nothing but statistics and the error message.
+ * Ids            radix_req, radix_pin and radix_ns carry a generation: a stale or foreign id gives RADIX_E_STALE.
+ * Order          a context has a logical clock and reads no other: the same calls give the same ids everywhere. */
+#ifndef RADIXATTN_H
+#define RADIXATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RADIXATTN_VERSION_MAJOR 0
+#define RADIXATTN_VERSION_MINOR 1
+#define RADIXATTN_VERSION_PATCH 0
+#define RADIXATTN_VERSION 100u /* MAJOR*10000 + MINOR*100 + PATCH */
+#define RADIXATTN_ABI 1u       /* equals the SONAME number: libradixattn.so.0.1 */
+#define RADIX_NS_ALL UINT64_MAX /* radix_evict, radix_clear: every namespace */
+
+#if defined(_WIN32)
+#define RADIX_CALL __cdecl
+#if defined(RADIXATTN_STATIC)
+#define RADIX_EXPORT
+#elif defined(RADIXATTN_BUILD)
+#define RADIX_EXPORT __declspec(dllexport)
+#else
+#define RADIX_EXPORT __declspec(dllimport)
+#endif
+#else
+#define RADIX_CALL
+#if defined(__GNUC__)
+#define RADIX_EXPORT __attribute__((visibility("default")))
+#else
+#define RADIX_EXPORT
+#endif
+#endif
+#if defined(__cplusplus) && __cplusplus >= 201103L
+#define RADIX_NOEXCEPT noexcept
+#else
+#define RADIX_NOEXCEPT
+#endif
+#define RADIX_API(ret) RADIX_EXPORT ret RADIX_CALL
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* @cdef-begin : what follows, to @cdef-end, parses in cffi.cdef() once RADIX_API(x) -> x, RADIX_CALL and
+ * RADIX_NOEXCEPT are removed */
+
+typedef struct radix_ctx radix_ctx; /* opaque */
+typedef uint64_t radix_req;         /* generation<<32 | index; 0 is never valid */
+typedef uint64_t radix_pin;         /* same scheme */
+typedef uint64_t radix_ns;          /* same scheme; 0 = the default namespace, which always exists */
+typedef uint64_t radix_epoch;       /* host timeline, starts at 1 */
+typedef int32_t radix_status;
+typedef int32_t radix_token;
+typedef int32_t radix_block;        /* physical block id; -1 = none */
+typedef void *radix_stream;         /* cudaStream_t on CUDA; NULL on the CPU */
+
+enum { /* radix_status: values never change, new ones are appended */
+  RADIX_OK = 0,
+  RADIX_E_INVALID = -1,      /* bad argument: the message names it, its value and what was expected */
+  RADIX_E_VERSION = -2,      /* struct_size or ABI number not understood */
+  RADIX_E_NOMEM = -3,        /* the host allocator returned NULL */
+  RADIX_E_NO_BLOCKS = -4,    /* pool exhausted: retry after a free, an evict, an epoch_retire, or preempt */
+  RADIX_E_BUFFER = -5,       /* caller's array too small; the needed count is written */
+  RADIX_E_STALE = -6,        /* the id's generation does not match: freed, or of another context */
+  RADIX_E_STATE = -7,        /* legal call, wrong time */
+  RADIX_E_UNSUPPORTED = -8,  /* dtype, shape or instruction set not available in this build or machine */
+  RADIX_E_NO_DEVICE = -9,    /* no driver, no device, or driver too old */
+  RADIX_E_DEVICE = -10,      /* device runtime error, see radix_error_detail */
+  RADIX_E_DEVICE_LOST = -11, /* sticky: only destroy, stats and free still work */
+  RADIX_E_IO = -12,
+  RADIX_E_CORRUPT = -13,
+  RADIX_E_MISMATCH = -14,
+  RADIX_E_CANCELLED = -15,
+  RADIX_E_QUOTA = -16,       /* the namespace's quota would be passed; shortfall as for NO_BLOCKS */
+  RADIX_E_BUSY = -17,        /* ns_destroy or clear while requests or pins live there */
+  RADIX_E_CALLBACK = -18,    /* a user callback reported failure */
+  RADIX_E_FULL = -19,        /* a fixed table (requests, pins, namespaces, row of a request) is full */
+  RADIX_E_INTERNAL = -99     /* an invariant is broken: a bug of the library */
+};
+enum { /* dtypes; the library computes with the first three today */
+  RADIX_DT_DEFAULT = 0, RADIX_F32 = 1, RADIX_F16 = 2, RADIX_BF16 = 3, RADIX_F8_E4M3 = 4,
+  RADIX_F8_E5M2 = 5, RADIX_I8 = 6, RADIX_I32 = 7, RADIX_I64 = 8, RADIX_U8 = 9
+};
+enum { RADIX_DEV_AUTO = 0, RADIX_DEV_CPU = 1, RADIX_DEV_CUDA = 2, RADIX_DEV_HIP = 3 };
+enum { /* radix_config.cpu_target: instruction set of the CPU kernels */
+  RADIX_CPU_AUTO = 0,     /* the best that this machine runs */
+  RADIX_CPU_BASELINE = 1, RADIX_CPU_AVX2 = 2, RADIX_CPU_AVX512 = 3, RADIX_CPU_AVX512_BF16 = 4, RADIX_CPU_NEON = 5
+};
+enum {                   /* eviction: which unleased leaf loses its tail blocks first; ties by node id */
+  RADIX_EVICT_LRU = 0,   /* least recently used (begin, match, commit and pin are uses; peek is none) */
+  RADIX_EVICT_LFU = 1,   /* least often used; ties by LRU */
+  RADIX_EVICT_FIFO = 2,  /* oldest node */
+  RADIX_EVICT_NONE = 3   /* append never evicts; radix_evict still does, in LRU order */
+};
+enum { RADIX_LAYOUT_NHD = 0, /* [num_blocks, block_size, num_kv_heads, head_dim], the default */
+       RADIX_LAYOUT_HND = 1  /* [num_blocks, num_kv_heads, block_size, head_dim] */ };
+enum { RADIX_ROPE_NEOX = 0,       /* pairs (i, i + rotary_dim/2): Hugging Face Llama, Qwen */
+       RADIX_ROPE_INTERLEAVED = 1 /* pairs (2i, 2i+1): GPT-J, original Llama weights */ };
+enum { RADIX_ROPE_SCALE_NONE = 0, RADIX_ROPE_SCALE_LINEAR = 1, RADIX_ROPE_SCALE_LLAMA3 = 2, RADIX_ROPE_SCALE_YARN = 3 };
+enum { RADIX_LOG_OFF = 0, RADIX_LOG_ERROR = 1, RADIX_LOG_WARN = 2, RADIX_LOG_INFO = 3, RADIX_LOG_DEBUG = 4 };
+enum { RADIX_OP_COPY = 1 };       /* radix_op.kind; unknown kinds may come */
+enum { RADIX_GRAPH_TEXT = 0, RADIX_GRAPH_JSON = 1, RADIX_GRAPH_DOT = 2 };
+
+enum {                             /* radix_config.flags */
+  RADIX_CTX_EXTERNAL_SYNC = 1,     /* the caller serialises [C] calls; no internal lock */
+  RADIX_CTX_PREALLOCATE = 2,       /* [C] calls after create never call the allocator: max_* are hard bounds */
+  RADIX_CTX_METADATA_ONLY = 4,     /* no KV memory: block ids only (router, simulator, foreign kernels) */
+  RADIX_CTX_DEFER_FREE = 8         /* blocks given up wait for radix_epoch_retire before they are used again */
+};
+enum { RADIX_FREE_DISCARD = 1 };   /* blocks that only this request used leave the tree, too */
+enum {                             /* radix_request_desc.flags */
+  RADIX_BEGIN_MATCH_ALL = 1,       /* may match the last token too (no logits wanted) */
+  RADIX_BEGIN_NO_MATCH = 2,        /* start empty, whatever is cached */
+  RADIX_BEGIN_SHARE_PENDING = 4,   /* may borrow full blocks that another live request has reserved, not committed */
+  RADIX_BEGIN_REMAP_DUPLICATES = 8 /* commit swaps duplicates for the cached block (see radix_commit) */
+};
+enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
+
+/* ---- callbacks: may be called from any thread inside a library call; must not throw, longjmp, or call a [C]
+ *      function of the same context ----------------------------------------------------------------------- */
+typedef void *(RADIX_CALL *radix_alloc_fn)(void *user, size_t size, size_t align); /* NULL = out of memory */
+typedef void (RADIX_CALL *radix_free_fn)(void *user, void *ptr, size_t size, size_t align);
+typedef void (RADIX_CALL *radix_log_fn)(void *user, int32_t level, const char *msg, size_t len);
+typedef void (RADIX_CALL *radix_task_fn)(void *task_arg, uint32_t index);
+typedef void (RADIX_CALL *radix_parallel_for_fn)(void *user, uint32_t n, radix_task_fn task, void *task_arg);
+typedef int64_t (RADIX_CALL *radix_write_fn)(void *user, const void *buf, uint64_t len); /* len, or < 0 = failure */
+
+typedef struct radix_allocator {
+  uint32_t struct_size;
+  uint32_t reserved0;
+  void *user;
+  radix_alloc_fn alloc; /* align is a power of two, at most 4096 */
+  radix_free_fn free;
+} radix_allocator;
+
+typedef struct radix_executor {
+  uint32_t struct_size;
+  uint32_t max_workers;               /* threads that may run tasks at once; 0 = unknown */
+  void *user;
+  radix_parallel_for_fn parallel_for; /* returns when task(task_arg, i) has run for all i in [0, n); tasks never block */
+} radix_executor;
+
+/* Tensor view: shape and strides inline, so that no pointer to pointer crosses an FFI. The last dimension is
+ * contiguous. stride: in elements; all 0 = compact row-major. */
+typedef struct radix_tensor {
+  void *data;
+  int32_t dtype;        /* RADIX_F32 ... */
+  int32_t device;       /* RADIX_DEV_*; AUTO = the context's */
+  int32_t device_index;
+  int32_t ndim;         /* <= 5 */
+  int64_t shape[5];
+  int64_t stride[5];
+} radix_tensor;
+
+typedef struct radix_config {
+  uint32_t struct_size;
+  uint32_t abi;                    /* RADIXATTN_ABI that the caller was compiled with */
+  uint32_t flags;                  /* RADIX_CTX_* */
+  int32_t device;                  /* RADIX_DEV_AUTO or RADIX_DEV_CPU in this version */
+  int32_t device_index;
+  int32_t kv_dtype;                /* RADIX_F32, F16 (default), BF16 */
+  uint32_t num_blocks;             /* 0 = derive from memory_budget */
+  uint32_t block_size;             /* tokens per block, 1..256; 0 = 16 */
+  uint32_t num_layers;             /* these four may be 0 when METADATA_ONLY */
+  uint32_t num_kv_heads;
+  uint32_t head_dim;               /* of K: 32..256 in steps of 8 */
+  uint32_t head_dim_v;             /* 0 = head_dim */
+  uint32_t max_requests;           /* live at once; 0 = 1024; a bound when PREALLOCATE, else where growth starts */
+  uint32_t max_blocks_per_request; /* length of a block-table row; 0 = num_blocks */
+  uint32_t max_pins;               /* 0 = 64; as max_requests */
+  uint32_t max_namespaces;         /* besides the default one; 0 = 64; as max_requests */
+  int32_t kv_layout;               /* RADIX_LAYOUT_* */
+  int32_t evict_policy;            /* RADIX_EVICT_* */
+  int32_t cpu_target;              /* RADIX_CPU_* */
+  uint32_t num_threads;            /* > 1: the built-in pool, the calling thread counted; 0 or 1: none. Not with executor */
+  int32_t log_level;               /* RADIX_LOG_* */
+  uint32_t reserved0;
+  uint64_t memory_budget;          /* bytes of KV memory when num_blocks is 0 */
+  void *kv_memory;                 /* caller-owned KV memory (64-byte aligned), or NULL = the context allocates it */
+  uint64_t kv_memory_size;         /* bytes; at least radix_ctx_kv_bytes */
+  const radix_allocator *host_alloc; /* copied; NULL = malloc. Serves metadata and the context's own KV memory */
+  const radix_executor *executor;    /* copied; NULL = calling thread only, or the built-in pool */
+  radix_log_fn log;                  /* NULL = silent */
+  void *log_user;
+  const void *next;                  /* extension chain; NULL in this version */
+} radix_config;
+
+/* A prompt and where it may share: requests share blocks only when ns and extra_key are both equal. */
+typedef struct radix_request_desc {
+  uint32_t struct_size;
+  uint32_t flags;            /* RADIX_BEGIN_* */
+  radix_ns ns;
+  uint64_t extra_key;        /* adapter id or salt; different keys never share */
+  const radix_token *tokens; /* [num_tokens], read during the call only; may be NULL when num_tokens is 0 */
+  uint64_t num_tokens;
+} radix_request_desc;
+
+typedef struct radix_match {
+  uint32_t struct_size;
+  uint32_t blocks_cap;     /* in: room in blocks */
+  uint64_t cached_tokens;  /* leading tokens whose K/V is cached and committed */
+  uint64_t pending_tokens; /* tokens after those that another live request is computing (SHARE_PENDING) */
+  uint64_t num_blocks;     /* blocks that hold these tokens */
+  radix_block *blocks;     /* caller's array or NULL: gets the first min(num_blocks, blocks_cap) ids */
+} radix_match;
+
+typedef struct radix_request_info {
+  uint32_t struct_size;
+  uint32_t num_blocks;
+  uint64_t num_tokens;       /* reserved length */
+  uint64_t known_tokens;     /* leading tokens whose ids are known */
+  uint64_t committed_tokens; /* published length, a multiple of block_size */
+  uint64_t cached_tokens;    /* taken from the tree at begin */
+  uint64_t pending_tokens;   /* borrowed at begin and not yet committed by anybody; see radix_begin_request */
+  uint64_t ready_tokens;     /* leading tokens this request need not compute: cached, or borrowed from a live lender */
+  uint64_t table_version;    /* changes whenever an entry of the block-table row changes; never reused in a context */
+  radix_ns ns;
+  uint64_t extra_key;
+} radix_request_info;
+
+/* Work that the caller runs, in order, before the step's K/V writes: radix_run_ops, or own kernels. */
+typedef struct radix_op {
+  int32_t kind;        /* RADIX_OP_COPY: the first num_tokens tokens of src, all layers, to dst */
+  radix_block src;
+  radix_block dst;
+  uint32_t num_tokens;
+} radix_op;
+
+typedef struct radix_append {
+  radix_req req;
+  const radix_token *tokens; /* [num_tokens]; NULL: ids follow later by radix_set_tokens */
+  uint32_t num_tokens;
+  uint32_t reserved0;
+} radix_append;
+
+typedef struct radix_append_out {
+  uint32_t struct_size;
+  uint32_t flags;          /* in: RADIX_APPEND_PARTIAL */
+  int64_t *slots;          /* caller's array or NULL, one per token in item order: block*block_size + offset */
+  uint64_t slots_cap;
+  radix_op *ops;           /* caller's array; at most one COPY per item */
+  uint32_t ops_cap;
+  uint32_t num_ops;        /* out; with RADIX_E_BUFFER: needed */
+  uint64_t num_slots;      /* out; with RADIX_E_BUFFER: needed */
+  uint32_t num_done;       /* out: items [0, num_done) took effect; all or none unless PARTIAL */
+  uint32_t short_blocks;   /* out with NO_BLOCKS or QUOTA: how many more blocks must become free, exactly */
+  uint32_t evicted_blocks; /* out */
+  uint32_t reserved0;
+} radix_append_out;
+
+typedef struct radix_commit_item {
+  radix_req req;
+  uint64_t num_valid_tokens; /* K/V of tokens [0, num_valid_tokens) is written; full blocks of it are published */
+} radix_commit_item;
+
+typedef struct radix_remap {
+  radix_req req;
+  uint32_t index;        /* entry of the request's block-table row */
+  radix_block old_block; /* given back */
+  radix_block new_block; /* the cached block with the same tokens */
+} radix_remap;
+
+typedef struct radix_commit_out {
+  uint32_t struct_size;
+  uint32_t remaps_cap;       /* worst case: blocks that the items publish for REMAP_DUPLICATES requests */
+  radix_remap *remaps;       /* caller's array or NULL when no request asks for remaps */
+  uint32_t num_remaps;       /* out; with RADIX_E_BUFFER: needed in the worst case */
+  uint32_t num_duplicates;   /* out: blocks found computed twice */
+  uint32_t published_blocks; /* out: blocks that became visible */
+  uint32_t reserved0;
+} radix_commit_out;
+
+typedef struct radix_stats {
+  uint32_t struct_size;
+  uint32_t reserved0;
+  uint64_t blocks_total;    /* = free + cached + active + deferred */
+  uint64_t blocks_free;
+  uint64_t blocks_cached;   /* in the tree, unleased: what eviction can free now */
+  uint64_t blocks_active;   /* leased, pinned, or private to live requests */
+  uint64_t blocks_deferred; /* waiting for radix_epoch_retire (in the tree or given up) */
+  uint64_t blocks_pinned;   /* distinct blocks under at least one pin (a part of active) */
+  uint64_t requests_live, pins_live, namespaces, tree_nodes;
+  uint64_t tokens_queried;  /* over all begins: prompt tokens */
+  uint64_t tokens_hit;      /* of these, found cached */
+  uint64_t tokens_borrowed; /* of these, borrowed from a pending request */
+  uint64_t blocks_evicted, blocks_published, blocks_duplicate, cow_copies;
+  uint64_t host_bytes;      /* metadata memory now taken from the allocator */
+  uint64_t kv_bytes;        /* KV memory, owned or the caller's */
+  uint64_t clock;           /* the logical clock */
+} radix_stats;
+
+typedef struct radix_ns_info {
+  uint32_t struct_size;
+  uint32_t quota_blocks;  /* 0 = unlimited */
+  uint64_t blocks_used;   /* every block that is not free and belongs here */
+  uint64_t blocks_cached; /* of these, evictable now */
+  uint64_t requests_live;
+} radix_ns_info;
+
+/* One attention launch. Row r of sequence s (s's rows follow the earlier ones; one a sequence in decode) stands at position
+ * p = context_lens[s] - q_len + (index within s) and sees keys j in [max(0, p - window + 1), p]. For each:
+ *   x = scale * dot(q, k_j);   softcap > 0: x = softcap * tanh(x / softcap);   alibi: x += alibi_slopes[h] * (j - p)
+ * out = softmax(x) V with exp(sinks[h]) added once to the denominator. A row that sees no key gives 0 and LSE -inf.
+ * The softmax is computed online (Milakov & Gimelshein 2018; FlashAttention, Dao et al. 2022) with f32 accumulation. */
+typedef struct radix_attn {
+  uint32_t struct_size;
+  uint32_t flags;           /* 0 in this version */
+  uint32_t layer;           /* of the context's KV memory; ignored with own k_cache and v_cache */
+  uint32_t num_seqs;
+  uint32_t max_context_len; /* host bound on context_lens */
+  uint32_t max_query_len;   /* host bound on query lengths; decode: 0 or 1 */
+  uint32_t window;          /* visible tokens, the query's own included; 0 = unlimited */
+  float scale;              /* 0 = 1/sqrt(head_dim) */
+  float softcap;            /* 0 = off */
+  int32_t kv_layout;        /* RADIX_LAYOUT_* of k_cache and v_cache when they are given */
+  radix_tensor q;           /* [num_rows, num_q_heads, head_dim] */
+  radix_tensor out;         /* [num_rows, num_q_heads, head_dim_v]; must not overlap the inputs */
+  radix_tensor lse;         /* [num_rows, num_q_heads] f32, natural log; data may be NULL */
+  radix_tensor k_cache;     /* data NULL = the context's own; else [num_blocks, block_size, num_kv_heads, head_dim] (NHD) */
+  radix_tensor v_cache;     /*   or [num_blocks, num_kv_heads, block_size, head_dim] (HND), any strides */
+  const int32_t *block_tables; /* [num_seqs, block_table_stride] */
+  int64_t block_table_stride;
+  const int32_t *block_begin;  /* the same as CSR when block_tables is NULL: [num_seqs + 1] */
+  const int32_t *block_ids;
+  const int32_t *context_lens; /* [num_seqs] tokens with K/V, this launch's new ones included; 0 = empty */
+  const int32_t *cu_q_lens;    /* [num_seqs + 1] row offsets, from 0; NULL = decode */
+  const float *alibi_slopes;   /* [num_q_heads] or NULL */
+  const float *sinks;          /* [num_q_heads] or NULL */
+  void *workspace;             /* 64-byte aligned; radix_attn_workspace bytes; one launch at a time uses it */
+  uint64_t workspace_size;
+  const void *next;            /* NULL in this version */
+} radix_attn;
+
+/* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
+typedef struct radix_rope_append {
+  uint32_t struct_size;
+  uint32_t flags;                  /* 0 in this version */
+  uint32_t layer;
+  uint32_t rotary_dim;             /* leading elements of a head that turn, even; 0 = no rotation, only the write */
+  int32_t style;                   /* RADIX_ROPE_NEOX | RADIX_ROPE_INTERLEAVED */
+  int32_t scaling;                 /* RADIX_ROPE_SCALE_*, as Hugging Face transformers defines them */
+  float theta;                     /* 0 = 10000 */
+  float scale;                     /* the scaling's "factor"; 0 = 1 */
+  float low_freq_factor;           /* LLAMA3; 0 = 1 */
+  float high_freq_factor;          /* LLAMA3; 0 = 4 */
+  float beta_fast;                 /* YARN; 0 = 32 */
+  float beta_slow;                 /* YARN; 0 = 1 */
+  float attention_factor;          /* YARN; 0 = 0.1 ln(scale) + 1 */
+  uint32_t original_max_position;  /* LLAMA3, YARN: required */
+  int32_t kv_layout;               /* of k_cache and v_cache when they are given */
+  uint32_t reserved0;
+  radix_tensor q;                  /* [num_tokens, num_q_heads, head_dim], rotated in place; data may be NULL */
+  radix_tensor k;                  /* [num_tokens, num_kv_heads, head_dim], read only */
+  radix_tensor v;                  /* [num_tokens, num_kv_heads, head_dim_v], read only */
+  radix_tensor k_cache, v_cache;   /* data NULL = the context's own; shapes as in radix_attn */
+  const int64_t *slots;            /* [num_tokens] from radix_append_slot; negative = padded row, written nowhere */
+  const int32_t *positions;        /* [num_tokens]; may be NULL when rotary_dim is 0 */
+  uint64_t num_tokens;
+  const void *next;                /* NULL in this version */
+} radix_rope_append;
+
+/* ---- library ------------------------------------------------------------------------------------------------ */
+
+RADIX_API(uint32_t) radix_version(void) RADIX_NOEXCEPT;              /* [F] RADIXATTN_VERSION of the library */
+RADIX_API(const char *) radix_version_string(void) RADIX_NOEXCEPT;   /* [F] static, "0.1.0" */
+RADIX_API(uint32_t) radix_abi(void) RADIX_NOEXCEPT;                  /* [F] RADIXATTN_ABI of the library */
+RADIX_API(const char *) radix_build_info(void) RADIX_NOEXCEPT;       /* [F] static: compiler, targets, options */
+RADIX_API(const char *) radix_status_name(radix_status st) RADIX_NOEXCEPT; /* [F] static, never NULL */
+
+/* [F] Copies this thread's last failure message into buf (cut to cap - 1 bytes, always terminated when cap > 0) and
+ * returns its full length. buf may be NULL when cap is 0. The message stays until the next failure. */
+RADIX_API(size_t) radix_last_error(char *buf, size_t cap) RADIX_NOEXCEPT;
+/* [F] The native code of this thread's last failure (cudaError_t, errno), 0 when it had none. */
+RADIX_API(int32_t) radix_error_detail(void) RADIX_NOEXCEPT;
+/* [F] Devices of a kind (RADIX_DEV_*): OK with 0 when there is no driver; the CPU counts 1. */
+RADIX_API(radix_status) radix_device_count(int32_t device, int32_t *out_count) RADIX_NOEXCEPT;
+/* [F] The struct sizes this library was built with, for bindings: name is "radix_config", ...; 0 = unknown name. */
+RADIX_API(size_t) radix_struct_size(const char *name) RADIX_NOEXCEPT;
+/* [F] A borrowed view of a DLTensor (dlpack.h, v0 or v1 ABI; pass the DLTensor itself, not the managed one). INVALID:
+ * more than 5 dimensions; UNSUPPORTED: dtype or device without a counterpart here. */
+RADIX_API(radix_status) radix_tensor_from_dlpack(const void *dl_tensor, radix_tensor *out) RADIX_NOEXCEPT;
+
+/* ---- context ------------------------------------------------------------------------------------------------ */
+
+/* [F] Creates a context; *out = NULL on failure. All memory of the fixed arrays is taken here: about 9 + 150/block_size
+ * bytes a token of capacity, the KV memory, and with PREALLOCATE the request rows (max_requests * max_blocks_per_request *
+ * 4 bytes). Errors: INVALID, VERSION, NOMEM, UNSUPPORTED (cpu_target, device), NO_DEVICE. */
+RADIX_API(radix_status) radix_ctx_create(const radix_config *cfg, radix_ctx **out) RADIX_NOEXCEPT;
+/* Frees everything and sets *ctx = NULL; never fails; NULL is fine; every id of the context dies. No other call on the
+ * context may run or follow. */
+RADIX_API(void) radix_ctx_destroy(radix_ctx **ctx) RADIX_NOEXCEPT;
+/* [F] The configuration with every default resolved. */
+RADIX_API(radix_status) radix_ctx_get_config(const radix_ctx *ctx, radix_config *out) RADIX_NOEXCEPT;
+/* [F] Bytes of KV memory that a configuration needs (for kv_memory). num_blocks must be set. */
+RADIX_API(radix_status) radix_ctx_kv_bytes(const radix_config *cfg, uint64_t *out) RADIX_NOEXCEPT;
+/* [F] Borrowed views of a layer's K and V: shape by kv_layout, valid until destroy. KV memory is, per layer, K then V, each
+ * [num_blocks, ...] and each starting on a multiple of 64 bytes. Either output may be NULL. STATE: METADATA_ONLY. */
+RADIX_API(radix_status) radix_ctx_kv_tensor(const radix_ctx *ctx, uint32_t layer, radix_tensor *out_k,
+                                            radix_tensor *out_v) RADIX_NOEXCEPT;
+
+/* ---- control plane: host only, never touches a device --------------------------------------------------------- */
+
+/* [C] Match and lease, atomically: finds the longest cached prefix of d->tokens in whole blocks, and makes a request whose
+ * length is that prefix. Nothing leased is evicted. At most num_tokens - 1 tokens match unless MATCH_ALL: the last
+ * token must run to give logits; when that cuts a block, the first append copies it (copy-on-write).
+ * SHARE_PENDING: continues with full blocks that one other live request of the same ns and extra_key has
+ * reserved with the same tokens (requests that themselves borrow do not lend). K/V is written layer by layer
+ * before attention reads it, so borrower and lender may run in the same step, never the borrower in an
+ * earlier one. If the lender is freed or truncated before somebody commits these blocks, the promise is
+ * broken: ready_tokens of radix_get_request falls back, and the (first) borrower computes from there
+ * into the slots its table already names.
+ * m may be NULL. Errors: INVALID, STALE (ns), NOMEM, FULL. Cost: O(num_tokens) compares plus O(tree depth). */
+RADIX_API(radix_status) radix_begin_request(radix_ctx *ctx, const radix_request_desc *d, radix_req *out,
+                                            radix_match *m) RADIX_NOEXCEPT;
+/* [C] The longest committed prefix, not capped, without a lease: what it names may be evicted by the next call.
+ * Counts as a use. Flags: none. Cost as radix_begin_request. */
+RADIX_API(radix_status) radix_match_prefix(radix_ctx *ctx, const radix_request_desc *d, radix_match *m) RADIX_NOEXCEPT;
+/* [C] As radix_match_prefix, and changes nothing at all: no use is counted. */
+RADIX_API(radix_status) radix_peek_prefix(radix_ctx *ctx, const radix_request_desc *d, radix_match *m) RADIX_NOEXCEPT;
+
+/* [C] Reserves slots for new tokens of n requests (each at most once in a call). Plans first: when free and evictable
+ * blocks do not suffice, returns NO_BLOCKS (or QUOTA) with the exact shortfall and nothing has changed; with
+ * APPEND_PARTIAL the items before the first that fails take effect. Evicts as much as needed and no more. A
+ * last block that is shared is copied on write: run the ops before writing K/V. Slots of a request are
+ * where its tokens [old length, new length) go. Errors: INVALID, STALE, STATE (ids of earlier tokens
+ * unknown), NO_BLOCKS, QUOTA, BUFFER, FULL (row longer than max_blocks_per_request), NOMEM.
+ * Cost: O(1) a token, O(log nodes) an evicted block. */
+RADIX_API(radix_status) radix_append_slot(radix_ctx *ctx, const radix_append *items, uint32_t n,
+                                          radix_append_out *out) RADIX_NOEXCEPT;
+/* [C] Supplies ids of tokens appended without: pos must be at most known_tokens and pos + n at most num_tokens; tokens
+ * already known must be equal. Errors: STALE, INVALID (range), STATE (other id known). */
+RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t pos, const radix_token *t,
+                                         uint64_t n) RADIX_NOEXCEPT;
+/* [C] Publishes: the caller says that K/V of the first num_valid_tokens tokens of each request is written (or is ordered
+ * before whoever will read it), and full blocks of it become visible to matches. Blocks that another
+ * request published meanwhile with the same tokens are duplicates: a request begun with
+ * REMAP_DUPLICATES gets the cached block in its row and gives its own back (listed in remaps);
+ * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
+ * blocks (forks, borrowers) are committed along. out may be NULL when no remap is asked for. All
+ * items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
+ * Cost: O(new blocks * block_size), O(log nodes). */
+RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,
+                                     radix_commit_out *out) RADIX_NOEXCEPT;
+/* [C] Block-table rows and lengths: tables[i*row_stride ..] gets the physical blocks of reqs[i], then -1 to row_stride.
+ * context_lens[i] = num_tokens (may be NULL). row_versions (may be NULL) in: the version that row i holds
+ * now, 0 = none; rows that are current are not written again; out: the new version. Do not refill a
+ * buffer that an asynchronous copy may still read. Errors: STALE, BUFFER (row_stride too small),
+ * INVALID. A failed call has written nothing. */
+RADIX_API(radix_status) radix_get_block_tables(radix_ctx *ctx, const radix_req *reqs, uint32_t n, int32_t *tables,
+                                               int64_t row_stride, int32_t *context_lens,
+                                               uint64_t *row_versions) RADIX_NOEXCEPT;
+/* [C] Lengths, versions and promises of a request. */
+RADIX_API(radix_status) radix_get_request(radix_ctx *ctx, radix_req r, radix_request_info *out) RADIX_NOEXCEPT;
+/* [C] The known token ids of a request, [0, *n); BUFFER with *n = needed when cap is too small. */
+RADIX_API(radix_status) radix_get_tokens(radix_ctx *ctx, radix_req r, radix_token *out, uint64_t cap,
+                                         uint64_t *n) RADIX_NOEXCEPT;
+/* [C] n children that share every block of the parent, without copying; the first append into a shared, partly filled
+ * block emits a COPY. All of the parent's token ids must be known (else STATE). All children or none.
+ * Errors: STALE, STATE (also: the parent borrows), FULL, NOMEM. Cost: O(blocks) a child. */
+RADIX_API(radix_status) radix_fork(radix_ctx *ctx, radix_req parent, uint32_t n, radix_req *out) RADIX_NOEXCEPT;
+/* [C] Cuts a request to its first new_len tokens, exactly, also into committed blocks (the next append copies). Never
+ * fails for lack of memory. Errors: STALE, INVALID (new_len beyond num_tokens). */
+RADIX_API(radix_status) radix_truncate(radix_ctx *ctx, radix_req r, uint64_t new_len) RADIX_NOEXCEPT;
+/* [C] Ends a request: the lease is released; committed blocks stay cached, others go back to the pool (at once, or after
+ * the fence with DEFER_FREE). flags: RADIX_FREE_DISCARD. A second free is STALE and has no effect. Never fails
+ * for lack of memory. */
+RADIX_API(radix_status) radix_free_request(radix_ctx *ctx, radix_req r, uint32_t flags) RADIX_NOEXCEPT;
+/* [C] Evicts up to want unleased blocks of a namespace (or RADIX_NS_ALL) by the policy; *freed (may be NULL) says how many.
+ * Fewer than want is no error. Cost: O(log nodes) a block: want is the work budget. */
+RADIX_API(radix_status) radix_evict(radix_ctx *ctx, radix_ns ns, uint32_t want, uint32_t *freed) RADIX_NOEXCEPT;
+/* [C] Keeps the cached prefix of d->tokens (whole blocks, not capped) from eviction until radix_unpin. m (may be NULL) says
+ * how much is held; with nothing cached the pin holds nothing and is still valid. Errors as begin. */
+RADIX_API(radix_status) radix_pin_prefix(radix_ctx *ctx, const radix_request_desc *d, radix_pin *out,
+                                         radix_match *m) RADIX_NOEXCEPT;
+RADIX_API(radix_status) radix_unpin(radix_ctx *ctx, radix_pin p) RADIX_NOEXCEPT; /* [C] STALE: not a live pin */
+/* [C] Forgets everything cached in a namespace (or RADIX_NS_ALL). BUSY when requests or pins live there. */
+RADIX_API(radix_status) radix_clear(radix_ctx *ctx, radix_ns ns) RADIX_NOEXCEPT;
+/* [C] A namespace: its requests never see another's blocks. name: 1..128 bytes, any bytes, compared with their length;
+ * a name in use is STATE. quota_blocks bounds the blocks it may hold, 0 = unlimited. */
+RADIX_API(radix_status) radix_ns_create(radix_ctx *ctx, const char *name, size_t name_len, uint32_t quota_blocks,
+                                        radix_ns *out) RADIX_NOEXCEPT;
+/* [C] Clears and removes a namespace. BUSY when requests or pins live there; INVALID for the default one. */
+RADIX_API(radix_status) radix_ns_destroy(radix_ctx *ctx, radix_ns ns) RADIX_NOEXCEPT;
+RADIX_API(radix_status) radix_ns_get_info(radix_ctx *ctx, radix_ns ns, radix_ns_info *out) RADIX_NOEXCEPT; /* [C] */
+/* [C] DEFER_FREE: starts the next epoch of launches and returns its number. Blocks given up from now on may still be read
+ * by launches of this epoch and are not used again before it is retired. STATE without DEFER_FREE. */
+RADIX_API(radix_status) radix_epoch_begin(radix_ctx *ctx, radix_epoch *out) RADIX_NOEXCEPT;
+/* [C] All launches of epochs <= upto have finished: what waited for them is free (or evictable) again. INVALID: an epoch
+ * that has not begun. Retiring an older epoch again is fine. */
+RADIX_API(radix_status) radix_epoch_retire(radix_ctx *ctx, radix_epoch upto) RADIX_NOEXCEPT;
+RADIX_API(radix_status) radix_get_stats(radix_ctx *ctx, radix_stats *out) RADIX_NOEXCEPT; /* [C] */
+/* [C] Walks every invariant; INTERNAL with a message at the first broken one. Cost: O(blocks + nodes + rows). */
+RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
+
+/* ---- what is shared: for schedulers and people ------------------------------------------------------------------ */
+
+/* [C] The live requests that share the longest prefix with d->tokens, exact to the token, by ascending index: *shared_tokens
+ * its length, *n how many requests share it (0 when the length is 0); the first min(*n, cap) ids go to out (may be
+ * NULL). Cost: O(live requests * shared prefix). */
+RADIX_API(radix_status) radix_find_shared(radix_ctx *ctx, const radix_request_desc *d, radix_req *out, uint32_t cap,
+                                          uint32_t *n, uint64_t *shared_tokens) RADIX_NOEXCEPT;
+/* [C] Writes the tree with its nodes, edges, requests below each node and savings, as RADIX_GRAPH_TEXT, _JSON or _DOT, in
+ * pieces to fn. CALLBACK when fn returns less than it was given. */
+RADIX_API(radix_status) radix_sharing_graph(radix_ctx *ctx, radix_write_fn fn, void *user, int32_t format) RADIX_NOEXCEPT;
+
+/* ---- data plane: no tree, no lock, no allocation ------------------------------------------------------------------
+ * On the CPU a launch has finished when it returns. Launches may run at the same time on several threads when what they
+ * write does not overlap and each has its own workspace. */
+
+/* [D] Runs the operations of an append, in order. Block ids are checked first: INVALID writes nothing. */
+RADIX_API(radix_status) radix_run_ops(radix_ctx *ctx, const radix_op *ops, uint32_t n, radix_stream s) RADIX_NOEXCEPT;
+/* [D] Copies whole blocks, all layers, in order; src_dst_pairs: n pairs {src, dst}. */
+RADIX_API(radix_status) radix_copy_blocks(radix_ctx *ctx, const radix_block *src_dst_pairs, uint32_t n,
+                                          radix_stream s) RADIX_NOEXCEPT;
+/* [F] Bytes that n blocks take in a host image: for each block, for each layer, K then V. */
+RADIX_API(radix_status) radix_swap_bytes(const radix_ctx *ctx, uint32_t n, uint64_t *out) RADIX_NOEXCEPT;
+/* [D] K/V of n blocks to a host buffer (BUFFER when cap is too small), and back (INVALID when len is not exactly that). */
+RADIX_API(radix_status) radix_swap_out(radix_ctx *ctx, const radix_block *blocks, uint32_t n, void *host, uint64_t cap,
+                                       radix_stream s) RADIX_NOEXCEPT;
+RADIX_API(radix_status) radix_swap_in(radix_ctx *ctx, const radix_block *blocks, uint32_t n, const void *host,
+                                      uint64_t len, radix_stream s) RADIX_NOEXCEPT;
+/* [D] See radix_rope_append. Angles are computed in double: long positions lose nothing. */
+RADIX_API(radix_status) radix_rope_append_launch(radix_ctx *ctx, const radix_rope_append *d,
+                                                 radix_stream s) RADIX_NOEXCEPT;
+/* [F] Workspace bytes for a launch with these shapes and bounds (decode when cu_q_lens is NULL, else prefill); data
+ * pointers may be NULL except that cu_q_lens tells which. Grows with num_seqs, max_context_len and max_query_len only. */
+RADIX_API(radix_status) radix_attn_workspace(const radix_ctx *ctx, const radix_attn *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
+/* [D] Decode: one query row a sequence, split over the context. cu_q_lens must be NULL. K/V are read once for all query
+ * heads of a KV head. Errors: INVALID (shape, dtype, stride, block id, length: named), BUFFER (workspace). */
+RADIX_API(radix_status) radix_paged_attention_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
+/* [D] Prefill: causal attention of variable-length new tokens over cached prefix plus themselves. cu_q_lens required. */
+RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
+
+/* @cdef-end */
+
+/* Short spellings, exported as weak aliases (CMake option RADIXATTN_SHORT_NAMES): declared only when asked for, so that a
+ * program with a function of such a name keeps it. */
+#if defined(RADIXATTN_SHORT_NAMES)
+RADIX_API(radix_status) append_slot(radix_ctx *ctx, const radix_append *items, uint32_t n,
+                                    radix_append_out *out) RADIX_NOEXCEPT;
+RADIX_API(radix_status) get_block_tables(radix_ctx *ctx, const radix_req *reqs, uint32_t n, int32_t *tables,
+                                         int64_t row_stride, int32_t *context_lens, uint64_t *row_versions) RADIX_NOEXCEPT;
+RADIX_API(radix_status) free_request(radix_ctx *ctx, radix_req r, uint32_t flags) RADIX_NOEXCEPT;
+RADIX_API(radix_status) paged_attention_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
