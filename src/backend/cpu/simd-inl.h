@@ -141,6 +141,7 @@ RADIX_INLINE void store_as(D d, hn::Vec<D> v, F16* p) {
 
 template <class D>
 RADIX_INLINE void store_as(D d, hn::Vec<D> v, BF16* p) {
+  (void)d;
   const hn::RebindToUnsigned<D> du;
   const hn::RebindToSigned<D> di;
   const hn::Rebind<uint16_t, D> d16;

@@ -1,0 +1,22 @@
+// Declares the kernels of one target, for the sources that define them and the table that lists them.
+#pragma once
+
+#include <cstdint>
+
+namespace radixattn {
+
+struct DecodeJob;
+struct DecodeItem;
+struct PrefillJob;
+struct PrefillItem;
+struct RopeAppendJob;
+
+namespace RADIX_CPU_TARGET_NS {
+
+void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch);
+void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
+void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
+void rope_append(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
+
+}  // namespace RADIX_CPU_TARGET_NS
+}  // namespace radixattn
