@@ -62,9 +62,9 @@ RADIX_JOB_INLINE uint32_t decode_num_ranges(const DecodeJob& job, uint32_t seq) 
   return (context - 1) / job.range_tokens - decode_first_token(*job.params, seq) / job.range_tokens + 1;
 }
 
-// Worker scratch of decode, in floats: q, o, m and l of every query head.
+// Worker scratch of decode, in floats: q, o, l, scores, m and alpha of every query head.
 RADIX_JOB_INLINE uint64_t decode_scratch_floats(const AttentionParams& p) {
-  const uint64_t a_head = uint64_t{padded(p.head_dim)} + padded(p.head_dim_v) + 2 * kRowPad;
+  const uint64_t a_head = uint64_t{padded(p.head_dim)} + padded(p.head_dim_v) + kRowPad + kTileTokens + 2;
   return a_head * p.num_q_heads;
 }
 

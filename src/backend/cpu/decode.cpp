@@ -1,15 +1,17 @@
 // Decode: attention of one query row per sequence over paged K/V. Memory-bound, so all is about reading each K/V
 // byte once, in an order that the memory system likes.
 //
-// Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles of 32 tokens; a
-// tile is finished for all KV heads before the next tile is touched (NHD reads one head after the other at 21 GB/s,
-// token rows whole at 35), and while a head is computed, its rows of the next tile are prefetched through the block
-// table. A tile is a list of row offsets, so block size, layout and contiguity make no difference to the kernels.
-//
-// Per tile and KV head, for up to kGroup query heads at a time:
-//   scores   S[g][t] = q[g] . k[t]      4 tokens x kGroup heads of accumulators, lanes over head_dim
+// Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles of kTileTokens; a
+// tile is a list of row offsets, so block size, layout and contiguity make no difference to the kernels. Per tile:
+//   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over head_dim
 //   softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p
-//   values   o[g] = o[g]*2^(m - m') + sum_t p[g][t] v[t]
+//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t]
+//
+// NOTE: the order of reading decides (GB/s on one Zen 5 core, blocks in random order, a linear read being 38): one KV
+// head after the other through a block 17-20; a few token rows side by side, with everything that comes next
+// prefetched in the order of addresses, 29. So each phase walks all KV heads for a few tokens, the score phase
+// prefetches the tile's V, and the value phase prefetches the next tile's K. When heads are the outer dimension of a
+// block (HND), the loops turn round.
 // q is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
 //
 // Numbers below are measured by bench/cpu_attention.cpp.
@@ -29,7 +31,8 @@ constexpr uint32_t kGroup = 2;
 #endif
 constexpr uint32_t kTokens = 4;       // tokens of one score step
 constexpr uint32_t kValueVecs = 4;    // vectors of head_dim_v of one value step
-constexpr size_t kCacheLine = 64;
+constexpr uint32_t kValueTokens = 8;  // tokens of one value step when heads lie inside tokens
+constexpr uint32_t kCacheLine = 64;
 
 // A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
 struct Tile {
@@ -96,32 +99,29 @@ RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const r
   }
 }
 
-// s[g][t] for the n tokens of a tile, rounded up to kTokens.
+// s[g][t] for kTokens tokens.
 template <class T, uint32_t NG>
-void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets, uint32_t n, float* s) {
+RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets, float* s) {
   const uint32_t q_stride = padded(head_dim);
-  for (uint32_t t0 = 0; t0 < n; t0 += kTokens) {
-    const T* const rows[kTokens] = {base + offsets[t0], base + offsets[t0 + 1], base + offsets[t0 + 2],
-                                    base + offsets[t0 + 3]};
-    VF acc[NG][kTokens];
+  const T* const rows[kTokens] = {base + offsets[0], base + offsets[1], base + offsets[2], base + offsets[3]};
+  VF acc[NG][kTokens];
 #pragma GCC unroll 8
-    for (uint32_t g = 0; g < NG; ++g) {
+  for (uint32_t g = 0; g < NG; ++g) {
 #pragma GCC unroll 8
-      for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::Zero(DF());
-    }
-    uint32_t i = 0;
-    for (; i + kLanes <= head_dim; i += kLanes) score_step<NG, false>(q, q_stride, rows, i, acc);
-    if (i < head_dim) score_step<NG, true>(q, q_stride, rows, i, acc);
+    for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::Zero(DF());
+  }
+  uint32_t i = 0;
+  for (; i + kLanes <= head_dim; i += kLanes) score_step<NG, false>(q, q_stride, rows, i, acc);
+  if (i < head_dim) score_step<NG, true>(q, q_stride, rows, i, acc);
 #pragma GCC unroll 8
-    for (uint32_t g = 0; g < NG; ++g) {
-      sum_lanes4(acc[g][0], acc[g][1], acc[g][2], acc[g][3], s + g * kTileTokens + t0);
-    }
+  for (uint32_t g = 0; g < NG; ++g) {
+    sum_lanes4(acc[g][0], acc[g][1], acc[g][2], acc[g][3], s + g * kTileTokens);
   }
 }
 
 // ---- values ------------------------------------------------------------------------------------------------------
 
-// o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors.
+// o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors; alpha null: 1.
 template <uint32_t NG, uint32_t NV, bool kHalf, class T>
 RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base, const int64_t* offsets, uint32_t n,
                              float* o, uint32_t o_stride) {
@@ -129,9 +129,15 @@ RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base, 
   VF acc[NG][NV];
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < NG; ++g) {
-    const VF a = hn::Set(d, alpha[g]);
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::Mul(a, hn::LoadU(d, o + g * o_stride + i * kLanes));
+    for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::LoadU(d, o + g * o_stride + i * kLanes);
+  }
+  if (alpha != nullptr) {
+#pragma GCC unroll 8
+    for (uint32_t g = 0; g < NG; ++g) {
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::Mul(hn::Set(d, alpha[g]), acc[g][i]);
+    }
   }
   for (uint32_t t = 0; t < n; ++t) {
     const T* row = base + offsets[t];
@@ -153,7 +159,7 @@ RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base, 
 }
 
 template <class T, uint32_t NG>
-void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base, const int64_t* offsets, uint32_t n,
+RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base, const int64_t* offsets, uint32_t n,
             float* o) {
   const uint32_t o_stride = padded(head_dim_v);
   constexpr uint32_t kWide = kValueVecs * kLanes;
@@ -175,6 +181,8 @@ struct State {
   float* o;  // [num_q_heads, padded(head_dim_v)]
   float* m;  // [num_q_heads] running maximum, base 2
   float* l;  // [num_q_heads, kRowPad] lanes of the running sum
+  float* s;  // [num_q_heads, kTileTokens] scores, then weights, of the current tile
+  float* alpha;  // [num_q_heads] 2^(m - m') of the current tile
 };
 
 // Soft cap and ALiBi on the scores of one head, which come out in units of log 2.
@@ -220,43 +228,6 @@ RADIX_INLINE float softmax_row(uint32_t n, float* s, float* m, float* l) {
   return hn::GetLane(alpha);
 }
 
-// ---- one tile of one KV head -------------------------------------------------------------------------------------
-
-template <class TK, class TV, uint32_t NG>
-void tile_heads(const AttentionParams& p, const Tile& tile, uint32_t kv_head, uint32_t head, int32_t query_position,
-                const State& state) {
-  alignas(64) float s[NG * kTileTokens];
-  float alpha[NG];
-  const uint32_t q_stride = padded(p.head_dim);
-  const uint32_t o_stride = padded(p.head_dim_v);
-  const TK* k = static_cast<const TK*>(p.k.data) + int64_t{kv_head} * p.k.head_stride;
-  const TV* v = static_cast<const TV*>(p.v.data) + int64_t{kv_head} * p.v.head_stride;
-
-  scores<TK, NG>(state.q + uint64_t{head} * q_stride, p.head_dim, k, tile.k, tile.n, s);
-  for (uint32_t g = 0; g < NG; ++g) {
-    float* row = s + g * kTileTokens;
-    if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
-      for (uint32_t t = tile.n; t < kTileTokens; ++t) row[t] = 0.f;
-      bias_scores(p, head + g, tile, query_position, row);
-    }
-    alpha[g] = softmax_row(tile.n, row, state.m + head + g, state.l + uint64_t{head + g} * kRowPad);
-  }
-  values<TV, NG>(s, alpha, p.head_dim_v, v, tile.v, tile.n, state.o + uint64_t{head} * o_stride);
-}
-
-template <class TK, class TV>
-void tile_group(const AttentionParams& p, const Tile& tile, uint32_t kv_head, int32_t query_position,
-                const State& state) {
-  const uint32_t group = p.num_q_heads / p.num_kv_heads;
-  const uint32_t head = kv_head * group;
-  uint32_t g = 0;
-  if constexpr (kGroup >= 4) {
-    for (; g + 4 <= group; g += 4) tile_heads<TK, TV, 4>(p, tile, kv_head, head + g, query_position, state);
-  }
-  for (; g + 2 <= group; g += 2) tile_heads<TK, TV, 2>(p, tile, kv_head, head + g, query_position, state);
-  if (g < group) tile_heads<TK, TV, 1>(p, tile, kv_head, head + g, query_position, state);
-}
-
 // ---- walking the range -------------------------------------------------------------------------------------------
 
 // Positions are cut at multiples of kTileTokens, whatever the item's bounds: the same tiles for everybody.
@@ -283,57 +254,158 @@ void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t positio
   }
 }
 
-// To the second-level cache: a tile of all heads is larger than the first.
-RADIX_INLINE void prefetch_rows(const char* base, const int64_t* offsets, uint32_t n, size_t element, size_t row_bytes) {
-  for (uint32_t t = 0; t < n; ++t) {
-    const char* row = base + offsets[t] * static_cast<int64_t>(element);
-    for (size_t b = 0; b < row_bytes; b += kCacheLine) __builtin_prefetch(row + b, 0, 2);
+RADIX_INLINE uint32_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
+
+// True when a token's heads lie closer together than a head's tokens (NHD).
+RADIX_INLINE bool token_major(const PagedTensor& t) { return t.head_stride < t.token_stride; }
+
+// Rows (token, KV head) of a tile that are still to be prefetched, in the order of their addresses.
+struct Prefetcher {
+  const char* base = nullptr;  // null: nothing to do
+  const int64_t* offsets = nullptr;
+  int64_t element = 0, head_bytes = 0;
+  uint32_t row_bytes = 0, n = 0;
+  uint32_t head_begin = 0, head_end = 0;
+  uint32_t token = 0, head = 0;
+  bool by_token = true;
+};
+
+RADIX_INLINE Prefetcher prefetch_of(const PagedTensor& t, uint32_t row_elements, const int64_t* offsets, uint32_t n,
+                                    const DecodeItem& item) {
+  Prefetcher f;
+  f.base = static_cast<const char*>(t.data);
+  f.offsets = offsets;
+  f.element = element_bytes(t.dtype);
+  f.head_bytes = t.head_stride * f.element;
+  f.row_bytes = row_elements * element_bytes(t.dtype);
+  f.n = n;
+  f.head_begin = f.head = item.head_begin;
+  f.head_end = item.head_end;
+  f.by_token = token_major(t);
+  return f;
+}
+
+// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and drops the call.
+RADIX_INLINE void prefetch_rows(Prefetcher& f, uint32_t rows) {
+  if (f.base == nullptr) return;
+  for (uint32_t i = 0; i < rows && f.token < f.n && f.head < f.head_end; ++i) {
+    const char* row = f.base + f.offsets[f.token] * f.element + f.head * f.head_bytes;
+    for (uint32_t b = 0; b < f.row_bytes; b += kCacheLine) __builtin_prefetch(row + b, 0, 3);
+    if (f.by_token) {
+      if (++f.head == f.head_end) f.head = f.head_begin, ++f.token;
+    } else {
+      if (++f.token == f.n) f.token = 0, ++f.head;
+    }
   }
 }
 
-RADIX_INLINE size_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
-
-void prefetch_head(const AttentionParams& p, const Tile& tile, uint32_t kv_head) {
-  const size_t ek = element_bytes(p.k.dtype);
-  const size_t ev = element_bytes(p.v.dtype);
-  const char* k = static_cast<const char*>(p.k.data) + int64_t{kv_head} * p.k.head_stride * static_cast<int64_t>(ek);
-  const char* v = static_cast<const char*>(p.v.data) + int64_t{kv_head} * p.v.head_stride * static_cast<int64_t>(ev);
-  prefetch_rows(k, tile.k, tile.n, ek, p.head_dim * ek);
-  prefetch_rows(v, tile.v, tile.n, ev, p.head_dim_v * ev);
+template <class T>
+RADIX_INLINE void head_scores(const AttentionParams& p, const State& state, const int64_t* offsets, uint32_t kv_head,
+                              uint32_t t0) {
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const uint32_t q_stride = padded(p.head_dim);
+  const T* base = static_cast<const T*>(p.k.data) + int64_t{kv_head} * p.k.head_stride;
+  uint32_t head = kv_head * group;
+  const uint32_t end = head + group;
+  const auto q = [&](uint32_t h) { return state.q + uint64_t{h} * q_stride; };
+  const auto s = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
+  if constexpr (kGroup >= 4) {
+    for (; head + 4 <= end; head += 4) scores<T, 4>(q(head), p.head_dim, base, offsets + t0, s(head));
+  }
+  for (; head + 2 <= end; head += 2) scores<T, 2>(q(head), p.head_dim, base, offsets + t0, s(head));
+  if (head < end) scores<T, 1>(q(head), p.head_dim, base, offsets + t0, s(head));
 }
 
-using TileFn = void (*)(const AttentionParams&, const Tile&, uint32_t kv_head, int32_t query_position, const State&);
-
-template <class TK>
-TileFn tile_fn_v(int32_t v_dtype) {
-  return v_dtype == RADIX_F32   ? tile_group<TK, F32>
-         : v_dtype == RADIX_F16 ? tile_group<TK, F16>
-                                : tile_group<TK, BF16>;
+template <class T>
+RADIX_INLINE void head_values(const AttentionParams& p, const State& state, const int64_t* offsets, uint32_t kv_head,
+                              uint32_t t0, uint32_t n) {
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const uint32_t dv = p.head_dim_v;
+  const T* base = static_cast<const T*>(p.v.data) + int64_t{kv_head} * p.v.head_stride;
+  uint32_t head = kv_head * group;
+  const uint32_t end = head + group;
+  const auto w = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
+  const auto o = [&](uint32_t h) { return state.o + uint64_t{h} * padded(dv); };
+  const auto alpha = [&](uint32_t h) { return t0 == 0 ? state.alpha + h : nullptr; };  // once a tile
+  if constexpr (kGroup >= 4) {
+    for (; head + 4 <= end; head += 4) values<T, 4>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+  }
+  for (; head + 2 <= end; head += 2) values<T, 2>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+  if (head < end) values<T, 1>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
 }
 
-TileFn tile_fn(int32_t k_dtype, int32_t v_dtype) {
-  return k_dtype == RADIX_F32   ? tile_fn_v<F32>(v_dtype)
-         : k_dtype == RADIX_F16 ? tile_fn_v<F16>(v_dtype)
-                                : tile_fn_v<BF16>(v_dtype);
+template <class T>
+void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state,
+                 Prefetcher next) {
+  if (token_major(p.k)) {
+    for (uint32_t t = 0; t < tile.n; t += kTokens) {
+      for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+        prefetch_rows(next, kTokens);
+        head_scores<T>(p, state, tile.k, h, t);
+      }
+    }
+  } else {
+    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+      for (uint32_t t = 0; t < tile.n; t += kTokens) {
+        prefetch_rows(next, kTokens);
+        head_scores<T>(p, state, tile.k, h, t);
+      }
+    }
+  }
+}
+
+template <class T>
+void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state,
+                 Prefetcher next) {
+  const uint32_t step = token_major(p.v) ? kValueTokens : kTileTokens;
+  for (uint32_t t = 0; t < tile.n; t += step) {
+    const uint32_t n = tile.n - t < step ? tile.n - t : step;
+    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+      prefetch_rows(next, step);
+      head_values<T>(p, state, tile.v, h, t, n);
+    }
+  }
+}
+
+void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state) {
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const int32_t query_position = p.context_lens[item.seq] - 1;
+  for (uint32_t h = item.head_begin * group; h < item.head_end * group; ++h) {
+    float* row = state.s + uint64_t{h} * kTileTokens;
+    if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
+      for (uint32_t t = tile.n; t < kTileTokens; ++t) row[t] = 0.f;
+      bias_scores(p, h, tile, query_position, row);
+    }
+    state.alpha[h] = softmax_row(tile.n, row, state.m + h, state.l + uint64_t{h} * kRowPad);
+  }
+}
+
+using TileFn = void (*)(const AttentionParams&, const DecodeItem&, const Tile&, const State&, Prefetcher);
+
+TileFn scores_fn(int32_t dtype) {
+  return dtype == RADIX_F32 ? tile_scores<F32> : dtype == RADIX_F16 ? tile_scores<F16> : tile_scores<BF16>;
+}
+
+TileFn values_fn(int32_t dtype) {
+  return dtype == RADIX_F32 ? tile_values<F32> : dtype == RADIX_F16 ? tile_values<F16> : tile_values<BF16>;
 }
 
 void walk_range(const AttentionParams& p, const DecodeItem& item, const State& state) {
-  const TileFn run = tile_fn(p.k.dtype, p.v.dtype);
+  const TileFn run_scores = scores_fn(p.k.dtype);
+  const TileFn run_values = values_fn(p.v.dtype);
   const int32_t* blocks = block_row(p.blocks, item.seq);
-  const int32_t query_position = p.context_lens[item.seq] - 1;
   Tile tiles[2];
   fill_tile(p, blocks, item.token_begin, item.token_end, &tiles[0]);
-  for (uint32_t h = item.head_begin; h < item.head_end; ++h) prefetch_head(p, tiles[0], h);
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
     Tile& next = tiles[i ^ 1];
     const uint32_t end = tile.position + tile.n;
     const bool more = end < item.token_end;
     if (more) fill_tile(p, blocks, end, item.token_end, &next);
-    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-      if (more) prefetch_head(p, next, h);
-      run(p, tile, h, query_position, state);
-    }
+    run_scores(p, item, tile, state, prefetch_of(p.v, p.head_dim_v, tile.v, tile.n, item));
+    tile_softmax(p, item, tile, state);
+    run_values(p, item, tile, state,
+               more ? prefetch_of(p.k, p.head_dim, next.k, next.n, item) : Prefetcher());
     if (!more) return;
   }
 }
@@ -345,7 +417,9 @@ State carve(const AttentionParams& p, void* scratch) {
   s.q = static_cast<float*>(scratch);
   s.o = s.q + uint64_t{p.num_q_heads} * padded(p.head_dim);
   s.l = s.o + uint64_t{p.num_q_heads} * padded(p.head_dim_v);
-  s.m = s.l + uint64_t{p.num_q_heads} * kRowPad;
+  s.s = s.l + uint64_t{p.num_q_heads} * kRowPad;
+  s.m = s.s + uint64_t{p.num_q_heads} * kTileTokens;
+  s.alpha = s.m + p.num_q_heads;
   return s;
 }
 
