@@ -1,0 +1,102 @@
+#include "tokenizer.h"
+
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "bpe.h"
+#include "error.h"
+#include "files.h"
+
+namespace npc {
+
+using nlohmann::json;
+
+Vocabulary read_vocabulary(const json& doc, const std::string& where) {
+  Vocabulary v;
+  const auto add = [&](const std::string& token, const json& id) {
+    constexpr uint64_t kMax = 1u << 24;
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMax) throw Error(where + ": token " + token + ": bad id");
+    const auto n = id.get<size_t>();
+    if (v.tokens.size() <= n) v.tokens.resize(n + 1);
+    v.tokens[n] = token;
+    v.ids[token] = static_cast<int32_t>(n);
+  };
+  const auto model = doc.find("model");
+  if (model == doc.end() || !model->is_object()) throw Error(where + ": no model");
+  const auto vocab = model->find("vocab");
+  if (vocab == model->end() || !vocab->is_object()) throw Error(where + ": model.vocab is not an object");
+  for (const auto& [token, id] : vocab->items()) add(token, id);
+  const auto added = doc.find("added_tokens");
+  if (added == doc.end() || added->is_null()) return v;
+  if (!added->is_array()) throw Error(where + ": added_tokens is not an array");
+  for (const json& entry : *added) {
+    if (!entry.is_object() || !entry.contains("id") || !entry.contains("content") || !entry["content"].is_string()) {
+      throw Error(where + ": an added token has no id or no content");
+    }
+    add(entry["content"].get<std::string>(), entry["id"]);
+    v.added.push_back(entry["content"].get<std::string>());
+    if (v.added.back().empty()) throw Error(where + ": an added token is empty");
+  }
+  return v;
+}
+
+namespace {
+
+class WordLevelTokenizer : public Tokenizer {
+ public:
+  WordLevelTokenizer(Vocabulary vocabulary, std::optional<int32_t> unknown)
+      : vocabulary_(std::move(vocabulary)), unknown_(unknown) {}
+
+  std::vector<int32_t> encode(std::string_view text) const override {
+    constexpr std::string_view kSpaces = " \t\r\n";
+    std::vector<int32_t> ids;
+    for (size_t at = text.find_first_not_of(kSpaces); at != text.npos; at = text.find_first_not_of(kSpaces, at)) {
+      const size_t end = std::min(text.find_first_of(kSpaces, at), text.size());
+      const std::string word(text.substr(at, end - at));
+      const std::optional<int32_t> id = id_of(word);
+      if (!id && !unknown_) throw Error("the tokenizer knows no word \"" + word + "\" and has no unk_token");
+      ids.push_back(id.value_or(unknown_.value_or(0)));
+      at = end;
+    }
+    return ids;
+  }
+
+  std::string decode(std::span<const int32_t> ids) const override {
+    std::string text;
+    for (const int32_t id : ids) {
+      if (!text.empty()) text += ' ';
+      text += vocabulary_.token(id);
+    }
+    return text;
+  }
+
+  std::optional<int32_t> id_of(const std::string& token) const override { return vocabulary_.find(token); }
+
+ private:
+  Vocabulary vocabulary_;
+  std::optional<int32_t> unknown_;
+};
+
+std::unique_ptr<Tokenizer> make_word_level(const json& doc, const std::string& where) {
+  Vocabulary vocabulary = read_vocabulary(doc, where);
+  std::optional<int32_t> unknown;
+  const json& model = doc["model"];
+  if (model.contains("unk_token") && model["unk_token"].is_string()) {
+    unknown = vocabulary.find(model["unk_token"].get<std::string>());
+  }
+  return std::make_unique<WordLevelTokenizer>(std::move(vocabulary), unknown);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
+  const json doc = parse_json_file(path);
+  const std::string where = path.string();
+  if (!doc.is_object() || !doc.contains("model") || !doc["model"].is_object()) throw Error(where + ": no model");
+  const std::string type = doc["model"].value("type", std::string("BPE"));
+  if (type == "WordLevel") return make_word_level(doc, where);
+  if (type == "BPE") return make_byte_level_bpe(doc, where);
+  throw Error(where + ": tokenizer type " + type + ": expected WordLevel or BPE (give the prompt as ids)");
+}
+
+}  // namespace npc
