@@ -17,7 +17,7 @@
 // Numbers below are measured by bench/cpu_attention.cpp.
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernel_set-inl.h"
-#include "backend/cpu/math-inl.h"
+#include "backend/cpu/rows-inl.h"
 
 namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
@@ -423,31 +423,13 @@ State carve(const AttentionParams& p, void* scratch) {
   return s;
 }
 
-// Scores leave the dot product in units of log 2; under a soft cap, in units of the cap.
-float query_scale(const AttentionParams& p) { return p.softcap > 0.f ? p.scale / p.softcap : p.scale * kLog2e; }
-
-template <class T>
-void pack_query(const RowTensor& q, uint32_t row, uint32_t head, uint32_t head_dim, float scale, float* out) {
-  const T* from = static_cast<const T*>(q.data) + row * q.row_stride + head * q.head_stride;
-  for (uint32_t i = 0; i < padded(head_dim); i += kRowPad) {
-    for (uint32_t j = 0; j < kRowPad; j += 8) {  // 8 at a time: a row ends at a multiple of 8
-      for (uint32_t e = i + j; e < i + j + 8; ++e) out[e] = e < head_dim ? scale * to_f32(from[e]) : 0.f;
-    }
-  }
-}
-
-void pack_head(const AttentionParams& p, uint32_t seq, uint32_t head, float* out) {
-  const float scale = query_scale(p);
-  if (p.q.dtype == RADIX_F32) return pack_query<F32>(p.q, seq, head, p.head_dim, scale, out);
-  if (p.q.dtype == RADIX_F16) return pack_query<F16>(p.q, seq, head, p.head_dim, scale, out);
-  return pack_query<BF16>(p.q, seq, head, p.head_dim, scale, out);
-}
-
 void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin, uint32_t head_end,
                  const State& s) {
   const uint32_t o_stride = padded(p.head_dim_v);
   for (uint32_t h = head_begin; h < head_end; ++h) {
-    pack_head(p, item.seq, h, s.q + uint64_t{h} * padded(p.head_dim));
+    float* q = s.q + uint64_t{h} * padded(p.head_dim);
+    for (uint32_t i = p.head_dim; i < padded(p.head_dim); ++i) q[i] = 0.f;
+    load_query(p, item.seq, h, query_scale(p), q);
     for (uint32_t i = 0; i < o_stride; ++i) s.o[uint64_t{h} * o_stride + i] = 0.f;
     for (uint32_t i = 0; i < kRowPad; ++i) s.l[uint64_t{h} * kRowPad + i] = 0.f;
     s.m[h] = kMinusInf;
@@ -458,31 +440,6 @@ RADIX_INLINE float sum_row(const float* l) {
   float sum = 0.f;
   for (uint32_t i = 0; i < kLanes; ++i) sum += l[i];
   return sum;
-}
-
-// Writes the row of one query head from its unnormalised state; scales `o` in place.
-void finish_head(const AttentionParams& p, uint32_t row, uint32_t head, float* o, float m, float l) {
-  const DF d;
-  const uint32_t n = padded(p.head_dim_v);
-  if (p.sinks != nullptr && m != kMinusInf) {
-    // The sink is one more key without a value: once, here, after all ranges are together.
-    const float sink = p.sinks[head] * kLog2e;
-    const float top = m > sink ? m : sink;
-    const float shrink = exp2_one(m - top);
-    l = l * shrink + exp2_one(sink - top);
-    for (uint32_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(hn::Set(d, shrink), hn::LoadU(d, o + i)), d, o + i);
-    m = top;
-  }
-  const float inverse = m == kMinusInf ? 0.f : 1.f / l;
-  for (uint32_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(hn::Set(d, inverse), hn::LoadU(d, o + i)), d, o + i);
-  const int64_t at = row * p.out.row_stride + head * p.out.head_stride;
-  if (p.out.dtype == RADIX_F32) row_from_f32(o, static_cast<F32*>(p.out.data) + at, p.head_dim_v);
-  if (p.out.dtype == RADIX_F16) row_from_f32(o, static_cast<F16*>(p.out.data) + at, p.head_dim_v);
-  if (p.out.dtype == RADIX_BF16) row_from_f32(o, static_cast<BF16*>(p.out.data) + at, p.head_dim_v);
-  if (p.lse != nullptr) {
-    p.lse[row * p.lse_row_stride + head * p.lse_head_stride] =
-        m == kMinusInf ? kMinusInf : (m + log2_one(l)) * kLn2;
-  }
 }
 
 void copy_row(const float* from, float* to, uint32_t n) {
@@ -504,7 +461,7 @@ void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch) {
     float* o = s.o + uint64_t{h} * o_stride;
     const float l = sum_row(s.l + uint64_t{h} * kRowPad);
     if (item.range < 0) {
-      finish_head(p, item.seq, h, o, s.m[h], l);
+      finish_row(p, item.seq, h, o, s.m[h], l);
       continue;
     }
     const uint64_t row = partial_row(job, item.seq, static_cast<uint32_t>(item.range)) + h;
@@ -540,7 +497,7 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
         hn::StoreU(hn::MulAdd(hn::Set(d, w), hn::LoadU(d, part + i), hn::LoadU(d, o + i)), d, o + i);
       }
     }
-    finish_head(p, seq, h, o, m, l);
+    finish_row(p, seq, h, o, m, l);
   }
 }
 
