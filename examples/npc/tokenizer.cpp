@@ -1,5 +1,6 @@
 #include "tokenizer.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
@@ -44,15 +45,16 @@ namespace {
 
 class WordLevelTokenizer : public Tokenizer {
  public:
-  WordLevelTokenizer(Vocabulary vocabulary, std::optional<int32_t> unknown)
-      : vocabulary_(std::move(vocabulary)), unknown_(unknown) {}
+  WordLevelTokenizer(Vocabulary vocabulary, std::optional<int32_t> unknown, bool lowercase)
+      : vocabulary_(std::move(vocabulary)), unknown_(unknown), lowercase_(lowercase) {}
 
   std::vector<int32_t> encode(std::string_view text) const override {
     constexpr std::string_view kSpaces = " \t\r\n";
     std::vector<int32_t> ids;
     for (size_t at = text.find_first_not_of(kSpaces); at != text.npos; at = text.find_first_not_of(kSpaces, at)) {
       const size_t end = std::min(text.find_first_of(kSpaces, at), text.size());
-      const std::string word(text.substr(at, end - at));
+      std::string word(text.substr(at, end - at));
+      if (lowercase_) to_lowercase(&word);
       const std::optional<int32_t> id = id_of(word);
       if (!id && !unknown_) throw Error("the tokenizer knows no word \"" + word + "\" and has no unk_token");
       ids.push_back(id.value_or(unknown_.value_or(0)));
@@ -73,18 +75,35 @@ class WordLevelTokenizer : public Tokenizer {
   std::optional<int32_t> id_of(const std::string& token) const override { return vocabulary_.find(token); }
 
  private:
+  static void to_lowercase(std::string* word) {  // ASCII: what a vocabulary of English words needs
+    for (char& c : *word) {
+      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    }
+  }
+
   Vocabulary vocabulary_;
   std::optional<int32_t> unknown_;
+  bool lowercase_;
 };
 
+// The "type" of an optional part of tokenizer.json, "" when it is absent.
+std::string part_type(const json& doc, const char* part) {
+  const auto it = doc.find(part);
+  if (it == doc.end() || !it->is_object() || !it->contains("type") || !(*it)["type"].is_string()) return "";
+  return (*it)["type"].get<std::string>();
+}
+
 std::unique_ptr<Tokenizer> make_word_level(const json& doc, const std::string& where) {
+  const std::string normalizer = part_type(doc, "normalizer"), split = part_type(doc, "pre_tokenizer");
+  if (!normalizer.empty() && normalizer != "Lowercase") throw Error(where + ": normalizer " + normalizer + ": expected Lowercase");
+  if (split != "WhitespaceSplit") throw Error(where + ": WordLevel with pre_tokenizer \"" + split + "\": expected WhitespaceSplit");
   Vocabulary vocabulary = read_vocabulary(doc, where);
   std::optional<int32_t> unknown;
   const json& model = doc["model"];
   if (model.contains("unk_token") && model["unk_token"].is_string()) {
     unknown = vocabulary.find(model["unk_token"].get<std::string>());
   }
-  return std::make_unique<WordLevelTokenizer>(std::move(vocabulary), unknown);
+  return std::make_unique<WordLevelTokenizer>(std::move(vocabulary), unknown, normalizer == "Lowercase");
 }
 
 }  // namespace

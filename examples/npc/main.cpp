@@ -1,0 +1,134 @@
+// npc_demo: characters who share one world answer questions; then the same without the cache, and the comparison.
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+
+#include "dialogue.h"
+#include "engine.h"
+#include "error.h"
+#include "model.h"
+#include "options.h"
+#include "report.h"
+#include "tokenizer.h"
+
+namespace npc {
+
+namespace {
+
+constexpr double kRequiredAccuracy = 0.95;
+
+bool accurate(uint64_t right, uint64_t questions) {
+  return static_cast<double>(right) >= kRequiredAccuracy * static_cast<double>(questions);
+}
+
+RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer, const Options& o, bool cache,
+                    bool print) {
+  EngineOptions options = o.engine;
+  options.cache = cache;
+  Engine engine(model, options);
+  const auto start = std::chrono::steady_clock::now();
+  RunResult result;
+  result.turns = run_dialogue(world, tokenizer, &engine, o.max_tokens, [&](const Turn& turn) {
+    if (print) print_turn(world.characters[turn.character], turn, engine.generation(turn.generation));
+  });
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  engine.check_cache();
+  for (const Turn& turn : result.turns) result.generations.push_back(engine.generation(turn.generation));
+  result.peak_kv_bytes = engine.peak_kv_bytes();
+  result.steps = engine.steps();
+  return result;
+}
+
+int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
+  const World world = load_worlds(o.data).at(0);
+  std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n", world.characters.size(),
+              o.engine.block_size);
+  print_table_head();
+  const RunResult cached = run_world(world, model, tokenizer, o, true, true);
+  std::printf("\nthe same with the cache off ...\n\n");
+  print_table_head();
+  const RunResult uncached = run_world(world, model, tokenizer, o, false, true);
+  const Comparison c = compare(cached, uncached);
+  print_summary(cached, uncached, c);
+  if (!o.json.empty()) write_json(o.json, cached, uncached, c);
+  return c.identical_tokens && accurate(cached.right_answers(), cached.turns.size()) ? 0 : 1;
+}
+
+int run_eval(Model* model, const Tokenizer& tokenizer, const Options& o) {
+  uint64_t right = 0, questions = 0;
+  for (const World& world : load_worlds(o.eval)) {
+    const RunResult result = run_world(world, model, tokenizer, o, true, false);
+    right += result.right_answers();
+    questions += result.turns.size();
+  }
+  std::printf("%llu of %llu answers right (%.1f%%)\n", static_cast<unsigned long long>(right),
+              static_cast<unsigned long long>(questions),
+              100.0 * static_cast<double>(right) / static_cast<double>(questions == 0 ? 1 : questions));
+  return accurate(right, questions) ? 0 : 1;
+}
+
+std::vector<int32_t> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at != end) {
+    const auto [next, error] = std::from_chars(at, end, ids.emplace_back());
+    if (error != std::errc() || (next != end && *next != ',')) throw Error("--prompt-ids is no list as in 1,2,3");
+    at = next == end ? end : next + 1;
+  }
+  return ids;
+}
+
+// The tokenizer is needed for text only: ids work with any checkpoint.
+int run_prompts(Model* model, const Options& o) {
+  std::unique_ptr<Tokenizer> tokenizer;
+  const std::filesystem::path file = std::filesystem::path(o.model) / "tokenizer.json";
+  if (!o.prompts.empty()) tokenizer = load_tokenizer(file);
+  Engine engine(model, o.engine);
+  for (const std::string& prompt : o.prompts) {
+    std::vector<int32_t> ids = tokenizer->encode(prompt);
+    const int32_t bos = model->config().bos;
+    if (bos >= 0 && (ids.empty() || ids[0] != bos)) ids.insert(ids.begin(), bos);
+    engine.submit(std::move(ids), o.max_tokens);
+  }
+  for (const std::string& ids : o.prompt_ids) engine.submit(parse_ids(ids), o.max_tokens);
+  while (engine.step()) {
+    for (const uint32_t id : engine.take_finished()) {
+      const Generation& g = engine.generation(id);
+      std::printf("[%u] prompt %zu, cached %llu, computed %llu, ttft %.1f ms, %.1f tok/s\n", id, g.prompt.size(),
+                  static_cast<unsigned long long>(g.cached_tokens), static_cast<unsigned long long>(g.computed_tokens),
+                  g.first_token_s * 1e3, g.tokens_per_s());
+      if (tokenizer) std::printf("%s%s\n", tokenizer->decode(g.prompt).c_str(), tokenizer->decode(g.output).c_str());
+      for (const int32_t token : g.output) std::printf("%d ", token);
+      std::printf("\n");
+    }
+  }
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  const Options o = parse_options(argc, argv);
+  if (o.help) {
+    std::fputs(usage(), stdout);
+    return 0;
+  }
+  Model model = Model::load(o.model);
+  if (!o.prompts.empty() || !o.prompt_ids.empty()) return run_prompts(&model, o);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(std::filesystem::path(o.model) / "tokenizer.json");
+  return o.eval.empty() ? run_demo(&model, *tokenizer, o) : run_eval(&model, *tokenizer, o);
+}
+
+}  // namespace
+
+}  // namespace npc
+
+int main(int argc, char** argv) {
+  try {
+    return npc::run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "npc_demo: %s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,90 @@
+#include "options.h"
+
+#include <charconv>
+#include <functional>
+#include <map>
+
+#include "error.h"
+
+#ifndef NPC_ASSETS
+#define NPC_ASSETS "."
+#endif
+
+namespace npc {
+
+namespace {
+
+uint32_t number(const std::string& name, const std::string& text, uint32_t low, uint32_t high) {
+  uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+    throw Error(name + " is \"" + text + "\": expected " + std::to_string(low) + ".." + std::to_string(high));
+  }
+  return value;
+}
+
+int32_t kv_dtype(const std::string& text) {
+  if (text == "f32") return RADIX_F32;
+  if (text == "f16") return RADIX_F16;
+  if (text == "bf16") return RADIX_BF16;
+  throw Error("--kv-dtype is \"" + text + "\": expected f32, f16 or bf16");
+}
+
+}  // namespace
+
+const char* usage() {
+  return "npc_demo: characters of one world answer questions, with and without a prefix cache\n"
+         "\n"
+         "  --model DIR       Hugging Face checkpoint: config.json, model.safetensors, tokenizer.json\n"
+         "  --data FILE       the world, its characters and their questions\n"
+         "  --json FILE       write the summary as JSON\n"
+         "  --eval FILE       count right answers on held-out worlds instead\n"
+         "  --prompt TEXT     generate freely instead; repeat it for several requests at once\n"
+         "  --prompt-ids IDS  the same from token ids, as in 1,15043,29892\n"
+         "  --max-tokens N    tokens to generate for one request (32)\n"
+         "  --threads N       threads of the attention kernels (1)\n"
+         "  --block-size N    tokens in a block of the KV cache (16)\n"
+         "  --num-blocks N    blocks in the pool (1024)\n"
+         "  --step-tokens N   rows computed in one step at most (512)\n"
+         "  --max-running N   requests in flight (16)\n"
+         "  --kv-dtype T      f32, f16 or bf16 (f16)\n"
+         "  --help            this text\n"
+         "\n"
+         "Exit status: 0; 1 when the two runs give different tokens, fewer than 95% of the answers are right, or on error.\n";
+}
+
+Options parse_options(int argc, const char* const* argv) {
+  Options o;
+  o.model = std::string(NPC_ASSETS) + "/model";
+  o.data = std::string(NPC_ASSETS) + "/data/demo.json";
+  using Value = const std::string&;
+  const std::map<std::string, std::function<void(Value)>> known = {
+      {"--model", [&](Value v) { o.model = v; }},
+      {"--data", [&](Value v) { o.data = v; }},
+      {"--json", [&](Value v) { o.json = v; }},
+      {"--eval", [&](Value v) { o.eval = v; }},
+      {"--prompt", [&](Value v) { o.prompts.push_back(v); }},
+      {"--prompt-ids", [&](Value v) { o.prompt_ids.push_back(v); }},
+      {"--max-tokens", [&](Value v) { o.max_tokens = number("--max-tokens", v, 1, 1u << 20); }},
+      {"--threads", [&](Value v) { o.engine.threads = number("--threads", v, 1, 1024); }},
+      {"--block-size", [&](Value v) { o.engine.block_size = number("--block-size", v, 1, 256); }},
+      {"--num-blocks", [&](Value v) { o.engine.num_blocks = number("--num-blocks", v, 1, 1u << 24); }},
+      {"--step-tokens", [&](Value v) { o.engine.step_tokens = number("--step-tokens", v, 1, 1u << 20); }},
+      {"--max-running", [&](Value v) { o.engine.max_running = number("--max-running", v, 1, 1024); }},
+      {"--kv-dtype", [&](Value v) { o.engine.kv_dtype = kv_dtype(v); }},
+  };
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name == "--help" || name == "-h") {
+      o.help = true;
+      continue;
+    }
+    const auto it = known.find(name);
+    if (it == known.end()) throw Error("unknown option " + name + ": see --help");
+    if (++i == argc) throw Error(name + " needs a value: see --help");
+    it->second(argv[i]);
+  }
+  return o;
+}
+
+}  // namespace npc
