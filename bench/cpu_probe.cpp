@@ -45,7 +45,11 @@ __attribute__((target("avx512f"))) uint64_t read_avx512(const char* p, size_t by
     for (size_t j = 0; j < 8; ++j) sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + i + 64 * j));
   }
   for (int j = 1; j < 8; ++j) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
-  return static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[0]));
+  alignas(64) uint64_t lanes[8];
+  _mm512_store_si512(lanes, sum[0]);
+  uint64_t all = 0;
+  for (const uint64_t lane : lanes) all += lane;
+  return all;
 }
 
 __attribute__((target("avx2"))) uint64_t read_avx2(const char* p, size_t bytes) {
@@ -73,7 +77,11 @@ __attribute__((target("avx512f"))) float fma_avx512(uint64_t rounds, double* flo
   }
   for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
   *flops = static_cast<double>(rounds) * kChains * 16 * 2;
-  return _mm512_reduce_add_ps(acc[0]);
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, acc[0]);
+  float all = 0;
+  for (const float lane : lanes) all += lane;
+  return all;
 }
 
 __attribute__((target("avx2,fma"))) float fma_avx2(uint64_t rounds, double* flops) {

@@ -3,7 +3,7 @@
 // Include it only from sources that are compiled once per target: RADIX_CPU_TARGET_NS names the target's namespace and
 // the compiler flags choose Highway's static target. Everything here is `static inline`, always inlined, and no
 // std:: template is used: an object built for AVX-512 must hold no weak symbol that a linker could pick for a
-// machine without AVX-512 (cmake/check_cpu_objects.cmake looks).
+// machine without AVX-512 (check_objects.cmake looks).
 //
 // NOTE: Highway 1.0.3 truncates in f32 -> bf16 and, with one lane, mishandles f16 infinities and rounding; the
 // conversions below round to nearest even and keep infinities and NaN on every target.

@@ -1,0 +1,264 @@
+// Attention on the CPU against the limits of the machine, both measured in this run through the public C API.
+//
+//   decode    GB/s of K/V (each byte counted once) over the read bandwidth of the same memory with as many threads
+//   prefill   GFLOP/s (causal: only visible pairs counted) over the f32 FMA rate of as many threads
+//
+// Shapes: 32 query heads, 8 KV heads, head dim 128, blocks of 16, NHD, K/V as named, f32 queries and outputs. Block
+// tables are shuffled (the worst case of a pool); rows named .contiguous have their blocks in order.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bench_util.h"
+#include "cpu_probe.h"
+#include "radixattn.h"
+
+namespace {
+
+constexpr uint32_t kQueryHeads = 32, kKvHeads = 8, kHeadDim = 128, kBlock = 16;
+constexpr uint32_t kTokens = 32768 * 8;  // of the largest case; every sequence has blocks of its own
+constexpr uint32_t kPrefill = 2048;
+
+void check(radix_status st, const char* what) {
+  if (st == RADIX_OK) return;
+  char message[512];
+  radix_last_error(message, sizeof message);
+  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
+  std::exit(1);
+}
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<char, FreeDeleter>;
+
+Memory allocate(uint64_t bytes) {
+  Memory m(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+  if (m == nullptr) {
+    std::fprintf(stderr, "no memory for %llu bytes\n", static_cast<unsigned long long>(bytes));
+    std::exit(1);
+  }
+  return m;
+}
+
+uint64_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
+
+// Values in (-2, 2), from bits: sign, exponents around 1, random mantissa.
+void fill_random(char* data, uint64_t bytes, int32_t dtype) {
+  const uint64_t pattern = std::min<uint64_t>(bytes, 1u << 20);
+  std::mt19937 random(7);
+  for (uint64_t i = 0; i < pattern; i += element_bytes(dtype)) {
+    const auto r = static_cast<uint32_t>(random());
+    if (dtype == RADIX_F32) {
+      const uint32_t bits = (r & 0x807fffffu) | ((124 + (r >> 24) % 4) << 23);
+      std::memcpy(data + i, &bits, 4);
+    } else {
+      const uint32_t mantissa = dtype == RADIX_F16 ? 10 : 7;
+      const uint32_t bias = dtype == RADIX_F16 ? 15 : 127;
+      const uint32_t bits = (r & 0x8000u) | ((bias - 3 + (r >> 24) % 4) << mantissa) | (r & ((1u << mantissa) - 1));
+      const auto half = static_cast<uint16_t>(bits);
+      std::memcpy(data + i, &half, 2);
+    }
+  }
+  for (uint64_t i = pattern; i < bytes; i += pattern) std::memcpy(data + i, data, std::min(pattern, bytes - i));
+}
+
+template <class F>
+void on_threads(uint32_t threads, F run) {
+  std::vector<std::thread> others;
+  for (uint32_t t = 1; t < threads; ++t) others.emplace_back(run, t);
+  run(0u);
+  for (std::thread& t : others) t.join();
+}
+
+radix_ctx* make_context(uint32_t threads) {
+  radix_config c = {};
+  c.struct_size = sizeof c;
+  c.abi = RADIXATTN_ABI;
+  c.kv_dtype = RADIX_F16;
+  c.num_blocks = 1;  // launches here bring their own K/V
+  c.block_size = kBlock;
+  c.num_layers = 1;
+  c.num_kv_heads = kKvHeads;
+  c.head_dim = kHeadDim;
+  c.num_threads = threads;
+  radix_ctx* ctx = nullptr;
+  check(radix_ctx_create(&c, &ctx), "radix_ctx_create");
+  return ctx;
+}
+
+radix_tensor tensor(void* data, int32_t dtype, std::vector<int64_t> shape) {
+  radix_tensor t = {};
+  t.data = data;
+  t.dtype = dtype;
+  t.ndim = static_cast<int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), t.shape);
+  return t;
+}
+
+// One launch with everything that it points to.
+struct Launch {
+  std::string name;
+  radix_ctx* ctx = nullptr;
+  uint32_t threads = 1;
+  bool prefill = false;
+  double work = 0;  // bytes or FLOPs
+  std::vector<float> q, out;
+  std::vector<int32_t> table, lens, cu;
+  Memory workspace;
+  radix_attn attn = {};
+
+  void run() const {
+    check(prefill ? radix_prefill_launch(ctx, &attn, nullptr) : radix_paged_attention_launch(ctx, &attn, nullptr),
+          name.c_str());
+  }
+};
+
+struct Kv {
+  int32_t dtype;
+  const char* dtype_name;
+  char* k;
+  char* v;
+};
+
+std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threads, uint32_t context, uint32_t batch,
+                                    bool prefill, bool shuffled) {
+  auto l = std::make_unique<Launch>();
+  const uint32_t rows = prefill ? kPrefill : batch;
+  const uint32_t num_blocks = kTokens / kBlock, row = context / kBlock;
+  l->name = std::string("cpu.") + (prefill ? "prefill." : "decode.") + kv.dtype_name;
+  l->name += prefill ? "." + std::to_string(context) : ".ctx" + std::to_string(context) + ".b" + std::to_string(batch);
+  l->name += ".t" + std::to_string(threads) + (shuffled ? "" : ".contiguous");
+  l->ctx = ctx;
+  l->threads = threads;
+  l->prefill = prefill;
+  const double heads = prefill ? kQueryHeads : kKvHeads;
+  l->work = prefill ? 4.0 * kHeadDim * heads * context * (context + 1.0) / 2
+                    : 2.0 * kHeadDim * heads * context * batch * static_cast<double>(element_bytes(kv.dtype));
+  l->q.resize(uint64_t{rows} * kQueryHeads * kHeadDim);
+  l->out.resize(l->q.size());
+  std::mt19937 random(11);
+  for (float& x : l->q) x = static_cast<float>(random() % 2001) / 1000.f - 1.f;
+  l->table.resize(num_blocks);
+  for (uint32_t i = 0; i < num_blocks; ++i) l->table[i] = static_cast<int32_t>(i);
+  if (shuffled) std::shuffle(l->table.begin(), l->table.end(), random);
+  l->lens.assign(batch, static_cast<int32_t>(context));
+  l->cu = {0, static_cast<int32_t>(kPrefill)};
+
+  radix_attn& a = l->attn;
+  a.struct_size = sizeof a;
+  a.num_seqs = batch;
+  a.max_context_len = context;
+  a.max_query_len = prefill ? kPrefill : 1;
+  a.kv_layout = RADIX_LAYOUT_NHD;
+  a.q = tensor(l->q.data(), RADIX_F32, {rows, kQueryHeads, kHeadDim});
+  a.out = tensor(l->out.data(), RADIX_F32, {rows, kQueryHeads, kHeadDim});
+  a.k_cache = tensor(kv.k, kv.dtype, {num_blocks, kBlock, kKvHeads, kHeadDim});
+  a.v_cache = tensor(kv.v, kv.dtype, {num_blocks, kBlock, kKvHeads, kHeadDim});
+  a.block_tables = l->table.data();
+  a.block_table_stride = row;
+  a.context_lens = l->lens.data();
+  a.cu_q_lens = prefill ? l->cu.data() : nullptr;
+  check(radix_attn_workspace(ctx, &a, &a.workspace_size), "radix_attn_workspace");
+  l->workspace = allocate(a.workspace_size);
+  a.workspace = l->workspace.get();
+  return l;
+}
+
+// The limits with 1 and 2 threads; index 0 is one thread.
+struct Limits {
+  double bytes = 0;  // that one read case reads
+  double flops[2] = {0, 0};
+};
+
+void add_limit_cases(const Kv& kv, uint64_t half_bytes, uint32_t max_threads, Limits* limits,
+                     std::vector<bench::Case>* cases) {
+  limits->bytes = 2.0 * static_cast<double>(half_bytes);
+  for (uint32_t threads = 1; threads <= max_threads; ++threads) {
+    cases->push_back({"read", [=] {
+                        on_threads(threads, [=](uint32_t t) {
+                          const uint64_t part = half_bytes / threads / 1024 * 1024;
+                          bench::keep(bench::read_all(kv.k + t * part, part));
+                          bench::keep(bench::read_all(kv.v + t * part, part));
+                        });
+                      },
+                      0, 0, {}});
+    cases->push_back({"fma", [=] {
+                        std::vector<double> flops(threads);
+                        on_threads(threads, [&](uint32_t t) { bench::keep(bench::run_fma(4000000, &flops[t])); });
+                        limits->flops[threads - 1] = 0;
+                        for (const double f : flops) limits->flops[threads - 1] += f;
+                      },
+                      0, 0, {}});
+  }
+}
+
+void report(const std::vector<std::unique_ptr<Launch>>& launches, const std::vector<bench::Case>& cases,
+            const Limits& limits, uint32_t max_threads, bench::Report* out) {
+  for (size_t i = 0; i < launches.size(); ++i) {
+    const Launch& l = *launches[i];
+    const double rate = l.work / cases[2 * max_threads + i].median_ns;  // per ns: G per s
+    const double read = limits.bytes / cases[2 * (l.threads - 1)].median_ns;
+    const double fma = limits.flops[l.threads - 1] / cases[2 * (l.threads - 1) + 1].median_ns;
+    const std::string with = " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
+    if (l.prefill) {
+      out->add({l.name, rate, "GFLOP/s", "f32 FMA rate" + with, fma, rate / fma});
+    } else {
+      out->add({l.name, rate, "GB/s", "read bandwidth" + with, read, rate / read});
+    }
+  }
+}
+
+void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts, const bench::Options& options,
+                 bench::Report* out) {
+  const uint64_t half = uint64_t{kTokens} * kKvHeads * kHeadDim * element_bytes(kv.dtype);
+  fill_random(kv.k, half, kv.dtype);
+  fill_random(kv.v, half, kv.dtype);
+  const auto max_threads = static_cast<uint32_t>(contexts.size());
+  Limits limits;
+  std::vector<bench::Case> cases;
+  add_limit_cases(kv, half, max_threads, &limits, &cases);
+  std::vector<std::unique_ptr<Launch>> launches;
+  for (uint32_t threads = 1; threads <= max_threads; ++threads) {
+    const auto add = [&](uint32_t context, uint32_t batch, bool prefill, bool shuffled) {
+      launches.push_back(make_launch(kv, contexts[threads - 1], threads, context, batch, prefill, shuffled));
+    };
+    for (const uint32_t context : {4096u, 32768u}) {
+      for (const uint32_t batch : {1u, 8u}) add(context, batch, false, true);
+    }
+    if (kv.dtype == RADIX_F16) add(4096, 8, false, false);
+    if (kv.dtype == RADIX_F16) add(32768, 1, false, false);
+    add(kPrefill, 1, true, true);
+  }
+  for (const auto& l : launches) cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});
+  bench::run_interleaved(cases, options.quick ? 3 : 11);
+  report(launches, cases, limits, max_threads, out);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::Options options = bench::parse_options(argc, argv);
+  const uint32_t max_threads = std::thread::hardware_concurrency() >= 2 ? 2 : 1;
+  std::vector<radix_ctx*> contexts;
+  for (uint32_t t = 1; t <= max_threads; ++t) contexts.push_back(make_context(t));
+  bench::Report out;
+  {
+    const uint64_t half = uint64_t{kTokens} * kKvHeads * kHeadDim * element_bytes(RADIX_F32);
+    const Memory k = allocate(half), v = allocate(half);
+    bench_dtype({RADIX_F16, "f16", k.get(), v.get()}, contexts, options, &out);
+    if (!options.quick) {
+      bench_dtype({RADIX_BF16, "bf16", k.get(), v.get()}, contexts, options, &out);
+      bench_dtype({RADIX_F32, "f32", k.get(), v.get()}, contexts, options, &out);
+    }
+  }
+  for (radix_ctx*& ctx : contexts) radix_ctx_destroy(&ctx);
+  return out.finish(options);
+}
