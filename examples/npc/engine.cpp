@@ -66,7 +66,10 @@ bool Engine::step() {
   const std::vector<Chunk> chunks = plan_step();
   build_batch(chunks);
   model_->forward(ctx_, batch_, &logits_);
-  for (const Chunk& c : chunks) c.sequence->computed += c.num_tokens;
+  for (const Chunk& c : chunks) {
+    c.sequence->computed += c.num_tokens;
+    c.sequence->borrows = false;  // its lender ran no later: what was promised is written
+  }
   commit(chunks);
   accept_tokens(chunks);
   ++steps_;

@@ -19,7 +19,7 @@ typedef float Vec16 __attribute__((vector_size(64), aligned(4)));
 // Rows x 16 outputs: acc[r] += x[r][k] * w[k][0..15], k ascending. `tile` is [Rows][16].
 template <int Rows>
 inline __attribute__((always_inline)) void multiply_tile(const float* x, size_t in, const float* panel, float* tile) {
-  Vec16 acc[Rows] = {};
+  Vec16 acc[static_cast<size_t>(Rows)] = {};
   for (size_t k = 0; k < in; ++k) {
     const Vec16 w = *reinterpret_cast<const Vec16*>(panel + k * Linear::kPanel);
 #pragma GCC unroll 8
