@@ -31,7 +31,7 @@ constexpr uint32_t kGroup = 2;
 #endif
 constexpr uint32_t kTokens = 4;       // tokens of one score step
 constexpr uint32_t kValueVecs = 4;    // vectors of head_dim_v of one value step
-constexpr uint32_t kValueTokens = 8;  // tokens of one value step when heads lie inside tokens
+constexpr uint32_t kValueTokens = 4;  // tokens of one value step when heads lie inside tokens
 constexpr uint32_t kCacheLine = 64;
 
 // A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
@@ -259,43 +259,62 @@ RADIX_INLINE uint32_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ?
 // True when a token's heads lie closer together than a head's tokens (NHD).
 RADIX_INLINE bool token_major(const PagedTensor& t) { return t.head_stride < t.token_stride; }
 
-// Rows (token, KV head) of a tile that are still to be prefetched, in the order of their addresses.
+// What is still to be prefetched of a tile, in the order of addresses: spans of cache lines, one for each token when
+// its heads are contiguous, else one for each row (token, KV head).
 struct Prefetcher {
-  const char* base = nullptr;  // null: nothing to do
+  const char* line = nullptr;  // the next line of the span
+  uint32_t left = 0;           // lines left in the span; 0: all done
+  uint32_t row_lines = 0, span_lines = 0;
+  uint32_t token = 0, head = 0, num_tokens = 0, num_spans_of_token = 0;
+  bool by_token = true;
+  const char* base = nullptr;  // token offset 0, first head of the item
   const int64_t* offsets = nullptr;
   int64_t element = 0, head_bytes = 0;
-  uint32_t row_bytes = 0, n = 0;
-  uint32_t head_begin = 0, head_end = 0;
-  uint32_t token = 0, head = 0;
-  bool by_token = true;
 };
+
+RADIX_INLINE void start_span(Prefetcher& f) {
+  f.line = f.base + f.offsets[f.token] * f.element + f.head * f.head_bytes;
+  f.left = f.span_lines;
+}
 
 RADIX_INLINE Prefetcher prefetch_of(const PagedTensor& t, uint32_t row_elements, const int64_t* offsets, uint32_t n,
                                     const DecodeItem& item) {
   Prefetcher f;
-  f.base = static_cast<const char*>(t.data);
-  f.offsets = offsets;
   f.element = element_bytes(t.dtype);
   f.head_bytes = t.head_stride * f.element;
-  f.row_bytes = row_elements * element_bytes(t.dtype);
-  f.n = n;
-  f.head_begin = f.head = item.head_begin;
-  f.head_end = item.head_end;
+  f.base = static_cast<const char*>(t.data) + item.head_begin * f.head_bytes;
+  f.offsets = offsets;
+  f.num_tokens = n;
   f.by_token = token_major(t);
+  const uint32_t row_bytes = row_elements * element_bytes(t.dtype);
+  const uint32_t heads = item.head_end - item.head_begin;
+  const bool dense = f.by_token && f.head_bytes == int64_t{row_bytes};
+  f.num_spans_of_token = dense ? 1 : heads;
+  f.row_lines = (row_bytes + kCacheLine - 1) / kCacheLine;
+  f.span_lines = ((dense ? heads : 1) * row_bytes + kCacheLine - 1) / kCacheLine;
+  start_span(f);
   return f;
+}
+
+RADIX_INLINE void next_span(Prefetcher& f) {
+  if (f.by_token) {
+    if (++f.head == f.num_spans_of_token) f.head = 0, ++f.token;
+  } else {
+    if (++f.token == f.num_tokens) f.token = 0, ++f.head;
+  }
+  if (f.token < f.num_tokens && f.head < f.num_spans_of_token) start_span(f);
 }
 
 // NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and drops the call.
 RADIX_INLINE void prefetch_rows(Prefetcher& f, uint32_t rows) {
-  if (f.base == nullptr) return;
-  for (uint32_t i = 0; i < rows && f.token < f.n && f.head < f.head_end; ++i) {
-    const char* row = f.base + f.offsets[f.token] * f.element + f.head * f.head_bytes;
-    for (uint32_t b = 0; b < f.row_bytes; b += kCacheLine) __builtin_prefetch(row + b, 0, 3);
-    if (f.by_token) {
-      if (++f.head == f.head_end) f.head = f.head_begin, ++f.token;
-    } else {
-      if (++f.token == f.n) f.token = 0, ++f.head;
-    }
+  uint32_t lines = rows * f.row_lines;
+  while (lines != 0 && f.left != 0) {
+    const uint32_t n = lines < f.left ? lines : f.left;
+    for (uint32_t i = 0; i < n; ++i) __builtin_prefetch(f.line + i * kCacheLine, 0, 3);
+    f.line += n * kCacheLine;
+    f.left -= n;
+    lines -= n;
+    if (f.left == 0) next_span(f);
   }
 }
 
@@ -396,6 +415,8 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
   const int32_t* blocks = block_row(p.blocks, item.seq);
   Tile tiles[2];
   fill_tile(p, blocks, item.token_begin, item.token_end, &tiles[0]);
+  Prefetcher first = prefetch_of(p.k, p.head_dim, tiles[0].k, tiles[0].n, item);
+  prefetch_rows(first, kTileTokens * (item.head_end - item.head_begin));
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
     Tile& next = tiles[i ^ 1];

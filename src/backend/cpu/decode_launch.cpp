@@ -11,8 +11,8 @@
 namespace radixattn {
 namespace {
 
-// 512 tokens of 8 KV heads are 2 MB of f16 K/V against 16 KB of partial state; at most 32 ranges bound the merge.
-constexpr uint32_t kMinRange = 512;
+// 1,024 tokens of 8 KV heads are 4 MB of f16 K/V against 16 KB of partial state; at most 32 ranges bound the merge.
+constexpr uint32_t kMinRange = 1024;
 constexpr uint32_t kMaxRanges = 32;
 constexpr uint32_t kItemsPerWorker = 4;   // enough for the last ones to even out
 constexpr uint32_t kMinRunBytes = 512;    // of a token's row that one item reads: shorter runs waste bandwidth
