@@ -291,16 +291,12 @@ std::vector<std::string_view> split_words(std::string_view text, SplitRule rule)
 }
 
 std::unique_ptr<Tokenizer> make_byte_level_bpe(const json& doc, const std::string& where) {
-  try {
-    const json& model = doc.at("model");
-    if (model.value("byte_fallback", false)) {
-      throw Error(where + ": SentencePiece-style BPE is not supported (give the prompt as ids)");
-    }
-    return std::make_unique<ByteLevelBpe>(read_vocabulary(doc, where), read_ranks(model, where), read_rule(doc, where),
-                                          model.value("ignore_merges", false));
-  } catch (const json::exception& e) {
-    throw Error(where + ": " + e.what());
+  const json& model = doc.at("model");
+  if (model.value("byte_fallback", false)) {
+    throw Error(where + ": SentencePiece-style BPE is not supported (give the prompt as ids)");
   }
+  return std::make_unique<ByteLevelBpe>(read_vocabulary(doc, where), read_ranks(model, where), read_rule(doc, where),
+                                        model.value("ignore_merges", false));
 }
 
 }  // namespace npc

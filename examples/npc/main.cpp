@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <memory>
 
 #include "dialogue.h"
 #include "engine.h"
@@ -47,9 +48,9 @@ int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
               o.engine.block_size);
   print_table_head();
   const RunResult cached = run_world(world, model, tokenizer, o, true, true);
-  std::printf("\nthe same with the cache off ...\n\n");
-  print_table_head();
-  const RunResult uncached = run_world(world, model, tokenizer, o, false, true);
+  std::printf("\nthe same again with the cache off: every request computes its whole prompt ...\n");
+  std::fflush(stdout);
+  const RunResult uncached = run_world(world, model, tokenizer, o, false, false);
   const Comparison c = compare(cached, uncached);
   print_summary(cached, uncached, c);
   if (!o.json.empty()) write_json(o.json, cached, uncached, c);
@@ -88,9 +89,9 @@ int run_prompts(Model* model, const Options& o) {
   if (!o.prompts.empty()) tokenizer = load_tokenizer(file);
   Engine engine(model, o.engine);
   for (const std::string& prompt : o.prompts) {
-    std::vector<int32_t> ids = tokenizer->encode(prompt);
-    const int32_t bos = model->config().bos;
-    if (bos >= 0 && (ids.empty() || ids[0] != bos)) ids.insert(ids.begin(), bos);
+    std::vector<int32_t> ids = tokenizer->prefix;
+    const std::vector<int32_t> text = tokenizer->encode(prompt);
+    ids.insert(ids.end(), text.begin(), text.end());
     engine.submit(std::move(ids), o.max_tokens);
   }
   for (const std::string& ids : o.prompt_ids) engine.submit(parse_ids(ids), o.max_tokens);

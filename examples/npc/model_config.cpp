@@ -141,18 +141,17 @@ void read_windows(const Fields& f, ModelConfig* c) {
   }
 }
 
-void read_special_tokens(const Fields& f, ModelConfig* c) {
-  const auto id = [&](const json& v, const char* key) {
+void read_end_tokens(const Fields& f, ModelConfig* c) {
+  const auto id = [&](const json& v) {
     if (!v.is_number_unsigned() || v.get<uint64_t>() >= c->vocab_size) {
-      f.fail(std::string(key) + " is " + v.dump() + ": expected an id below vocab_size");
+      f.fail("eos_token_id is " + v.dump() + ": expected an id below vocab_size");
     }
     return v.get<int32_t>();
   };
-  if (const json* bos = f.find("bos_token_id")) c->bos = id(*bos, "bos_token_id");
   const json* eos = f.find("eos_token_id");
   if (eos == nullptr) return;
-  if (!eos->is_array()) return c->eos.push_back(id(*eos, "eos_token_id"));
-  for (const json& v : *eos) c->eos.push_back(id(v, "eos_token_id"));
+  if (!eos->is_array()) return c->eos.push_back(id(*eos));
+  for (const json& v : *eos) c->eos.push_back(id(v));
 }
 
 void check_shapes(const Fields& f, const ModelConfig& c) {
@@ -187,7 +186,7 @@ ModelConfig load_model_config(const std::filesystem::path& path) {
   read_rope(f, path.string(), &c);
   check_shapes(f, c);
   read_windows(f, &c);
-  read_special_tokens(f, &c);
+  read_end_tokens(f, &c);
   return c;
 }
 

@@ -39,7 +39,6 @@ struct ModelConfig {
   bool qk_norm = false;           // Qwen3
   std::vector<uint32_t> windows;  // [num_layers] visible tokens; 0 = all
   std::vector<int32_t> eos;       // ids that end an answer
-  int32_t bos = -1;
   RopeConfig rope;
 
   uint32_t q_size() const { return num_q_heads * head_dim; }

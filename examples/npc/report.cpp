@@ -28,6 +28,20 @@ uint64_t sum(const std::vector<Generation>& generations, Get get) {
   return total;
 }
 
+double median_ttft_ms(const std::vector<Generation>& generations) {
+  std::vector<double> times;
+  for (const Generation& g : generations) times.push_back(g.first_token_s * 1e3);
+  if (times.empty()) return 0;
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
+double tokens_per_s(const RunResult& r) {
+  const uint64_t tokens = sum(r.generations, [](const Generation& g) { return g.output.size(); });
+  return r.seconds > 0 ? static_cast<double>(tokens) / r.seconds : 0;
+}
+
 double kib(uint64_t bytes) { return static_cast<double>(bytes) / 1024.0; }
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
@@ -98,6 +112,10 @@ void print_summary(const RunResult& cached, const RunResult& uncached, const Com
   std::printf("%-34s %14.0f %14.0f %9.1fx\n", "KV memory at its peak, KiB", kib(cached.peak_kv_bytes),
               kib(uncached.peak_kv_bytes),
               ratio(static_cast<double>(uncached.peak_kv_bytes), static_cast<double>(cached.peak_kv_bytes)));
+  std::printf("%-34s %14.1f %14.1f %9.1fx\n", "median time to first token, ms", median_ttft_ms(cached.generations),
+              median_ttft_ms(uncached.generations),
+              ratio(median_ttft_ms(uncached.generations), median_ttft_ms(cached.generations)));
+  std::printf("%-34s %14.0f %14.0f\n", "tokens generated a second, in all", tokens_per_s(cached), tokens_per_s(uncached));
   std::printf("%-34s %14.2f %14.2f %9.1fx\n", "seconds", cached.seconds, uncached.seconds, c.speedup);
   std::printf("%-34s %14llu %14llu\n", "right answers", static_cast<ull>(cached.right_answers()),
               static_cast<ull>(uncached.right_answers()));

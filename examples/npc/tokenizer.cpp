@@ -106,16 +106,45 @@ std::unique_ptr<Tokenizer> make_word_level(const json& doc, const std::string& w
   return std::make_unique<WordLevelTokenizer>(std::move(vocabulary), unknown, normalizer == "Lowercase");
 }
 
-}  // namespace
+// The special tokens of a TemplateProcessing, alone or in a Sequence, before the text itself.
+std::vector<std::string> leading_tokens(const json& post) {
+  std::vector<std::string> tokens;
+  if (!post.is_object()) return tokens;
+  for (const json& part : post.value("processors", json::array())) {
+    const std::vector<std::string> more = leading_tokens(part);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  }
+  for (const json& item : post.value("single", json::array())) {
+    if (!item.is_object() || !item.contains("SpecialToken")) break;
+    tokens.push_back(item["SpecialToken"].at("id").get<std::string>());
+  }
+  return tokens;
+}
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
-  const json doc = parse_json_file(path);
-  const std::string where = path.string();
+std::unique_ptr<Tokenizer> make_tokenizer(const json& doc, const std::string& where) {
   if (!doc.is_object() || !doc.contains("model") || !doc["model"].is_object()) throw Error(where + ": no model");
   const std::string type = doc["model"].value("type", std::string("BPE"));
   if (type == "WordLevel") return make_word_level(doc, where);
   if (type == "BPE") return make_byte_level_bpe(doc, where);
   throw Error(where + ": tokenizer type " + type + ": expected WordLevel or BPE (give the prompt as ids)");
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
+  const json doc = parse_json_file(path);
+  try {
+    std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(doc, path.string());
+    const auto post = doc.find("post_processor");
+    for (const std::string& token : leading_tokens(post == doc.end() ? json() : *post)) {
+      const std::optional<int32_t> id = tokenizer->id_of(token);
+      if (!id) throw Error(path.string() + ": post_processor names " + token + ", which is no token");
+      tokenizer->prefix.push_back(*id);
+    }
+    return tokenizer;
+  } catch (const json::exception& e) {
+    throw Error(path.string() + ": " + e.what());
+  }
 }
 
 }  // namespace npc

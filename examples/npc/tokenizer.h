@@ -23,6 +23,9 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;  // no BOS, no EOS
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
   virtual std::optional<int32_t> id_of(const std::string& token) const = 0;
+
+  // What the file's post_processor puts before a text: <|begin_of_text|> for Llama 3, nothing for Qwen.
+  std::vector<int32_t> prefix;
 };
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);

@@ -105,6 +105,17 @@ TEST(Bpe, MergesByRankAndDecodesBack) {
   EXPECT_THROW(t->encode("xyz"), Error);
 }
 
+TEST(Tokenizer, ReadsWhatStandsBeforeAText) {
+  json doc = small_bpe();
+  EXPECT_TRUE(load(doc)->prefix.empty());
+  const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, mark = {{"SpecialToken", {{"id", "<|end|>"}, {"type_id", 0}}}};
+  const json processing = {{"type", "TemplateProcessing"}, {"single", {mark, text, mark}}};
+  doc["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "ByteLevel"}}, processing}}};
+  EXPECT_EQ(load(doc)->prefix, Ids({11}));
+  doc["post_processor"]["processors"][1]["single"][0]["SpecialToken"]["id"] = "<none>";
+  EXPECT_THROW(load(doc), Error);
+}
+
 TEST(Bpe, RefusesSplitsItDoesNotKnow) {
   json doc = small_bpe();
   doc["pre_tokenizer"] = {{"type", "Sequence"},
