@@ -13,11 +13,14 @@ using nlohmann::json;
 
 namespace {
 
-constexpr uint32_t kInvalid = 0x110000;  // a byte that is not UTF-8: neither letter, number nor space
+constexpr uint32_t kInvalid =
+    0x110000;  // a byte that is not UTF-8: neither letter, number nor space
 
 // The code point at text[at] and its length in bytes.
 uint32_t decode_utf8(std::string_view text, size_t at, size_t* length) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
   const uint32_t lead = byte(at);
   *length = 1;
   if (lead < 0x80) return lead;
@@ -32,8 +35,8 @@ uint32_t decode_utf8(std::string_view text, size_t at, size_t* length) {
   return c;
 }
 
-// Walks the alternatives of the split's regular expression, in its order, at one place. Each returns the end of its
-// match, or its start when it does not match.
+// Walks the alternatives of the split's regular expression, in its order, at one place. Each
+// returns the end of its match, or its start when it does not match.
 class WordSplitter {
  public:
   WordSplitter(std::string_view text, SplitRule rule) : text_(text), rule_(rule) {}
@@ -72,7 +75,8 @@ class WordSplitter {
       const auto same = [&](char want, char have) {
         return have == want || (rule_ != SplitRule::kGpt2 && have == want - 'a' + 'A');
       };
-      if (std::equal(tail.begin(), tail.end(), text_.begin() + static_cast<std::ptrdiff_t>(at) + 1, same)) {
+      if (std::equal(tail.begin(), tail.end(), text_.begin() + static_cast<std::ptrdiff_t>(at) + 1,
+                     same)) {
         return at + 1 + tail.size();
       }
     }
@@ -83,7 +87,8 @@ class WordSplitter {
   size_t letters(size_t at) const {
     size_t from = at, after = at;
     const uint32_t c = code(at, &after);
-    const bool prefix = rule_ == SplitRule::kGpt2 ? c == ' ' : !newline(c) && !is_letter(c) && !is_number(c);
+    const bool prefix =
+        rule_ == SplitRule::kGpt2 ? c == ' ' : !newline(c) && !is_letter(c) && !is_number(c);
     if (prefix) from = after;
     const size_t end = run(from, is_letter);
     return end == from ? at : end;
@@ -105,7 +110,8 @@ class WordSplitter {
     return rule_ == SplitRule::kGpt2 ? end : run(end, newline);
   }
 
-  // "\s*[\r\n]+" (the later ones), then "\s+(?!\S)|\s+": the last space before a word belongs to the word.
+  // "\s*[\r\n]+" (the later ones), then "\s+(?!\S)|\s+": the last space before a word belongs to
+  // the word.
   size_t spaces(size_t at) const {
     const size_t end = run(at, is_space);
     size_t last = at, after_newline = at;
@@ -139,11 +145,16 @@ std::vector<std::string> byte_spellings() {
 
 class ByteLevelBpe : public Tokenizer {
  public:
-  ByteLevelBpe(Vocabulary vocabulary, std::unordered_map<std::string, int32_t> ranks, SplitRule rule, bool whole_words)
-      : vocabulary_(std::move(vocabulary)), ranks_(std::move(ranks)), rule_(rule), whole_words_(whole_words) {
+  ByteLevelBpe(Vocabulary vocabulary, std::unordered_map<std::string, int32_t> ranks,
+               SplitRule rule, bool whole_words)
+      : vocabulary_(std::move(vocabulary)),
+        ranks_(std::move(ranks)),
+        rule_(rule),
+        whole_words_(whole_words) {
     for (size_t b = 0; b < 256; ++b) bytes_[spellings_[b]] = static_cast<char>(b);
-    std::stable_sort(vocabulary_.added.begin(), vocabulary_.added.end(),
-                     [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+    std::stable_sort(
+        vocabulary_.added.begin(), vocabulary_.added.end(),
+        [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
   }
 
   std::vector<int32_t> encode(std::string_view text) const override {
@@ -151,7 +162,8 @@ class ByteLevelBpe : public Tokenizer {
     while (!text.empty()) {
       const std::string* special = nullptr;
       const size_t at = find_added(text, &special);
-      for (const std::string_view word : split_words(text.substr(0, at), rule_)) encode_word(word, &ids);
+      for (const std::string_view word : split_words(text.substr(0, at), rule_))
+        encode_word(word, &ids);
       if (special == nullptr) break;
       ids.push_back(*vocabulary_.find(*special));
       text.remove_prefix(at + special->size());
@@ -163,13 +175,16 @@ class ByteLevelBpe : public Tokenizer {
     std::string text;
     for (const int32_t id : ids) {
       const std::string token = vocabulary_.token(id);
-      const bool added = std::find(vocabulary_.added.begin(), vocabulary_.added.end(), token) != vocabulary_.added.end();
+      const bool added = std::find(vocabulary_.added.begin(), vocabulary_.added.end(), token) !=
+                         vocabulary_.added.end();
       text += added ? token : bytes_of(token);
     }
     return text;
   }
 
-  std::optional<int32_t> id_of(const std::string& token) const override { return vocabulary_.find(token); }
+  std::optional<int32_t> id_of(const std::string& token) const override {
+    return vocabulary_.find(token);
+  }
 
  private:
   // The first added token in `text`; the longest where several start at one place.
@@ -198,7 +213,8 @@ class ByteLevelBpe : public Tokenizer {
     }
   }
 
-  // Joins the pair of best rank, the first of equals, until none is left. Quadratic in the word, and words are short.
+  // Joins the pair of best rank, the first of equals, until none is left. Quadratic in the word,
+  // and words are short.
   void merge(std::vector<std::string>* parts) const {
     while (parts->size() > 1) {
       int32_t best = std::numeric_limits<int32_t>::max();
@@ -231,18 +247,25 @@ class ByteLevelBpe : public Tokenizer {
   std::unordered_map<std::string, char> bytes_;
 };
 
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// The regular expressions as the files have them; only the digits differ.
+constexpr std::string_view kBeforeDigits =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)";
+constexpr std::string_view kAfterDigits = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+std::string split_pattern(const char* digits) {
+  return std::string(kBeforeDigits) + digits + std::string(kAfterDigits);
+}
 
 SplitRule byte_level_rule(const json& pre, const std::string& where) {
-  if (pre.value("add_prefix_space", false)) throw Error(where + ": add_prefix_space is not supported");
-  if (!pre.value("use_regex", true)) throw Error(where + ": ByteLevel without a split is not supported");
+  if (pre.value("add_prefix_space", false))
+    throw Error(where + ": add_prefix_space is not supported");
+  if (!pre.value("use_regex", true))
+    throw Error(where + ": ByteLevel without a split is not supported");
   return SplitRule::kGpt2;
 }
 
-// pre_tokenizer: ByteLevel alone (GPT-2), or a Sequence of a known Split and a ByteLevel (Llama 3, Qwen).
+// pre_tokenizer: ByteLevel alone (GPT-2), or a Sequence of a known Split and a ByteLevel (Llama 3,
+// Qwen).
 SplitRule read_rule(const json& doc, const std::string& where) {
   const json pre = doc.value("pre_tokenizer", json());
   const std::string type = pre.is_object() ? pre.value("type", std::string()) : std::string();
@@ -253,11 +276,13 @@ SplitRule read_rule(const json& doc, const std::string& where) {
     const json& bytes = pre["pretokenizers"][1];
     const std::string pattern = split.value("/pattern/Regex"_json_pointer, std::string());
     if (split.value("type", "") == "Split" && bytes.value("type", "") == "ByteLevel") {
-      if (pattern == kLlama3Pattern) return SplitRule::kLlama3;
-      if (pattern == kQwen2Pattern) return SplitRule::kQwen2;
+      if (pattern == split_pattern(R"(\p{N}{1,3})")) return SplitRule::kLlama3;
+      if (pattern == split_pattern(R"(\p{N})")) return SplitRule::kQwen2;
     }
   }
-  throw Error(where + ": the pre_tokenizer is none of GPT-2's, Llama 3's or Qwen's (give the prompt as ids)");
+  throw Error(
+      where +
+      ": the pre_tokenizer is none of GPT-2's, Llama 3's or Qwen's (give the prompt as ids)");
 }
 
 std::unordered_map<std::string, int32_t> read_ranks(const json& model, const std::string& where) {
@@ -268,10 +293,12 @@ std::unordered_map<std::string, int32_t> read_ranks(const json& model, const std
     std::string pair;
     if (merge.is_string()) {
       pair = merge.get<std::string>();
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
       pair = merge[0].get<std::string>() + ' ' + merge[1].get<std::string>();
     }
-    if (pair.find(' ') == std::string::npos) throw Error(where + ": a merge is not a pair of strings");
+    if (pair.find(' ') == std::string::npos)
+      throw Error(where + ": a merge is not a pair of strings");
     ranks.emplace(std::move(pair), static_cast<int32_t>(ranks.size()));
   }
   return ranks;
@@ -295,8 +322,8 @@ std::unique_ptr<Tokenizer> make_byte_level_bpe(const json& doc, const std::strin
   if (model.value("byte_fallback", false)) {
     throw Error(where + ": SentencePiece-style BPE is not supported (give the prompt as ids)");
   }
-  return std::make_unique<ByteLevelBpe>(read_vocabulary(doc, where), read_ranks(model, where), read_rule(doc, where),
-                                        model.value("ignore_merges", false));
+  return std::make_unique<ByteLevelBpe>(read_vocabulary(doc, where), read_ranks(model, where),
+                                        read_rule(doc, where), model.value("ignore_merges", false));
 }
 
 }  // namespace npc

@@ -1,8 +1,9 @@
 // Byte-level BPE: the tokenizers of GPT-2, Llama 3 and Qwen 2/3.
 //
-// Text is cut at added tokens, then into words by the tokenizer's split, then each word's bytes (spelled as GPT-2's 256
-// printable characters) are merged, best rank first. Which split a file wants is recognised by its regular expression;
-// an unknown one is an npc::Error: a near miss would give wrong ids quietly.
+// Text is cut at added tokens, then into words by the tokenizer's split, then each word's bytes
+// (spelled as GPT-2's 256 printable characters) are merged, best rank first. Which split a file
+// wants is recognised by its regular expression; an unknown one is an npc::Error: a near miss would
+// give wrong ids quietly.
 #pragma once
 
 #include <cstdint>
@@ -29,15 +30,21 @@ struct Vocabulary {
     return it == ids.end() ? std::nullopt : std::optional<int32_t>(it->second);
   }
   std::string token(int32_t id) const {
-    return id >= 0 && static_cast<size_t>(id) < tokens.size() ? tokens[static_cast<size_t>(id)] : std::string();
+    return id >= 0 && static_cast<size_t>(id) < tokens.size() ? tokens[static_cast<size_t>(id)]
+                                                              : std::string();
   }
 };
 
 Vocabulary read_vocabulary(const nlohmann::json& doc, const std::string& where);
 
-enum class SplitRule { kGpt2, kLlama3, kQwen2 };  // Llama 3 and Qwen differ in digits: up to three, or one
+enum class SplitRule {
+  kGpt2,
+  kLlama3,
+  kQwen2
+};  // Llama 3 and Qwen differ in digits: up to three, or one
 
-// The words of `text`, in order; together they are the text. Invalid UTF-8 bytes count as letters of no kind.
+// The words of `text`, in order; together they are the text. Invalid UTF-8 bytes count as letters
+// of no kind.
 std::vector<std::string_view> split_words(std::string_view text, SplitRule rule);
 
 std::unique_ptr<Tokenizer> make_byte_level_bpe(const nlohmann::json& doc, const std::string& where);

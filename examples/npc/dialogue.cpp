@@ -38,11 +38,17 @@ struct Conversation {
 
 class DialogueRunner {
  public:
-  DialogueRunner(const World& world, const Tokenizer& tokenizer, Engine* engine, uint32_t max_tokens)
-      : world_(world), tokenizer_(tokenizer), engine_(engine), max_tokens_(max_tokens), eos_(marker("<eos>")) {
+  DialogueRunner(const World& world, const Tokenizer& tokenizer, Engine* engine,
+                 uint32_t max_tokens)
+      : world_(world),
+        tokenizer_(tokenizer),
+        engine_(engine),
+        max_tokens_(max_tokens),
+        eos_(marker("<eos>")) {
     for (const char* name : {"<bos>", "<world>", "<card>", "<user>", "<npc>"}) marker(name);
     for (const Character& c : world.characters) {
-      conversations_.push_back({tokenizer.encode("<bos> <world> " + world.lore + " <card> " + c.card), 0});
+      conversations_.push_back(
+          {tokenizer.encode("<bos> <world> " + world.lore + " <card> " + c.card), 0});
     }
   }
 
@@ -63,7 +69,9 @@ class DialogueRunner {
  private:
   int32_t marker(const std::string& token) const {
     const auto id = tokenizer_.id_of(token);
-    if (!id) throw Error("the tokenizer has no token " + token + ": this checkpoint is no dialogue model (try --prompt)");
+    if (!id)
+      throw Error("the tokenizer has no token " + token +
+                  ": this checkpoint is no dialogue model (try --prompt)");
     return *id;
   }
 
@@ -71,7 +79,8 @@ class DialogueRunner {
     Conversation& c = conversations_[character];
     const std::vector<Question>& questions = world_.characters[character].questions;
     if (c.next_question == questions.size()) return;
-    const std::vector<int32_t> turn = tokenizer_.encode("<user> " + questions[c.next_question].text + " <npc>");
+    const std::vector<int32_t> turn =
+        tokenizer_.encode("<user> " + questions[c.next_question].text + " <npc>");
     c.tokens.insert(c.tokens.end(), turn.begin(), turn.end());
     asked_[engine_->submit(c.tokens, max_tokens_)] = character;
   }
@@ -83,11 +92,13 @@ class DialogueRunner {
     Conversation& c = conversations_[turn.character];
     turn.question = c.next_question++;
     std::vector<int32_t> output = engine_->generation(id).output;
-    if (output.back() != eos_) output.push_back(eos_);  // cut at max_tokens: the next turn still follows an <eos>
+    if (output.back() != eos_)
+      output.push_back(eos_);  // cut at max_tokens: the next turn still follows an <eos>
     c.tokens.insert(c.tokens.end(), output.begin(), output.end());
     output.pop_back();
     turn.answer = tokenizer_.decode(output);
-    turn.right = is_right(turn.answer, world_.characters[turn.character].questions[turn.question].accepted);
+    turn.right =
+        is_right(turn.answer, world_.characters[turn.character].questions[turn.question].accepted);
     return turns_.emplace_back(std::move(turn));
   }
 
@@ -133,7 +144,8 @@ std::string readable(const std::string& words) {
   return text;
 }
 
-std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine, uint32_t max_tokens,
+std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine,
+                               uint32_t max_tokens,
                                const std::function<void(const Turn&)>& on_turn) {
   return DialogueRunner(world, tokenizer, engine, max_tokens).run(on_turn);
 }

@@ -1,9 +1,11 @@
-// The game's side: a world, its characters and their conversations, in the trained model's prompt format.
+// The game's side: a world, its characters and their conversations, in the trained model's prompt
+// format.
 //
 //   <bos> <world> LORE <card> CARD <user> QUESTION <npc> ANSWER <eos> <user> QUESTION <npc> ...
 //
-// A character's questions are turns of one conversation: the next prompt is everything so far, answers included.
-// Characters answer at the same time; each puts its next question when its answer is complete.
+// A character's questions are turns of one conversation: the next prompt is everything so far,
+// answers included. Characters answer at the same time; each puts its next question when its answer
+// is complete.
 #pragma once
 
 #include <cstdint>
@@ -46,9 +48,10 @@ struct Turn {
   bool right = false;
 };
 
-// Asks every question of every character; `on_turn` sees each turn when it ends. Turns come back ordered by character,
-// then question.
-std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine, uint32_t max_tokens,
+// Asks every question of every character; `on_turn` sees each turn when it ends. Turns come back
+// ordered by character, then question.
+std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine,
+                               uint32_t max_tokens,
                                const std::function<void(const Turn&)>& on_turn);
 
 }  // namespace npc

@@ -39,8 +39,8 @@ void Engine::check_cache() const { check(radix_check(ctx_), "radix_check"); }
 uint32_t Engine::submit(std::vector<int32_t> prompt, uint32_t max_new_tokens) {
   const uint32_t limit = model_->config().max_positions;
   if (prompt.empty() || prompt.size() >= limit || max_new_tokens == 0) {
-    throw Error("a prompt of " + std::to_string(prompt.size()) + " tokens: expected 1.." + std::to_string(limit - 1) +
-                ", and at least one token to generate");
+    throw Error("a prompt of " + std::to_string(prompt.size()) + " tokens: expected 1.." +
+                std::to_string(limit - 1) + ", and at least one token to generate");
   }
   Generation& g = generations_.emplace_back();
   g.id = static_cast<uint32_t>(generations_.size() - 1);
@@ -76,7 +76,8 @@ bool Engine::step() {
   return true;
 }
 
-// ---- memory: reserve, admit, preempt ----------------------------------------------------------------------------
+// ---- memory: reserve, admit, preempt
+// ----------------------------------------------------------------------------
 
 // Slots for all tokens that `sequences` have beyond their reserved ones, all or none.
 radix_status Engine::append(const std::vector<Sequence*>& sequences) {
@@ -93,10 +94,12 @@ radix_status Engine::append(const std::vector<Sequence*>& sequences) {
   out.struct_size = sizeof out;
   out.ops = ops.data();
   out.ops_cap = static_cast<uint32_t>(ops.size());
-  const radix_status status = radix_append_slot(ctx_, items.data(), static_cast<uint32_t>(items.size()), &out);
+  const radix_status status =
+      radix_append_slot(ctx_, items.data(), static_cast<uint32_t>(items.size()), &out);
   if (status == RADIX_E_NO_BLOCKS) return status;
   check(status, "radix_append_slot");
-  if (out.num_ops > 0) check(radix_run_ops(ctx_, ops.data(), out.num_ops, nullptr), "radix_run_ops");
+  if (out.num_ops > 0)
+    check(radix_run_ops(ctx_, ops.data(), out.num_ops, nullptr), "radix_run_ops");
   for (Sequence* s : sequences) s->reserved = s->tokens.size();
   return RADIX_OK;
 }
@@ -116,11 +119,13 @@ void Engine::reserve_running() {
 void Engine::preempt_last() {
   Sequence* s = running_.back();
   if (running_.size() == 1) {
-    throw Error("a pool of " + std::to_string(options_.num_blocks) + " blocks is too small for one sequence of " +
-                std::to_string(s->tokens.size()) + " tokens");
+    throw Error("a pool of " + std::to_string(options_.num_blocks) +
+                " blocks is too small for one sequence of " + std::to_string(s->tokens.size()) +
+                " tokens");
   }
   running_.pop_back();
-  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD), "radix_free_request");
+  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
+        "radix_free_request");
   s->req = 0;
   s->reserved = s->computed = 0;
   s->borrows = false;
@@ -137,8 +142,8 @@ void Engine::admit_waiting() {
   }
 }
 
-// NOTE: the whole prompt is reserved at once, though it may be computed in chunks: only so can the next request, in
-// this same step, see all of it as pending and borrow it.
+// NOTE: the whole prompt is reserved at once, though it may be computed in chunks: only so can the
+// next request, in this same step, see all of it as pending and borrow it.
 bool Engine::try_admit(Sequence* s) {
   radix_request_desc d = {};
   d.struct_size = sizeof d;
@@ -156,8 +161,9 @@ bool Engine::try_admit(Sequence* s) {
     s->req = 0;
     s->reserved = s->computed = 0;
     if (!running_.empty()) return false;
-    throw Error("a pool of " + std::to_string(options_.num_blocks) + " blocks is too small for one sequence of " +
-                std::to_string(s->tokens.size()) + " tokens");
+    throw Error("a pool of " + std::to_string(options_.num_blocks) +
+                " blocks is too small for one sequence of " + std::to_string(s->tokens.size()) +
+                " tokens");
   }
   if (!s->begun) s->generation->cached_tokens = found;
   s->begun = true;
@@ -165,7 +171,8 @@ bool Engine::try_admit(Sequence* s) {
   return true;
 }
 
-// A promise that broke (its lender left) or was kept (somebody committed the blocks) is read from the library.
+// A promise that broke (its lender left) or was kept (somebody committed the blocks) is read from
+// the library.
 void Engine::refresh_borrowers() {
   for (Sequence* s : running_) {
     if (!s->borrows) continue;
@@ -182,10 +189,12 @@ void Engine::track_memory() {
   peak_kv_bytes_ = std::max(peak_kv_bytes_, (s.blocks_total - s.blocks_free) * block_bytes_);
 }
 
-// ---- the batch ------------------------------------------------------------------------------------------------------
+// ---- the batch
+// ------------------------------------------------------------------------------------------------------
 
-// Every decoding sequence, then prompts in order of admission until the budget is spent. A borrower waits behind its
-// lender by that order alone: while an earlier prompt is not finished, the budget is.
+// Every decoding sequence, then prompts in order of admission until the budget is spent. A borrower
+// waits behind its lender by that order alone: while an earlier prompt is not finished, the budget
+// is.
 std::vector<Engine::Chunk> Engine::plan_step() {
   std::vector<Chunk> chunks;
   for (Sequence* s : running_) {
@@ -220,10 +229,11 @@ void Engine::build_batch(const std::vector<Chunk>& chunks) {
   }
   b.table_stride = static_cast<int64_t>((longest + options_.block_size - 1) / options_.block_size);
   b.tables.resize(chunks.size() * static_cast<size_t>(b.table_stride));
-  check(radix_get_block_tables(ctx_, reqs.data(), static_cast<uint32_t>(reqs.size()), b.tables.data(), b.table_stride,
-                               nullptr, nullptr),
+  check(radix_get_block_tables(ctx_, reqs.data(), static_cast<uint32_t>(reqs.size()),
+                               b.tables.data(), b.table_stride, nullptr, nullptr),
         "radix_get_block_tables");
-  for (size_t i = 0; i < chunks.size(); ++i) add_rows(chunks[i], b.tables.data() + i * static_cast<size_t>(b.table_stride));
+  for (size_t i = 0; i < chunks.size(); ++i)
+    add_rows(chunks[i], b.tables.data() + i * static_cast<size_t>(b.table_stride));
 }
 
 void Engine::add_rows(const Chunk& chunk, const int32_t* table) {
@@ -239,7 +249,8 @@ void Engine::add_rows(const Chunk& chunk, const int32_t* table) {
   const uint64_t prompt_end = std::min<uint64_t>(end, s.generation->prompt.size());
   if (prompt_end > s.computed) s.generation->computed_tokens += prompt_end - s.computed;
   b.context_lens.push_back(static_cast<int32_t>(end));
-  if (b.context_lens.size() > b.num_decode) b.cu_q_lens.push_back(static_cast<int32_t>(b.rows() - b.num_decode));
+  if (b.context_lens.size() > b.num_decode)
+    b.cu_q_lens.push_back(static_cast<int32_t>(b.rows() - b.num_decode));
   if (end == s.tokens.size()) b.logit_rows.push_back(b.rows() - 1);
 }
 
@@ -247,10 +258,12 @@ void Engine::commit(const std::vector<Chunk>& chunks) {
   if (!options_.cache) return;
   std::vector<radix_commit_item> items;
   for (const Chunk& c : chunks) items.push_back({c.sequence->req, c.sequence->computed});
-  check(radix_commit(ctx_, items.data(), static_cast<uint32_t>(items.size()), nullptr), "radix_commit");
+  check(radix_commit(ctx_, items.data(), static_cast<uint32_t>(items.size()), nullptr),
+        "radix_commit");
 }
 
-// ---- sampling -------------------------------------------------------------------------------------------------------
+// ---- sampling
+// -------------------------------------------------------------------------------------------------------
 
 void Engine::accept_tokens(const std::vector<Chunk>& chunks) {
   const float* row = logits_.data();
@@ -267,7 +280,8 @@ void Engine::accept(Sequence* s, const float* logits) {
   const double now = std::chrono::duration<double>(Clock::now() - s->submitted).count();
   if (g.output.empty()) g.first_token_s = now;
   const uint64_t bytes = uint64_t{config.vocab_size} * sizeof(float);
-  const bool complete = g.logits.size() == g.output.size() * config.vocab_size;  // rows stay a prefix of the output
+  const bool complete =
+      g.logits.size() == g.output.size() * config.vocab_size;  // rows stay a prefix of the output
   if (complete && kept_logit_bytes_ + bytes <= options_.max_logit_bytes) {
     g.logits.insert(g.logits.end(), logits, logits + config.vocab_size);
     kept_logit_bytes_ += bytes;
@@ -282,7 +296,8 @@ void Engine::accept(Sequence* s, const float* logits) {
 }
 
 void Engine::finish(Sequence* s) {
-  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD), "radix_free_request");
+  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
+        "radix_free_request");
   s->generation->done = true;
   finished_.push_back(s->generation->id);
   running_.erase(std::find(running_.begin(), running_.end(), s));

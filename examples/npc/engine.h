@@ -1,12 +1,16 @@
-// Continuous batching over a radixattn context: many sequences advance together, one step at a time.
+// Continuous batching over a radixattn context: many sequences advance together, one step at a
+// time.
 //
-// A step: reserve slots for running sequences, admit waiting ones, build one batch (decode rows, then chunks of prompts
-// up to a budget), run the model, commit, sample greedily.
+// A step: reserve slots for running sequences, admit waiting ones, build one batch (decode rows,
+// then chunks of prompts up to a budget), run the model, commit, sample greedily.
 //
 // Invariants
-//   1. Running sequences stand in order of admission, and prompts are computed in that order. A sequence borrows pending
-//      blocks only from earlier ones, so a lender's rows are never in a later step than its borrower's.
-//   2. When blocks run out the last admitted sequence gives its own back and waits; the first always finishes or the
+//   1. Running sequences stand in order of admission, and prompts are computed in that order. A
+//   sequence borrows pending
+//      blocks only from earlier ones, so a lender's rows are never in a later step than its
+//      borrower's.
+//   2. When blocks run out the last admitted sequence gives its own back and waits; the first
+//   always finishes or the
 //      engine throws because the pool is too small for one sequence.
 //   3. With the cache off nothing is matched, published or kept: the baseline to compare with.
 // Thread rule: one thread. The context's own threads work inside the attention launches.
@@ -29,7 +33,7 @@ struct EngineOptions {
   uint32_t max_running = 16;
   uint32_t step_tokens = 512;  // rows a step computes at most
   uint32_t threads = 1;
-  int32_t kv_dtype = 2;                         // RADIX_F16
+  int32_t kv_dtype = 2;                          // RADIX_F16
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
 
@@ -40,13 +44,16 @@ struct Generation {
   std::vector<int32_t> prompt;
   std::vector<int32_t> output;  // the ending token included
   std::vector<float> logits;    // [rows kept, vocab]: of the first tokens of `output`
-  uint64_t cached_tokens = 0;   // prompt tokens not computed for this request: cached, or borrowed from another
+  uint64_t cached_tokens =
+      0;  // prompt tokens not computed for this request: cached, or borrowed from another
   uint64_t computed_tokens = 0;  // prompt tokens computed, again after each preemption
   uint32_t preemptions = 0;
   double first_token_s = 0;  // from submit to the first token
   double total_s = 0;        // from submit to the last token
 
-  double tokens_per_s() const { return total_s > 0 ? static_cast<double>(output.size()) / total_s : 0; }
+  double tokens_per_s() const {
+    return total_s > 0 ? static_cast<double>(output.size()) / total_s : 0;
+  }
 };
 
 class Engine {
@@ -57,11 +64,13 @@ class Engine {
   ~Engine();
 
   uint32_t submit(std::vector<int32_t> prompt, uint32_t max_new_tokens);
-  bool step();                           // false: nothing was left to do
+  bool step();                            // false: nothing was left to do
   std::vector<uint32_t> take_finished();  // ids since the last call, in order of finishing
   const Generation& generation(uint32_t id) const { return generations_.at(id); }
 
-  uint64_t peak_kv_bytes() const { return peak_kv_bytes_; }  // blocks not free, with what the cache keeps for later
+  uint64_t peak_kv_bytes() const {
+    return peak_kv_bytes_;
+  }  // blocks not free, with what the cache keeps for later
   uint64_t steps() const { return steps_; }
   uint64_t preemptions() const { return preemptions_; }
   radix_stats stats() const;

@@ -16,7 +16,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws when a call of the library failed: "radix_append_slot: RADIX_E_INVALID: <the library's message>".
+// Throws when a call of the library failed: "radix_append_slot: RADIX_E_INVALID: <the library's
+// message>".
 void check(radix_status status, const char* call);
 
 }  // namespace npc

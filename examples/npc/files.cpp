@@ -24,14 +24,17 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 nlohmann::json parse_json(std::string_view text, const std::string& what) {
-  // The parser is recursive: nesting is bounded before it runs, so that a hostile file cannot exhaust the stack.
+  // The parser is recursive: nesting is bounded before it runs, so that a hostile file cannot
+  // exhaust the stack.
   int depth = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_string = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_string = false;
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
@@ -47,6 +50,8 @@ nlohmann::json parse_json(std::string_view text, const std::string& what) {
   }
 }
 
-nlohmann::json parse_json_file(const std::filesystem::path& path) { return parse_json(read_file(path), path.string()); }
+nlohmann::json parse_json_file(const std::filesystem::path& path) {
+  return parse_json(read_file(path), path.string());
+}
 
 }  // namespace npc

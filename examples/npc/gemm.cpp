@@ -18,7 +18,8 @@ typedef float Vec16 __attribute__((vector_size(64), aligned(4)));
 
 // Rows x 16 outputs: acc[r] += x[r][k] * w[k][0..15], k ascending. `tile` is [Rows][16].
 template <int Rows>
-inline __attribute__((always_inline)) void multiply_tile(const float* x, size_t in, const float* panel, float* tile) {
+inline __attribute__((always_inline)) void multiply_tile(const float* x, size_t in,
+                                                         const float* panel, float* tile) {
   Vec16 acc[static_cast<size_t>(Rows)] = {};
   for (size_t k = 0; k < in; ++k) {
     const Vec16 w = *reinterpret_cast<const Vec16*>(panel + k * Linear::kPanel);
@@ -30,15 +31,16 @@ inline __attribute__((always_inline)) void multiply_tile(const float* x, size_t 
 
 // Up to MaxRows rows; a remainder takes a smaller tile with the same sum for each row.
 template <int MaxRows>
-inline __attribute__((always_inline)) void multiply_rows(const float* x, size_t rows, size_t in, const float* panel,
-                                                         float* tile) {
+inline __attribute__((always_inline)) void multiply_rows(const float* x, size_t rows, size_t in,
+                                                         const float* panel, float* tile) {
   if constexpr (MaxRows > 1) {
     if (rows < MaxRows) return multiply_rows<MaxRows - 1>(x, rows, in, panel, tile);
   }
   multiply_tile<MaxRows>(x, in, panel, tile);
 }
 
-// How many rows a tile has follows from the registers: 8 accumulators hide the latency of FMA on two ports.
+// How many rows a tile has follows from the registers: 8 accumulators hide the latency of FMA on
+// two ports.
 using TileFn = void (*)(const float* x, size_t rows, size_t in, const float* panel, float* tile);
 struct Target {
   TileFn multiply;
@@ -49,8 +51,8 @@ void multiply_baseline(const float* x, size_t rows, size_t in, const float* pane
   multiply_rows<2>(x, rows, in, panel, tile);
 }
 #if defined(NPC_X86)
-__attribute__((target("avx2,fma"))) void multiply_avx2(const float* x, size_t rows, size_t in, const float* panel,
-                                                       float* tile) {
+__attribute__((target("avx2,fma"))) void multiply_avx2(const float* x, size_t rows, size_t in,
+                                                       const float* panel, float* tile) {
   multiply_rows<4>(x, rows, in, panel, tile);
 }
 __attribute__((target("avx512f,fma"))) void multiply_avx512(const float* x, size_t rows, size_t in,
@@ -73,7 +75,8 @@ Target pick_target() {
 
 void Linear::set_rows(size_t first, std::span<const float> weight) {
   const size_t rows = in_ == 0 ? 0 : weight.size() / in_;
-  if (rows * in_ != weight.size() || first + rows > out_) throw Error("Linear::set_rows: the weight does not fit");
+  if (rows * in_ != weight.size() || first + rows > out_)
+    throw Error("Linear::set_rows: the weight does not fit");
   for (size_t r = 0; r < rows; ++r) {
     const size_t column = first + r;
     float* panel = packed_.data() + column / kPanel * kPanel * in_ + column % kPanel;
@@ -90,7 +93,8 @@ void Linear::set_bias(size_t first, std::span<const float> bias) {
 void Linear::apply(const float* x, size_t rows, float* y, bool add) const {
   static const Target target = pick_target();
   float tile[kMaxTileRows * kPanel];
-  for (size_t column = 0; column < out_; column += kPanel) {  // a panel stays in cache while the rows pass
+  for (size_t column = 0; column < out_;
+       column += kPanel) {  // a panel stays in cache while the rows pass
     const float* panel = packed_.data() + column * in_;
     const size_t width = std::min(kPanel, out_ - column);
     for (size_t row = 0; row < rows; row += target.rows) {

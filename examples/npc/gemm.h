@@ -1,8 +1,9 @@
-// y = x W^T + b for a weight in Hugging Face's [out, in] order: the one matrix product of the example.
+// y = x W^T + b for a weight in Hugging Face's [out, in] order: the one matrix product of the
+// example.
 //
-// Promise: every output is the sum over k = 0, 1, ... in that order with the same instructions, however many rows the
-// call has. So a row's result is the same, bit for bit, computed alone, in a chunk, or in a whole prompt.
-// Single-threaded; picks AVX-512, AVX2+FMA or plain code at run time.
+// Promise: every output is the sum over k = 0, 1, ... in that order with the same instructions,
+// however many rows the call has. So a row's result is the same, bit for bit, computed alone, in a
+// chunk, or in a whole prompt. Single-threaded; picks AVX-512, AVX2+FMA or plain code at run time.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +19,11 @@ class Linear {
   static constexpr size_t kPanel = 16;
 
   Linear() = default;
-  Linear(size_t in, size_t out) : in_(in), out_(out), packed_((out + kPanel - 1) / kPanel * kPanel * in) {}
+  Linear(size_t in, size_t out)
+      : in_(in), out_(out), packed_((out + kPanel - 1) / kPanel * kPanel * in) {}
 
-  // Puts rows of a [rows, in] weight at outputs [first, first + rows): several weights make one product.
+  // Puts rows of a [rows, in] weight at outputs [first, first + rows): several weights make one
+  // product.
   void set_rows(size_t first, std::span<const float> weight);
   void set_bias(size_t first, std::span<const float> bias);
 

@@ -1,4 +1,5 @@
-// npc_demo: characters who share one world answer questions; then the same without the cache, and the comparison.
+// npc_demo: characters who share one world answer questions; then the same without the cache, and
+// the comparison.
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -24,19 +25,21 @@ bool accurate(uint64_t right, uint64_t questions) {
   return static_cast<double>(right) >= kRequiredAccuracy * static_cast<double>(questions);
 }
 
-RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer, const Options& o, bool cache,
-                    bool print) {
+RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer, const Options& o,
+                    bool cache, bool print) {
   EngineOptions options = o.engine;
   options.cache = cache;
   Engine engine(model, options);
   const auto start = std::chrono::steady_clock::now();
   RunResult result;
   result.turns = run_dialogue(world, tokenizer, &engine, o.max_tokens, [&](const Turn& turn) {
-    if (print) print_turn(world.characters[turn.character], turn, engine.generation(turn.generation));
+    if (print)
+      print_turn(world.characters[turn.character], turn, engine.generation(turn.generation));
   });
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   engine.check_cache();
-  for (const Turn& turn : result.turns) result.generations.push_back(engine.generation(turn.generation));
+  for (const Turn& turn : result.turns)
+    result.generations.push_back(engine.generation(turn.generation));
   result.peak_kv_bytes = engine.peak_kv_bytes();
   result.steps = engine.steps();
   return result;
@@ -44,8 +47,8 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
 
 int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   const World world = load_worlds(o.data).at(0);
-  std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n", world.characters.size(),
-              o.engine.block_size);
+  std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n",
+              world.characters.size(), o.engine.block_size);
   print_table_head();
   const RunResult cached = run_world(world, model, tokenizer, o, true, true);
   std::printf("\nthe same again with the cache off: every request computes its whole prompt ...\n");
@@ -64,9 +67,10 @@ int run_eval(Model* model, const Tokenizer& tokenizer, const Options& o) {
     right += result.right_answers();
     questions += result.turns.size();
   }
-  std::printf("%llu of %llu answers right (%.1f%%)\n", static_cast<unsigned long long>(right),
-              static_cast<unsigned long long>(questions),
-              100.0 * static_cast<double>(right) / static_cast<double>(questions == 0 ? 1 : questions));
+  std::printf(
+      "%llu of %llu answers right (%.1f%%)\n", static_cast<unsigned long long>(right),
+      static_cast<unsigned long long>(questions),
+      100.0 * static_cast<double>(right) / static_cast<double>(questions == 0 ? 1 : questions));
   return accurate(right, questions) ? 0 : 1;
 }
 
@@ -76,7 +80,8 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   const char* const end = at + text.size();
   while (at != end) {
     const auto [next, error] = std::from_chars(at, end, ids.emplace_back());
-    if (error != std::errc() || (next != end && *next != ',')) throw Error("--prompt-ids is no list as in 1,2,3");
+    if (error != std::errc() || (next != end && *next != ','))
+      throw Error("--prompt-ids is no list as in 1,2,3");
     at = next == end ? end : next + 1;
   }
   return ids;
@@ -98,10 +103,13 @@ int run_prompts(Model* model, const Options& o) {
   while (engine.step()) {
     for (const uint32_t id : engine.take_finished()) {
       const Generation& g = engine.generation(id);
-      std::printf("[%u] prompt %zu, cached %llu, computed %llu, ttft %.1f ms, %.1f tok/s\n", id, g.prompt.size(),
-                  static_cast<unsigned long long>(g.cached_tokens), static_cast<unsigned long long>(g.computed_tokens),
-                  g.first_token_s * 1e3, g.tokens_per_s());
-      if (tokenizer) std::printf("%s%s\n", tokenizer->decode(g.prompt).c_str(), tokenizer->decode(g.output).c_str());
+      std::printf("[%u] prompt %zu, cached %llu, computed %llu, ttft %.1f ms, %.1f tok/s\n", id,
+                  g.prompt.size(), static_cast<unsigned long long>(g.cached_tokens),
+                  static_cast<unsigned long long>(g.computed_tokens), g.first_token_s * 1e3,
+                  g.tokens_per_s());
+      if (tokenizer)
+        std::printf("%s%s\n", tokenizer->decode(g.prompt).c_str(),
+                    tokenizer->decode(g.output).c_str());
       for (const int32_t token : g.output) std::printf("%d ", token);
       std::printf("\n");
     }
@@ -117,7 +125,8 @@ int run(int argc, char** argv) {
   }
   Model model = Model::load(o.model);
   if (!o.prompts.empty() || !o.prompt_ids.empty()) return run_prompts(&model, o);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(std::filesystem::path(o.model) / "tokenizer.json");
+  const std::unique_ptr<Tokenizer> tokenizer =
+      load_tokenizer(std::filesystem::path(o.model) / "tokenizer.json");
   return o.eval.empty() ? run_demo(&model, *tokenizer, o) : run_eval(&model, *tokenizer, o);
 }
 

@@ -10,7 +10,8 @@ namespace npc {
 
 namespace {
 
-radix_tensor heads_view(float* data, uint32_t rows, uint32_t heads, uint32_t head_dim, size_t row_stride) {
+radix_tensor heads_view(float* data, uint32_t rows, uint32_t heads, uint32_t head_dim,
+                        size_t row_stride) {
   radix_tensor t = {};
   t.data = data;
   t.dtype = RADIX_F32;
@@ -86,7 +87,8 @@ Model::Layer Model::load_layer(const Checkpoint& weights, uint32_t index) const 
   l.gate_up = load_linear(weights, c.hidden_size,
                           {{mlp + "gate_proj", c.intermediate_size, c.mlp_bias},
                            {mlp + "up_proj", c.intermediate_size, c.mlp_bias}});
-  l.down = load_linear(weights, c.intermediate_size, {{mlp + "down_proj", c.hidden_size, c.mlp_bias}});
+  l.down =
+      load_linear(weights, c.intermediate_size, {{mlp + "down_proj", c.hidden_size, c.mlp_bias}});
   return l;
 }
 
@@ -111,8 +113,8 @@ void Model::forward(radix_ctx* ctx, const StepBatch& batch, std::vector<float>* 
   }
   const size_t wanted = batch.logit_rows.size();
   for (size_t i = 0; i < wanted; ++i) {
-    rms_norm(scratch_.x.data() + batch.logit_rows[i] * size_t{c.hidden_size}, final_norm_.data(), c.hidden_size,
-             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
+    rms_norm(scratch_.x.data() + batch.logit_rows[i] * size_t{c.hidden_size}, final_norm_.data(),
+             c.hidden_size, c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
   }
   logits->resize(wanted * c.vocab_size);
   head_.apply(scratch_.normed.data(), wanted, logits->data());
@@ -126,7 +128,8 @@ void Model::embed(const StepBatch& batch) {
     if (token < 0 || static_cast<uint32_t>(token) >= config_.vocab_size) {
       throw Error("token " + std::to_string(token) + " is outside the vocabulary");
     }
-    std::copy_n(embedding_.data() + static_cast<size_t>(token) * hidden, hidden, scratch_.x.data() + i * hidden);
+    std::copy_n(embedding_.data() + static_cast<size_t>(token) * hidden, hidden,
+                scratch_.x.data() + i * hidden);
   }
 }
 
@@ -135,8 +138,8 @@ void Model::attention_block(radix_ctx* ctx, const StepBatch& batch, uint32_t lay
   const Layer& l = layers_[layer];
   const size_t rows = batch.rows();
   for (size_t i = 0; i < rows; ++i) {
-    rms_norm(scratch_.x.data() + i * c.hidden_size, l.attention_norm.data(), c.hidden_size, c.rms_norm_eps,
-             scratch_.normed.data() + i * c.hidden_size);
+    rms_norm(scratch_.x.data() + i * c.hidden_size, l.attention_norm.data(), c.hidden_size,
+             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
   }
   l.qkv.apply(scratch_.normed.data(), rows, scratch_.qkv.data());
   if (c.qk_norm) {
@@ -174,7 +177,8 @@ void Model::rope_append(radix_ctx* ctx, const StepBatch& batch, uint32_t layer) 
   d.original_max_position = c.rope.original_max_position;
   d.q = heads_view(qkv, batch.rows(), c.num_q_heads, c.head_dim, stride);
   d.k = heads_view(qkv + c.q_size(), batch.rows(), c.num_kv_heads, c.head_dim, stride);
-  d.v = heads_view(qkv + c.q_size() + c.kv_size(), batch.rows(), c.num_kv_heads, c.head_dim, stride);
+  d.v =
+      heads_view(qkv + c.q_size() + c.kv_size(), batch.rows(), c.num_kv_heads, c.head_dim, stride);
   d.slots = batch.slots.data();
   d.positions = batch.positions.data();
   d.num_tokens = batch.rows();
@@ -194,9 +198,10 @@ void Model::attend(radix_ctx* ctx, const StepBatch& batch, uint32_t layer, bool 
   d.num_seqs = prefill ? batch.seqs() - batch.num_decode : batch.num_decode;
   d.max_context_len = max_of(batch.context_lens.data() + first_seq, d.num_seqs);
   d.window = c.windows[layer];
-  d.q = heads_view(scratch_.qkv.data() + first_row * stride, rows, c.num_q_heads, c.head_dim, stride);
-  d.out = heads_view(scratch_.attention.data() + first_row * size_t{c.q_size()}, rows, c.num_q_heads, c.head_dim,
-                     c.q_size());
+  d.q =
+      heads_view(scratch_.qkv.data() + first_row * stride, rows, c.num_q_heads, c.head_dim, stride);
+  d.out = heads_view(scratch_.attention.data() + first_row * size_t{c.q_size()}, rows,
+                     c.num_q_heads, c.head_dim, c.q_size());
   d.block_tables = batch.tables.data() + first_seq * batch.table_stride;
   d.block_table_stride = batch.table_stride;
   d.context_lens = batch.context_lens.data() + first_seq;
@@ -204,7 +209,8 @@ void Model::attend(radix_ctx* ctx, const StepBatch& batch, uint32_t layer, bool 
   if (prefill) {
     d.cu_q_lens = batch.cu_q_lens.data();
     for (size_t s = 0; s < d.num_seqs; ++s) {
-      d.max_query_len = std::max(d.max_query_len, static_cast<uint32_t>(d.cu_q_lens[s + 1] - d.cu_q_lens[s]));
+      d.max_query_len =
+          std::max(d.max_query_len, static_cast<uint32_t>(d.cu_q_lens[s + 1] - d.cu_q_lens[s]));
     }
   }
   check(radix_attn_workspace(ctx, &d, &d.workspace_size), "radix_attn_workspace");
@@ -224,8 +230,8 @@ void Model::mlp_block(const StepBatch& batch, uint32_t layer) {
   const Layer& l = layers_[layer];
   const size_t rows = batch.rows();
   for (size_t i = 0; i < rows; ++i) {
-    rms_norm(scratch_.x.data() + i * c.hidden_size, l.mlp_norm.data(), c.hidden_size, c.rms_norm_eps,
-             scratch_.normed.data() + i * c.hidden_size);
+    rms_norm(scratch_.x.data() + i * c.hidden_size, l.mlp_norm.data(), c.hidden_size,
+             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
   }
   l.gate_up.apply(scratch_.normed.data(), rows, scratch_.gate_up.data());
   for (size_t i = 0; i < rows; ++i) {

@@ -1,9 +1,11 @@
-// The forward pass of a Llama-, Mistral-, Qwen2- or Qwen3-style decoder over radixattn's paged KV cache.
+// The forward pass of a Llama-, Mistral-, Qwen2- or Qwen3-style decoder over radixattn's paged KV
+// cache.
 //
-// A step is a batch of rows: first one row for each decoding sequence, then the rows of each prefilling sequence. K/V of
-// every row goes to its slot, attention reads through the block tables: a row never knows whether the blocks
-// before it were computed by itself, by another request, or minutes ago.
-// Weights are kept in f32. Everything but attention gives a row the same bits whatever else is in the batch.
+// A step is a batch of rows: first one row for each decoding sequence, then the rows of each
+// prefilling sequence. K/V of every row goes to its slot, attention reads through the block tables:
+// a row never knows whether the blocks before it were computed by itself, by another request, or
+// minutes ago. Weights are kept in f32. Everything but attention gives a row the same bits whatever
+// else is in the batch.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +19,8 @@
 
 namespace npc {
 
-// The rows of one step. Rows [0, num_decode) are decoding sequences, one each; the rest are prefill, in the order of
-// the remaining sequences.
+// The rows of one step. Rows [0, num_decode) are decoding sequences, one each; the rest are
+// prefill, in the order of the remaining sequences.
 struct StepBatch {
   uint32_t num_decode = 0;
   std::vector<int32_t> tokens;     // [rows]

@@ -39,7 +39,8 @@ class Fields {
     if (v == nullptr) return fallback;
     if (!v->is_number()) fail(std::string(key) + " is not a number");
     const double x = v->get<double>();
-    if (!(x > 0) || x > 1e30) fail(std::string(key) + " is " + v->dump() + ": expected a positive number");
+    if (!(x > 0) || x > 1e30)
+      fail(std::string(key) + " is " + v->dump() + ": expected a positive number");
     return static_cast<float>(x);
   }
   bool flag(const char* key, bool fallback) const {
@@ -68,7 +69,8 @@ class Fields {
   const json& object_;
 };
 
-// rope_scaling (older files) or rope_parameters (newer ones); its type under "rope_type" or, older, "type".
+// rope_scaling (older files) or rope_parameters (newer ones); its type under "rope_type" or, older,
+// "type".
 void read_rope(const Fields& f, const std::string& where, ModelConfig* c) {
   RopeConfig& rope = c->rope;
   rope.theta = f.number("rope_theta", 10000.f);
@@ -92,7 +94,8 @@ void read_rope(const Fields& f, const std::string& where, ModelConfig* c) {
     rope.beta_fast = s.number("beta_fast", 32.f);
     rope.beta_slow = s.number("beta_slow", 1.f);
     rope.attention_factor = s.number("attention_factor", 0.f);
-    if (s.find("mscale") != nullptr || s.find("mscale_all_dim") != nullptr) s.fail("has mscale: not computed here");
+    if (s.find("mscale") != nullptr || s.find("mscale_all_dim") != nullptr)
+      s.fail("has mscale: not computed here");
   } else {
     s.fail("type is \"" + type + "\": expected default, linear, llama3 or yarn");
   }
@@ -121,8 +124,8 @@ void read_architecture(const Fields& f, ModelConfig* c) {
   if (activation != "silu") f.fail("hidden_act is " + activation + ": expected silu");
 }
 
-// Mistral: every layer when sliding_window is set. Qwen: only with use_sliding_window, and then as layer_types says
-// or, older, in the layers from max_window_layers on.
+// Mistral: every layer when sliding_window is set. Qwen: only with use_sliding_window, and then as
+// layer_types says or, older, in the layers from max_window_layers on.
 void read_windows(const Fields& f, ModelConfig* c) {
   c->windows.assign(c->num_layers, 0);
   const bool mistral = c->architecture == "MistralForCausalLM";
@@ -155,12 +158,14 @@ void read_end_tokens(const Fields& f, ModelConfig* c) {
 }
 
 void check_shapes(const Fields& f, const ModelConfig& c) {
-  if (c.num_q_heads % c.num_kv_heads != 0) f.fail("num_attention_heads is no multiple of num_key_value_heads");
+  if (c.num_q_heads % c.num_kv_heads != 0)
+    f.fail("num_attention_heads is no multiple of num_key_value_heads");
   if (c.head_dim < 32 || c.head_dim > 256 || c.head_dim % 8 != 0) {
     f.fail("head_dim is " + std::to_string(c.head_dim) + ": expected 32..256 in steps of 8");
   }
   constexpr uint64_t kMaxWidth = 1u << 24;
-  if (uint64_t{c.num_q_heads} * c.head_dim > kMaxWidth || c.num_layers > 1024) f.fail("is too large");
+  if (uint64_t{c.num_q_heads} * c.head_dim > kMaxWidth || c.num_layers > 1024)
+    f.fail("is too large");
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // config.json of Hugging Face's Llama, Mistral, Qwen2 and Qwen3, as one plain struct.
 //
-// Promise: every value is checked (sizes, ranges, divisibility); an architecture, activation or rope scaling that the
-// forward pass does not compute is an npc::Error, never silently ignored.
+// Promise: every value is checked (sizes, ranges, divisibility); an architecture, activation or
+// rope scaling that the forward pass does not compute is an npc::Error, never silently ignored.
 #pragma once
 
 #include <cstdint>

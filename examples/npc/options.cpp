@@ -18,7 +18,8 @@ uint32_t number(const std::string& name, const std::string& text, uint32_t low, 
   uint32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
-    throw Error(name + " is \"" + text + "\": expected " + std::to_string(low) + ".." + std::to_string(high));
+    throw Error(name + " is \"" + text + "\": expected " + std::to_string(low) + ".." +
+                std::to_string(high));
   }
   return value;
 }
@@ -35,7 +36,8 @@ int32_t kv_dtype(const std::string& text) {
 const char* usage() {
   return "npc_demo: characters of one world answer questions, with and without a prefix cache\n"
          "\n"
-         "  --model DIR       Hugging Face checkpoint: config.json, model.safetensors, tokenizer.json\n"
+         "  --model DIR       Hugging Face checkpoint: config.json, model.safetensors, "
+         "tokenizer.json\n"
          "  --data FILE       the world, its characters and their questions\n"
          "  --json FILE       write the summary as JSON\n"
          "  --eval FILE       count right answers on held-out worlds instead\n"
@@ -50,7 +52,8 @@ const char* usage() {
          "  --kv-dtype T      f32, f16 or bf16 (f16)\n"
          "  --help            this text\n"
          "\n"
-         "Exit status: 0; 1 when the two runs give different tokens, fewer than 95% of the answers are right, or on error.\n";
+         "Exit status: 0; 1 when the two runs give different tokens, fewer than 95% of the answers "
+         "are right, or on error.\n";
 }
 
 Options parse_options(int argc, const char* const* argv) {
@@ -68,9 +71,12 @@ Options parse_options(int argc, const char* const* argv) {
       {"--max-tokens", [&](Value v) { o.max_tokens = number("--max-tokens", v, 1, 1u << 20); }},
       {"--threads", [&](Value v) { o.engine.threads = number("--threads", v, 1, 1024); }},
       {"--block-size", [&](Value v) { o.engine.block_size = number("--block-size", v, 1, 256); }},
-      {"--num-blocks", [&](Value v) { o.engine.num_blocks = number("--num-blocks", v, 1, 1u << 24); }},
-      {"--step-tokens", [&](Value v) { o.engine.step_tokens = number("--step-tokens", v, 1, 1u << 20); }},
-      {"--max-running", [&](Value v) { o.engine.max_running = number("--max-running", v, 1, 1024); }},
+      {"--num-blocks",
+       [&](Value v) { o.engine.num_blocks = number("--num-blocks", v, 1, 1u << 24); }},
+      {"--step-tokens",
+       [&](Value v) { o.engine.step_tokens = number("--step-tokens", v, 1, 1u << 20); }},
+      {"--max-running",
+       [&](Value v) { o.engine.max_running = number("--max-running", v, 1, 1024); }},
       {"--kv-dtype", [&](Value v) { o.engine.kv_dtype = kv_dtype(v); }},
   };
   for (int i = 1; i < argc; ++i) {

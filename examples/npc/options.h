@@ -13,10 +13,10 @@ struct Options {
   bool help = false;
   std::string model;  // default: beside the sources
   std::string data;
-  std::string json;                      // write the summary here
-  std::string eval;                      // held-out worlds: count right answers
-  std::vector<std::string> prompts;      // generate freely instead
-  std::vector<std::string> prompt_ids;   // the same from token ids "1,2,3"
+  std::string json;                     // write the summary here
+  std::string eval;                     // held-out worlds: count right answers
+  std::vector<std::string> prompts;     // generate freely instead
+  std::vector<std::string> prompt_ids;  // the same from token ids "1,2,3"
   uint32_t max_tokens = 32;
   EngineOptions engine;
 };

@@ -58,7 +58,8 @@ uint64_t RunResult::computed_tokens() const {
   return sum(generations, [](const Generation& g) { return g.computed_tokens; });
 }
 uint64_t RunResult::right_answers() const {
-  return static_cast<uint64_t>(std::count_if(turns.begin(), turns.end(), [](const Turn& t) { return t.right; }));
+  return static_cast<uint64_t>(
+      std::count_if(turns.begin(), turns.end(), [](const Turn& t) { return t.right; }));
 }
 
 Comparison compare(const RunResult& cached, const RunResult& uncached) {
@@ -76,7 +77,8 @@ Comparison compare(const RunResult& cached, const RunResult& uncached) {
     const size_t vocab = a.output.empty() ? 1 : std::max<size_t>(1, n / a.output.size());
     for (size_t at = 0; at + vocab <= n; at += vocab) {
       ++c.rows;
-      c.identical_rows += std::memcmp(a.logits.data() + at, b.logits.data() + at, vocab * sizeof(float)) == 0;
+      c.identical_rows +=
+          std::memcmp(a.logits.data() + at, b.logits.data() + at, vocab * sizeof(float)) == 0;
       for (size_t j = at; j < at + vocab; ++j) {
         const float difference = std::fabs(a.logits[j] - b.logits[j]);
         if (!(difference <= c.max_logit_diff)) c.max_logit_diff = difference;  // a NaN stays
@@ -88,49 +90,63 @@ Comparison compare(const RunResult& cached, const RunResult& uncached) {
 
 void print_table_head() {
   const bool terminal = isatty(STDOUT_FILENO) != 0;
-  std::printf("%s%-9s %-33s %-36s %6s %6s %6s %8s %6s%s\n", terminal ? "\033[1m" : "", "character", "question", "answer",
-              "prompt", "cached", "comp.", "ttft ms", "tok/s", terminal ? "\033[0m" : "");
+  std::printf("%s%-9s %-33s %-36s %6s %6s %6s %8s %6s%s\n", terminal ? "\033[1m" : "", "character",
+              "question", "answer", "prompt", "cached", "comp.", "ttft ms", "tok/s",
+              terminal ? "\033[0m" : "");
 }
 
 void print_turn(const Character& character, const Turn& turn, const Generation& g) {
   const std::string answer = (turn.right ? "" : "WRONG ") + readable(turn.answer);
-  std::printf("%s %s %s %6zu %6llu %6llu %8.1f %6.0f\n", column(character.name, 9).c_str(),
-              column(readable(character.questions[turn.question].text), 33).c_str(), column(answer, 36).c_str(),
-              g.prompt.size(), static_cast<unsigned long long>(g.cached_tokens),
-              static_cast<unsigned long long>(g.computed_tokens), g.first_token_s * 1e3, g.tokens_per_s());
+  std::printf(
+      "%s %s %s %6zu %6llu %6llu %8.1f %6.0f\n", column(character.name, 9).c_str(),
+      column(readable(character.questions[turn.question].text), 33).c_str(),
+      column(answer, 36).c_str(), g.prompt.size(), static_cast<unsigned long long>(g.cached_tokens),
+      static_cast<unsigned long long>(g.computed_tokens), g.first_token_s * 1e3, g.tokens_per_s());
   std::fflush(stdout);
 }
 
 void print_summary(const RunResult& cached, const RunResult& uncached, const Comparison& c) {
   using ull = unsigned long long;
-  const auto on = static_cast<double>(cached.computed_tokens()), off = static_cast<double>(uncached.computed_tokens());
+  const auto on = static_cast<double>(cached.computed_tokens()),
+             off = static_cast<double>(uncached.computed_tokens());
   std::printf("\n%-34s %14s %14s %10s\n", "", "cache on", "cache off", "off / on");
-  std::printf("%-34s %14llu %14llu %9.1fx\n", "prompt tokens computed", static_cast<ull>(cached.computed_tokens()),
+  std::printf("%-34s %14llu %14llu %9.1fx\n", "prompt tokens computed",
+              static_cast<ull>(cached.computed_tokens()),
               static_cast<ull>(uncached.computed_tokens()), ratio(off, on));
-  std::printf("%-34s %14llu %14llu\n", "prompt tokens found cached or shared", static_cast<ull>(cached.cached_tokens()),
-              static_cast<ull>(uncached.cached_tokens()));
-  std::printf("%-34s %14.0f %14.0f %9.1fx\n", "KV memory at its peak, KiB", kib(cached.peak_kv_bytes),
-              kib(uncached.peak_kv_bytes),
-              ratio(static_cast<double>(uncached.peak_kv_bytes), static_cast<double>(cached.peak_kv_bytes)));
-  std::printf("%-34s %14.1f %14.1f %9.1fx\n", "median time to first token, ms", median_ttft_ms(cached.generations),
-              median_ttft_ms(uncached.generations),
+  std::printf("%-34s %14llu %14llu\n", "prompt tokens found cached or shared",
+              static_cast<ull>(cached.cached_tokens()), static_cast<ull>(uncached.cached_tokens()));
+  std::printf("%-34s %14.0f %14.0f %9.1fx\n", "KV memory at its peak, KiB",
+              kib(cached.peak_kv_bytes), kib(uncached.peak_kv_bytes),
+              ratio(static_cast<double>(uncached.peak_kv_bytes),
+                    static_cast<double>(cached.peak_kv_bytes)));
+  std::printf("%-34s %14.1f %14.1f %9.1fx\n", "median time to first token, ms",
+              median_ttft_ms(cached.generations), median_ttft_ms(uncached.generations),
               ratio(median_ttft_ms(uncached.generations), median_ttft_ms(cached.generations)));
-  std::printf("%-34s %14.0f %14.0f\n", "tokens generated a second, in all", tokens_per_s(cached), tokens_per_s(uncached));
-  std::printf("%-34s %14.2f %14.2f %9.1fx\n", "seconds", cached.seconds, uncached.seconds, c.speedup);
+  std::printf("%-34s %14.0f %14.0f\n", "tokens generated a second, in all", tokens_per_s(cached),
+              tokens_per_s(uncached));
+  std::printf("%-34s %14.2f %14.2f %9.1fx\n", "seconds", cached.seconds, uncached.seconds,
+              c.speedup);
   std::printf("%-34s %14llu %14llu\n", "right answers", static_cast<ull>(cached.right_answers()),
               static_cast<ull>(uncached.right_answers()));
-  std::printf("\nrequests %zu, prompt tokens %llu\n", cached.turns.size(), static_cast<ull>(cached.prompt_tokens()));
-  std::printf("tokens generated: %s\n", c.identical_tokens ? "identical in both runs" : "DIFFERENT");
+  std::printf("\nrequests %zu, prompt tokens %llu\n", cached.turns.size(),
+              static_cast<ull>(cached.prompt_tokens()));
+  std::printf("tokens generated: %s\n",
+              c.identical_tokens ? "identical in both runs" : "DIFFERENT");
   std::printf("logits: %llu of %llu rows identical bit for bit; largest difference %g\n",
-              static_cast<ull>(c.identical_rows), static_cast<ull>(c.rows), static_cast<double>(c.max_logit_diff));
+              static_cast<ull>(c.identical_rows), static_cast<ull>(c.rows),
+              static_cast<double>(c.max_logit_diff));
   if (c.identical_rows < c.rows) {
-    std::printf("  Rows differ where attention had another shape: a prompt computed after its cached prefix is cut into\n"
-                "  other tiles than the whole prompt, and float addition depends on the order of its terms. The matrix\n"
-                "  products and norms give a row the same bits in any batch.\n");
+    std::printf(
+        "  Rows differ where attention had another shape: a prompt computed after its cached "
+        "prefix is cut into\n"
+        "  other tiles than the whole prompt, and float addition depends on the order of its "
+        "terms. The matrix\n"
+        "  products and norms give a row the same bits in any batch.\n");
   }
 }
 
-void write_json(const std::string& path, const RunResult& cached, const RunResult& uncached, const Comparison& c) {
+void write_json(const std::string& path, const RunResult& cached, const RunResult& uncached,
+                const Comparison& c) {
   const nlohmann::ordered_json doc = {
       {"requests", cached.turns.size()},
       {"prompt_tokens", cached.prompt_tokens()},

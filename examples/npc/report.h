@@ -26,7 +26,7 @@ struct RunResult {
 
 struct Comparison {
   bool identical_tokens = false;
-  uint64_t rows = 0;           // logit rows compared
+  uint64_t rows = 0;            // logit rows compared
   uint64_t identical_rows = 0;  // of these, equal bit for bit
   float max_logit_diff = 0;
   double speedup = 0;  // seconds without the cache over seconds with it
@@ -37,6 +37,7 @@ Comparison compare(const RunResult& cached, const RunResult& uncached);
 void print_table_head();
 void print_turn(const Character& character, const Turn& turn, const Generation& g);
 void print_summary(const RunResult& cached, const RunResult& uncached, const Comparison& c);
-void write_json(const std::string& path, const RunResult& cached, const RunResult& uncached, const Comparison& c);
+void write_json(const std::string& path, const RunResult& cached, const RunResult& uncached,
+                const Comparison& c);
 
 }  // namespace npc

@@ -58,9 +58,10 @@ struct DTypeInfo {
   uint64_t bytes;
 };
 constexpr DTypeInfo kDTypes[] = {
-    {"F32", DType::F32, 4},   {"F16", DType::F16, 2},   {"BF16", DType::BF16, 2},  {"F64", DType::Other, 8},
-    {"I64", DType::Other, 8}, {"I32", DType::Other, 4}, {"I16", DType::Other, 2},  {"I8", DType::Other, 1},
-    {"U64", DType::Other, 8}, {"U32", DType::Other, 4}, {"U16", DType::Other, 2},  {"U8", DType::Other, 1},
+    {"F32", DType::F32, 4},    {"F16", DType::F16, 2},       {"BF16", DType::BF16, 2},
+    {"F64", DType::Other, 8},  {"I64", DType::Other, 8},     {"I32", DType::Other, 4},
+    {"I16", DType::Other, 2},  {"I8", DType::Other, 1},      {"U64", DType::Other, 8},
+    {"U32", DType::Other, 4},  {"U16", DType::Other, 2},     {"U8", DType::Other, 1},
     {"BOOL", DType::Other, 1}, {"F8_E4M3", DType::Other, 1}, {"F8_E5M2", DType::Other, 1},
 };
 
@@ -81,11 +82,12 @@ class EntryReader {
     *begin = unsigned_number(offsets[0], "data_offsets");
     *end = unsigned_number(offsets[1], "data_offsets");
     if (*begin > *end || *end > data_bytes) {
-      fail("data_offsets [" + std::to_string(*begin) + ", " + std::to_string(*end) + ") leave the " +
-           std::to_string(data_bytes) + " bytes of data");
+      fail("data_offsets [" + std::to_string(*begin) + ", " + std::to_string(*end) +
+           ") leave the " + std::to_string(data_bytes) + " bytes of data");
     }
     if (*end - *begin != want) {
-      fail("has " + std::to_string(*end - *begin) + " bytes, its shape and dtype need " + std::to_string(want));
+      fail("has " + std::to_string(*end - *begin) + " bytes, its shape and dtype need " +
+           std::to_string(want));
     }
     t.data = data + *begin;
     t.bytes = static_cast<size_t>(want);
@@ -102,7 +104,8 @@ class EntryReader {
   }
 
   uint64_t unsigned_number(const json& v, const char* name) const {
-    if (!v.is_number_unsigned()) fail(std::string(name) + " holds something that is no unsigned number");
+    if (!v.is_number_unsigned())
+      fail(std::string(name) + " holds something that is no unsigned number");
     return v.get<uint64_t>();
   }
 
@@ -134,11 +137,13 @@ class EntryReader {
 };
 
 json parse_header(const MappedFile& file, const std::string& name, uint64_t* data_begin) {
-  if (file.size() < 8) throw Error(name + ": " + std::to_string(file.size()) + " bytes: too short for a header");
+  if (file.size() < 8)
+    throw Error(name + ": " + std::to_string(file.size()) + " bytes: too short for a header");
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | std::to_integer<uint64_t>(file.data()[i]);
   if (length > kMaxHeaderBytes || length > file.size() - 8) {
-    throw Error(name + ": header of " + std::to_string(length) + " bytes in a file of " + std::to_string(file.size()));
+    throw Error(name + ": header of " + std::to_string(length) + " bytes in a file of " +
+                std::to_string(file.size()));
   }
   const char* text = reinterpret_cast<const char*>(file.data()) + 8;
   *data_begin = 8 + length;
@@ -146,7 +151,8 @@ json parse_header(const MappedFile& file, const std::string& name, uint64_t* dat
 }
 
 // The data must be exactly covered: an overlap hides one tensor in another, a gap hides anything.
-void check_coverage(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint64_t data_bytes, const std::string& name) {
+void check_coverage(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint64_t data_bytes,
+                    const std::string& name) {
   std::sort(ranges.begin(), ranges.end());
   uint64_t at = 0;
   for (const auto& [begin, end] : ranges) {
@@ -154,7 +160,8 @@ void check_coverage(std::vector<std::pair<uint64_t, uint64_t>> ranges, uint64_t 
     if (begin > at) throw Error(name + ": a gap in the data at offset " + std::to_string(at));
     at = end;
   }
-  if (at != data_bytes) throw Error(name + ": " + std::to_string(data_bytes - at) + " bytes after the last tensor");
+  if (at != data_bytes)
+    throw Error(name + ": " + std::to_string(data_bytes - at) + " bytes after the last tensor");
 }
 
 }  // namespace
@@ -178,7 +185,8 @@ Checkpoint Checkpoint::open(const fs::path& dir) {
   } else if (fs::exists(index)) {
     checkpoint.open_shards(dir, index);
   } else {
-    throw Error(dir.string() + ": neither model.safetensors nor model.safetensors.index.json is there");
+    throw Error(dir.string() +
+                ": neither model.safetensors nor model.safetensors.index.json is there");
   }
   return checkpoint;
 }
@@ -197,7 +205,8 @@ void Checkpoint::add_file(const fs::path& path) {
     TensorView t = EntryReader(name + ": tensor " + key, entry)
                        .read(file->data() + data_begin, data_bytes, &begin, &end);
     if (begin != end) ranges.emplace_back(begin, end);
-    if (!tensors_.emplace(key, std::move(t)).second) throw Error(name + ": tensor " + key + " is in two shards");
+    if (!tensors_.emplace(key, std::move(t)).second)
+      throw Error(name + ": tensor " + key + " is in two shards");
   }
   check_coverage(std::move(ranges), data_bytes, name);
   files_.push_back(std::move(file));
@@ -209,9 +218,11 @@ void Checkpoint::open_shards(const fs::path& dir, const fs::path& index) {
   if (map == doc.end() || !map->is_object()) throw Error(index.string() + ": no weight_map");
   std::set<std::string> shards;
   for (const auto& [key, shard] : map->items()) {
-    if (!shard.is_string()) throw Error(index.string() + ": the shard of " + key + " is not a string");
+    if (!shard.is_string())
+      throw Error(index.string() + ": the shard of " + key + " is not a string");
     const std::string file = shard.get<std::string>();
-    // A shard stands beside its index: a path with directories would let a checkpoint read any file.
+    // A shard stands beside its index: a path with directories would let a checkpoint read any
+    // file.
     if (file.empty() || file == ".." || file.find('/') != std::string::npos) {
       throw Error(index.string() + ": \"" + file + "\" is not a plain file name");
     }
@@ -229,17 +240,20 @@ const TensorView& Checkpoint::view(const std::string& name) const {
   return it->second;
 }
 
-std::vector<float> Checkpoint::floats(const std::string& name, const std::vector<int64_t>& shape) const {
+std::vector<float> Checkpoint::floats(const std::string& name,
+                                      const std::vector<int64_t>& shape) const {
   const TensorView& t = view(name);
   if (t.shape != shape) {
-    throw Error("tensor " + name + " has shape " + json(t.shape).dump() + ": expected " + json(shape).dump());
+    throw Error("tensor " + name + " has shape " + json(t.shape).dump() + ": expected " +
+                json(shape).dump());
   }
   std::vector<float> out(static_cast<size_t>(t.elements()));
   if (t.dtype == DType::F32) {
     if (!out.empty()) std::memcpy(out.data(), t.data, t.bytes);
     return out;
   }
-  if (t.dtype == DType::Other) throw Error("tensor " + name + " is " + t.dtype_name + ": expected F32, F16 or BF16");
+  if (t.dtype == DType::Other)
+    throw Error("tensor " + name + " is " + t.dtype_name + ": expected F32, F16 or BF16");
   const auto convert = t.dtype == DType::F16 ? half_to_float : bfloat16_to_float;
   for (size_t i = 0; i < out.size(); ++i) {
     uint16_t bits = 0;
@@ -261,6 +275,8 @@ float half_to_float(uint16_t bits) {
   return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
 }
 
-float bfloat16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+float bfloat16_to_float(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 }  // namespace npc

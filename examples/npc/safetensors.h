@@ -1,9 +1,11 @@
-// Reads Hugging Face checkpoints: model.safetensors, or shards named by model.safetensors.index.json.
+// Reads Hugging Face checkpoints: model.safetensors, or shards named by
+// model.safetensors.index.json.
 //
-// A file is: u64 little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data.
-// Files are untrusted: header length, JSON, dtypes, shapes, offsets, gaps and overlaps are all verified when a file is
-// opened; anything wrong is an npc::Error that names the file and the tensor. Data is mapped, not read: tensors
-// are views that live as long as the Checkpoint.
+// A file is: u64 little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
+// then the data. Files are untrusted: header length, JSON, dtypes, shapes, offsets, gaps and
+// overlaps are all verified when a file is opened; anything wrong is an npc::Error that names the
+// file and the tensor. Data is mapped, not read: tensors are views that live as long as the
+// Checkpoint.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +18,12 @@
 
 namespace npc {
 
-enum class DType { F32, F16, BF16, Other };  // Other: valid in a file, not convertible to float here
+enum class DType {
+  F32,
+  F16,
+  BF16,
+  Other
+};  // Other: valid in a file, not convertible to float here
 
 struct TensorView {
   DType dtype = DType::Other;

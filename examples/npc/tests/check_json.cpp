@@ -1,4 +1,5 @@
-// Checks the summary that npc_demo --json wrote: all keys, their types, and what must hold between them.
+// Checks the summary that npc_demo --json wrote: all keys, their types, and what must hold between
+// them.
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -14,8 +15,9 @@ void expect(bool ok, const char* what) {
 }
 
 void check_summary(const nlohmann::json& d) {
-  for (const char* key : {"requests", "prompt_tokens", "cached_tokens", "computed_tokens", "computed_tokens_uncached",
-                          "right_answers", "questions", "kv_bytes_peak", "kv_bytes_peak_uncached"}) {
+  for (const char* key :
+       {"requests", "prompt_tokens", "cached_tokens", "computed_tokens", "computed_tokens_uncached",
+        "right_answers", "questions", "kv_bytes_peak", "kv_bytes_peak_uncached"}) {
     expect(d.at(key).is_number_unsigned() && d.at(key).get<uint64_t>() > 0, key);
   }
   const auto count = [&](const char* key) { return d.at(key).get<uint64_t>(); };
@@ -25,8 +27,10 @@ void check_summary(const nlohmann::json& d) {
   expect(count("right_answers") * 100 >= count("questions") * 95, "95% of the answers are right");
   expect(count("requests") == count("questions"), "one request a question");
   expect(count("questions") >= 16, "8 characters with 2 questions");
-  expect(count("cached_tokens") + count("computed_tokens") == count("prompt_tokens"), "cached + computed = prompt");
-  expect(count("computed_tokens_uncached") == count("prompt_tokens"), "uncached computes every prompt token");
+  expect(count("cached_tokens") + count("computed_tokens") == count("prompt_tokens"),
+         "cached + computed = prompt");
+  expect(count("computed_tokens_uncached") == count("prompt_tokens"),
+         "uncached computes every prompt token");
   expect(count("computed_tokens") * 5 < count("prompt_tokens"), "the cache saves four fifths");
   expect(count("kv_bytes_peak") < count("kv_bytes_peak_uncached"), "sharing saves memory");
   expect(d.at("speedup").get<double>() > 1.0, "speedup > 1");

@@ -14,7 +14,8 @@ using nlohmann::json;
 
 TempDir::TempDir() {
   static std::atomic<int> counter{0};
-  path_ = fs::temp_directory_path() / ("npc_test_" + std::to_string(getpid()) + "_" + std::to_string(counter++));
+  path_ = fs::temp_directory_path() /
+          ("npc_test_" + std::to_string(getpid()) + "_" + std::to_string(counter++));
   fs::create_directories(path_);
 }
 TempDir::~TempDir() {
@@ -22,7 +23,9 @@ TempDir::~TempDir() {
   fs::remove_all(path_, ignored);
 }
 
-void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+void write_text(const fs::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
 
 void write_raw(const fs::path& path, const std::string& header, const std::string& data) {
   std::string text;
@@ -32,7 +35,8 @@ void write_raw(const fs::path& path, const std::string& header, const std::strin
 
 namespace {
 
-// Values that tests store in 2 bytes are exact in bf16 and f16 (few mantissa bits), so truncation is exact.
+// Values that tests store in 2 bytes are exact in bf16 and f16 (few mantissa bits), so truncation
+// is exact.
 std::string encode(const std::vector<float>& values, const std::string& dtype) {
   std::string bytes;
   for (const float v : values) {
@@ -44,7 +48,8 @@ std::string encode(const std::vector<float>& values, const std::string& dtype) {
       n = 2;
     } else if (dtype == "F16") {  // normal numbers and zero only
       const uint32_t exponent = bits >> 23 & 0xff;
-      out = (bits >> 16 & 0x8000) | (exponent == 0 ? 0 : (exponent - 112) << 10 | (bits >> 13 & 0x3ff));
+      out = (bits >> 16 & 0x8000) |
+            (exponent == 0 ? 0 : (exponent - 112) << 10 | (bits >> 13 & 0x3ff));
       n = 2;
     }
     for (int i = 0; i < n; ++i) bytes += static_cast<char>(out >> (8 * i) & 0xff);
@@ -76,14 +81,23 @@ void write_sharded(const fs::path& dir, const Tensors& tensors) {
   }
   write_safetensors(dir / "model-00001-of-00002.safetensors", shards[0]);
   write_safetensors(dir / "model-00002-of-00002.safetensors", shards[1]);
-  write_text(dir / "model.safetensors.index.json", json{{"metadata", json::object()}, {"weight_map", map}}.dump());
+  write_text(dir / "model.safetensors.index.json",
+             json{{"metadata", json::object()}, {"weight_map", map}}.dump());
 }
 
 json small_config(const std::string& architecture, const json& more) {
-  json config = {{"architectures", {architecture}}, {"vocab_size", 61},          {"hidden_size", 48},
-                 {"intermediate_size", 80},         {"num_hidden_layers", 2},    {"num_attention_heads", 4},
-                 {"num_key_value_heads", 2},        {"head_dim", 32},            {"max_position_embeddings", 512},
-                 {"rms_norm_eps", 1e-5},            {"rope_theta", 1000.0},      {"hidden_act", "silu"},
+  json config = {{"architectures", {architecture}},
+                 {"vocab_size", 61},
+                 {"hidden_size", 48},
+                 {"intermediate_size", 80},
+                 {"num_hidden_layers", 2},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 32},
+                 {"max_position_embeddings", 512},
+                 {"rms_norm_eps", 1e-5},
+                 {"rope_theta", 1000.0},
+                 {"hidden_act", "silu"},
                  {"tie_word_embeddings", false}};
   config.update(more);
   return config;
@@ -92,7 +106,8 @@ json small_config(const std::string& architecture, const json& more) {
 Tensors random_weights(const json& config, unsigned seed) {
   std::mt19937 random(seed);
   Tensors tensors;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape, float mean, float spread) {
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, float mean,
+                       float spread) {
     std::normal_distribution<float> normal(mean, spread);
     int64_t n = 1;
     for (const int64_t d : shape) n *= d;
@@ -101,15 +116,18 @@ Tensors random_weights(const json& config, unsigned seed) {
     for (int64_t i = 0; i < n; ++i) t.values.push_back(normal(random));
   };
   const std::string architecture = config["architectures"][0];
-  const int64_t hidden = config["hidden_size"], inner = config["intermediate_size"], vocab = config["vocab_size"];
+  const int64_t hidden = config["hidden_size"], inner = config["intermediate_size"],
+                vocab = config["vocab_size"];
   const int64_t head = config["head_dim"], q = head * config["num_attention_heads"].get<int64_t>(),
                 kv = head * config["num_key_value_heads"].get<int64_t>();
   add("model.embed_tokens.weight", {vocab, hidden}, 0.f, 1.f);
   for (int64_t i = 0; i < config["num_hidden_layers"]; ++i) {
-    const std::string p = "model.layers." + std::to_string(i) + ".", a = p + "self_attn.", m = p + "mlp.";
+    const std::string p = "model.layers." + std::to_string(i) + ".", a = p + "self_attn.",
+                      m = p + "mlp.";
     add(p + "input_layernorm.weight", {hidden}, 1.f, 0.2f);
     add(p + "post_attention_layernorm.weight", {hidden}, 1.f, 0.2f);
-    const std::pair<const char*, int64_t> projections[] = {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}};
+    const std::pair<const char*, int64_t> projections[] = {
+        {"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}};
     for (const auto& [name, rows] : projections) {
       add(a + name + ".weight", {rows, hidden}, 0.f, 0.3f);
       if (architecture == "Qwen2ForCausalLM") add(a + name + ".bias", {rows}, 0.f, 0.5f);

@@ -30,15 +30,19 @@ using Tensors = std::map<std::string, Tensor>;
 
 void write_text(const std::filesystem::path& path, const std::string& text);
 // A file of this header text and data, right or wrong.
-void write_raw(const std::filesystem::path& path, const std::string& header, const std::string& data);
-void write_safetensors(const std::filesystem::path& path, const Tensors& tensors, const std::string& dtype = "F32");
+void write_raw(const std::filesystem::path& path, const std::string& header,
+               const std::string& data);
+void write_safetensors(const std::filesystem::path& path, const Tensors& tensors,
+                       const std::string& dtype = "F32");
 // Two shards and their index.
 void write_sharded(const std::filesystem::path& dir, const Tensors& tensors);
 
 // The config.json of a small model of this architecture; `more` overrides or adds keys.
-nlohmann::json small_config(const std::string& architecture, const nlohmann::json& more = nlohmann::json::object());
+nlohmann::json small_config(const std::string& architecture,
+                            const nlohmann::json& more = nlohmann::json::object());
 // Random weights of exactly the tensors that such a model has.
 Tensors random_weights(const nlohmann::json& config, unsigned seed);
-void write_checkpoint(const std::filesystem::path& dir, const nlohmann::json& config, const Tensors& tensors);
+void write_checkpoint(const std::filesystem::path& dir, const nlohmann::json& config,
+                      const Tensors& tensors);
 
 }  // namespace npc::test

@@ -21,7 +21,8 @@ class EngineTest : public testing::Test {
     return Model::load(dir.path());
   }
 
-  // Prompts like a game's: a few long shared beginnings, tails of their own, some exact repetitions.
+  // Prompts like a game's: a few long shared beginnings, tails of their own, some exact
+  // repetitions.
   static std::vector<std::vector<int32_t>> random_prompts(std::mt19937* random, size_t n) {
     const auto tokens = [&](size_t length) {
       std::vector<int32_t> t(length);
@@ -44,7 +45,9 @@ class EngineTest : public testing::Test {
   }
 
   // Submits all, some only after a few steps; returns the generations by prompt.
-  static std::vector<Generation> run(Engine* engine, const std::vector<std::vector<int32_t>>& prompts, uint32_t seed) {
+  static std::vector<Generation> run(Engine* engine,
+                                     const std::vector<std::vector<int32_t>>& prompts,
+                                     uint32_t seed) {
     std::mt19937 random(seed);
     std::vector<uint32_t> ids;
     for (const auto& prompt : prompts) {
@@ -74,7 +77,9 @@ TEST_F(EngineTest, CachedTokensEqualUncachedOnes) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
     const auto prompts = random_prompts(&random, 14);
-    const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random() % (high - low + 1)); };
+    const auto pick = [&](uint32_t low, uint32_t high) {
+      return low + static_cast<uint32_t>(random() % (high - low + 1));
+    };
     EngineOptions options;
     options.kv_dtype = RADIX_F32;
     options.block_size = pick(1, 20);
@@ -151,7 +156,7 @@ TEST_F(EngineTest, APoolTooSmallForOneSequenceIsAnError) {
   EXPECT_THROW(engine.step(), Error);
   Engine growing(&model_, options);
   growing.submit(std::vector<int32_t>(30, 1), 20);
-  EXPECT_THROW(while (growing.step()) {}, Error);
+  EXPECT_THROW(while (growing.step()){}, Error);
 }
 
 TEST_F(EngineTest, RefusesPromptsOutsideTheModel) {

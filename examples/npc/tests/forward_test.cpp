@@ -1,4 +1,5 @@
-// The forward pass against a plain double-precision model, and against PyTorch's logits for the trained model.
+// The forward pass against a plain double-precision model, and against PyTorch's logits for the
+// trained model.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -23,7 +24,8 @@ struct Architecture {
 
 class Forward : public testing::TestWithParam<Architecture> {};
 
-// Prefill in chunks of several sizes and decode: every step's logits equal the plain model's at that position.
+// Prefill in chunks of several sizes and decode: every step's logits equal the plain model's at
+// that position.
 TEST_P(Forward, EqualsThePlainModel) {
   const json config = small_config(GetParam().architecture, json::parse(GetParam().more));
   const Tensors weights = random_weights(config, 7);
@@ -61,14 +63,18 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Architecture{"Llama", "LlamaForCausalLM", "{}"},
         Architecture{"LlamaTied", "LlamaForCausalLM", R"({"tie_word_embeddings":true})"},
-        Architecture{"Llama3Rope", "LlamaForCausalLM",
-                     R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+        Architecture{
+            "Llama3Rope", "LlamaForCausalLM",
+            R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
                          "original_max_position_embeddings":64}})"},
-        Architecture{"LinearRopeOldKey", "LlamaForCausalLM", R"({"rope_scaling":{"type":"linear","factor":2.0}})"},
+        Architecture{"LinearRopeOldKey", "LlamaForCausalLM",
+                     R"({"rope_scaling":{"type":"linear","factor":2.0}})"},
         Architecture{"Mistral", "MistralForCausalLM", R"({"sliding_window":9})"},
-        Architecture{"Qwen2", "Qwen2ForCausalLM", "{}"}, Architecture{"Qwen3", "Qwen3ForCausalLM", "{}"},
-        Architecture{"Qwen3Yarn", "Qwen3ForCausalLM",
-                     R"({"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":128}})"}),
+        Architecture{"Qwen2", "Qwen2ForCausalLM", "{}"},
+        Architecture{"Qwen3", "Qwen3ForCausalLM", "{}"},
+        Architecture{
+            "Qwen3Yarn", "Qwen3ForCausalLM",
+            R"({"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":128}})"}),
     [](const auto& test) { return test.param.name; });
 
 TEST(Forward, AMissingTensorIsNamed) {
@@ -81,13 +87,15 @@ TEST(Forward, AMissingTensorIsNamed) {
     Model::load(dir.path());
     FAIL() << "loaded";
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("model.layers.1.mlp.up_proj.weight"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("model.layers.1.mlp.up_proj.weight"), std::string::npos)
+        << e.what();
   }
 }
 
 TEST(TrainedModel, EqualsPyTorch) {
   const std::filesystem::path assets = NPC_ASSETS;
-  if (!std::filesystem::exists(assets / "model/model.safetensors")) GTEST_SKIP() << "no trained model in this tree";
+  if (!std::filesystem::exists(assets / "model/model.safetensors"))
+    GTEST_SKIP() << "no trained model in this tree";
   const json reference = parse_json_file(assets / "data/reference_logits.json");
   Model model = Model::load(assets / "model");
   for (const char* name : {"short", "demo"}) {
@@ -101,7 +109,8 @@ TEST(TrainedModel, EqualsPyTorch) {
     while (engine.step()) {
     }
     ASSERT_EQ(want.size(), model.config().vocab_size);
-    for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(g.logits[i], want[i], 5e-3) << name << " logit " << i;
+    for (size_t i = 0; i < want.size(); ++i)
+      ASSERT_NEAR(g.logits[i], want[i], 5e-3) << name << " logit " << i;
     ASSERT_LE(g.output.size(), continuation.size());  // ours stops at <eos>
     EXPECT_TRUE(std::equal(g.output.begin(), g.output.end(), continuation.begin())) << name;
   }

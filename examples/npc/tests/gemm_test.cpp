@@ -20,9 +20,12 @@ std::vector<float> random_floats(size_t n, unsigned seed) {
 }
 
 TEST(Linear, EqualsTheSumInDouble) {
-  for (const auto& [rows, in, out] : {std::tuple{1, 1, 1}, {3, 7, 5}, {9, 64, 16}, {17, 129, 33}, {8, 300, 100}}) {
-    const auto m = static_cast<size_t>(rows), k = static_cast<size_t>(in), n = static_cast<size_t>(out);
-    const std::vector<float> x = random_floats(m * k, 1), w = random_floats(n * k, 2), bias = random_floats(n, 3);
+  for (const auto& [rows, in, out] :
+       {std::tuple{1, 1, 1}, {3, 7, 5}, {9, 64, 16}, {17, 129, 33}, {8, 300, 100}}) {
+    const auto m = static_cast<size_t>(rows), k = static_cast<size_t>(in),
+               n = static_cast<size_t>(out);
+    const std::vector<float> x = random_floats(m * k, 1), w = random_floats(n * k, 2),
+                             bias = random_floats(n, 3);
     Linear linear(k, n);
     linear.set_rows(0, std::span(w).first(n / 2 * k));
     linear.set_rows(n / 2, std::span(w).subspan(n / 2 * k));
@@ -50,7 +53,8 @@ TEST(Linear, ARowHasTheSameBitsInAnyBatch) {
   for (size_t first = 0; first < kRows; ++first) {
     for (size_t n = 1; first + n <= kRows; ++n, ++compared) {
       linear.apply(x.data() + first * kIn, n, part.data());
-      ASSERT_EQ(std::memcmp(part.data(), whole.data() + first * kOut, n * kOut * sizeof(float)), 0) << first << "+" << n;
+      ASSERT_EQ(std::memcmp(part.data(), whole.data() + first * kOut, n * kOut * sizeof(float)), 0)
+          << first << "+" << n;
     }
   }
   EXPECT_EQ(compared, 37 * 38 / 2);

@@ -24,7 +24,8 @@ class PlainModel {
       attention(&x);
       mlp(&x);
     }
-    const Tensor& head = weights_.count("lm_head.weight") ? weights_.at("lm_head.weight") : embedding;
+    const Tensor& head =
+        weights_.count("lm_head.weight") ? weights_.at("lm_head.weight") : embedding;
     Rows logits;
     for (const Vector& v : x) logits.push_back(multiply(head, norm(v, "model.norm.weight")));
     return logits;
@@ -52,7 +53,8 @@ class PlainModel {
   Vector norm(const Vector& x, const std::string& weight) const {
     double sum = 0;
     for (const double v : x) sum += v * v;
-    const double scale = 1 / std::sqrt(sum / static_cast<double>(x.size()) + config_["rms_norm_eps"].get<double>());
+    const double scale =
+        1 / std::sqrt(sum / static_cast<double>(x.size()) + config_["rms_norm_eps"].get<double>());
     Vector y;
     for (size_t i = 0; i < x.size(); ++i) y.push_back(x[i] * scale * weights_.at(weight).values[i]);
     return y;
@@ -70,19 +72,21 @@ class PlainModel {
     const double factor = s["factor"], original = s.value("original_max_position_embeddings", 0.0);
     if (type == "linear") return f / factor;
     if (type == "llama3") {
-      const double low = s["low_freq_factor"], high = s["high_freq_factor"], wavelength = 2 * pi / f;
+      const double low = s["low_freq_factor"], high = s["high_freq_factor"],
+                   wavelength = 2 * pi / f;
       if (wavelength < original / high) return f;
       if (wavelength > original / low) return f / factor;
       const double smooth = (original / wavelength - low) / (high - low);
       return (1 - smooth) * f / factor + smooth * f;
     }
     const auto correction = [&](double rotations) {
-      return static_cast<double>(dim) * std::log(original / (rotations * 2 * pi)) / (2 * std::log(theta));
+      return static_cast<double>(dim) * std::log(original / (rotations * 2 * pi)) /
+             (2 * std::log(theta));
     };
     const double low = std::max(std::floor(correction(32)), 0.0);
     const double high = std::min(std::ceil(correction(1)), static_cast<double>(dim) - 1);
-    const double ramp =
-        std::min(std::max((static_cast<double>(i) - low) / (high == low ? 0.001 : high - low), 0.0), 1.0);
+    const double ramp = std::min(
+        std::max((static_cast<double>(i) - low) / (high == low ? 0.001 : high - low), 0.0), 1.0);
     *attention_factor = 0.1 * std::log(factor) + 1;
     return f / factor * ramp + f * (1 - ramp);
   }
@@ -91,7 +95,8 @@ class PlainModel {
     for (size_t i = 0; i < dim / 2; ++i) {
       double factor = 1;
       const double angle = static_cast<double>(position) * frequency(i, dim, &factor);
-      const double a = head[i], b = head[i + dim / 2], c = std::cos(angle) * factor, s = std::sin(angle) * factor;
+      const double a = head[i], b = head[i + dim / 2], c = std::cos(angle) * factor,
+                   s = std::sin(angle) * factor;
       head[i] = a * c - b * s;
       head[i + dim / 2] = b * c + a * s;
     }
@@ -100,7 +105,8 @@ class PlainModel {
     if (weights_.count(prefix_ + weight) == 0) return;
     for (size_t at = 0; at < x->size(); at += dim) {
       const auto begin = x->begin() + static_cast<std::ptrdiff_t>(at);
-      const Vector y = norm(Vector(begin, begin + static_cast<std::ptrdiff_t>(dim)), prefix_ + weight);
+      const Vector y =
+          norm(Vector(begin, begin + static_cast<std::ptrdiff_t>(dim)), prefix_ + weight);
       std::copy(y.begin(), y.end(), begin);
     }
   }
@@ -130,8 +136,8 @@ class PlainModel {
     }
   }
 
-  static void attend(const double* q, const Rows& k, const Rows& v, size_t at, size_t dim, size_t first, size_t last,
-                     double* out) {
+  static void attend(const double* q, const Rows& k, const Rows& v, size_t at, size_t dim,
+                     size_t first, size_t last, double* out) {
     Vector scores;
     double sum = 0, top = -1e300;
     for (size_t j = first; j <= last; ++j) {

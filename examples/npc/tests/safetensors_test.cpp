@@ -30,37 +30,52 @@ class SafetensorsRefuses : public testing::TestWithParam<BadFile> {};
 
 TEST_P(SafetensorsRefuses, WithAMessage) {
   const TempDir dir;
-  write_raw(dir.path() / "model.safetensors", GetParam().header, std::string(GetParam().data_bytes, 'x'));
-  EXPECT_NE(open_error(dir.path()).find(GetParam().expected), std::string::npos) << open_error(dir.path());
+  write_raw(dir.path() / "model.safetensors", GetParam().header,
+            std::string(GetParam().data_bytes, 'x'));
+  EXPECT_NE(open_error(dir.path()).find(GetParam().expected), std::string::npos)
+      << open_error(dir.path());
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Headers, SafetensorsRefuses,
     testing::Values(
-        BadFile{"NotJson", "{\"a\":", 0, "parse error"}, BadFile{"NotAnObject", "[1]", 0, "not a JSON object"},
+        BadFile{"NotJson", "{\"a\":", 0, "parse error"},
+        BadFile{"NotAnObject", "[1]", 0, "not a JSON object"},
         BadFile{"EntryNotAnObject", R"({"a":1})", 0, "is not an object"},
         BadFile{"NoDtype", R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4, "has no dtype"},
-        BadFile{"UnknownDtype", R"({"a":{"dtype":"F7","shape":[1],"data_offsets":[0,4]}})", 4, "unknown dtype F7"},
-        BadFile{"NegativeShape", R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4, "no unsigned number"},
-        BadFile{"FractionalOffset", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4.5]}})", 4, "no unsigned"},
-        BadFile{"ThreeOffsets", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", 8, "not a pair"},
-        BadFile{"PastTheEnd", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4, "leave the 4 bytes"},
-        BadFile{"Backwards", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "leave the"},
-        BadFile{"ShapeTooLarge", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4, "need 8"},
+        BadFile{"UnknownDtype", R"({"a":{"dtype":"F7","shape":[1],"data_offsets":[0,4]}})", 4,
+                "unknown dtype F7"},
+        BadFile{"NegativeShape", R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4,
+                "no unsigned number"},
+        BadFile{"FractionalOffset", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4.5]}})",
+                4, "no unsigned"},
+        BadFile{"ThreeOffsets", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", 8,
+                "not a pair"},
+        BadFile{"PastTheEnd", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4,
+                "leave the 4 bytes"},
+        BadFile{"Backwards", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4,
+                "leave the"},
+        BadFile{"ShapeTooLarge", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4,
+                "need 8"},
         BadFile{"ShapeOverflows",
-                R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}})", 4, "overflows"},
-        BadFile{"Overlap",
-                R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-                12, "overlap at data offset 4"},
-        BadFile{"Gap",
-                R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
-                12, "gap in the data at offset 4"},
-        BadFile{"Trailing", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 7, "3 bytes after"}),
+                R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}})",
+                4, "overflows"},
+        BadFile{
+            "Overlap",
+            R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+            12, "overlap at data offset 4"},
+        BadFile{
+            "Gap",
+            R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
+            12, "gap in the data at offset 4"},
+        BadFile{"Trailing", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 7,
+                "3 bytes after"}),
     [](const auto& test) { return test.param.name; });
 
 TEST(Safetensors, RefusesAHeaderLongerThanTheFile) {
   const TempDir dir;
-  write_text(dir.path() / "model.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10));
+  write_text(dir.path() / "model.safetensors",
+             std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10));
   EXPECT_NE(open_error(dir.path()).find("header of"), std::string::npos);
   write_text(dir.path() / "model.safetensors", std::string("\x03\0\0\0\0\0\0\0{}", 10));
   EXPECT_NE(open_error(dir.path()).find("header of 3 bytes in a file of 10"), std::string::npos);
@@ -82,7 +97,8 @@ TEST(Safetensors, NamesAMissingFile) {
 }
 
 TEST(Safetensors, ConvertsEveryFloatType) {
-  const Tensors tensors = {{"a", {{2, 3}, {0.f, 1.f, -2.f, 0.5f, 96.f, -0.015625f}}}, {"empty", {{0, 4}, {}}}};
+  const Tensors tensors = {{"a", {{2, 3}, {0.f, 1.f, -2.f, 0.5f, 96.f, -0.015625f}}},
+                           {"empty", {{0, 4}, {}}}};
   for (const char* dtype : {"F32", "F16", "BF16"}) {
     const TempDir dir;
     write_safetensors(dir.path() / "model.safetensors", tensors, dtype);
@@ -96,7 +112,8 @@ TEST(Safetensors, ConvertsEveryFloatType) {
 
 TEST(Safetensors, RefusesToConvertIntegers) {
   const TempDir dir;
-  write_raw(dir.path() / "model.safetensors", R"({"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}})", "xxxx");
+  write_raw(dir.path() / "model.safetensors",
+            R"({"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}})", "xxxx");
   EXPECT_THROW(Checkpoint::open(dir.path()).floats("a", {1}), Error);
 }
 
@@ -133,8 +150,10 @@ TEST(Safetensors, RefusesBadShards) {
   EXPECT_NE(open_error(dir.path()).find("cannot be opened"), std::string::npos);
   write_text(index, R"({})");
   EXPECT_NE(open_error(dir.path()).find("no weight_map"), std::string::npos);
-  std::filesystem::copy(dir.path() / "model-00001-of-00002.safetensors", dir.path() / "copy.safetensors");
-  write_text(index, R"({"weight_map":{"a":"model-00001-of-00002.safetensors","b":"copy.safetensors"}})");
+  std::filesystem::copy(dir.path() / "model-00001-of-00002.safetensors",
+                        dir.path() / "copy.safetensors");
+  write_text(index,
+             R"({"weight_map":{"a":"model-00001-of-00002.safetensors","b":"copy.safetensors"}})");
   EXPECT_NE(open_error(dir.path()).find("in two shards"), std::string::npos);
 }
 

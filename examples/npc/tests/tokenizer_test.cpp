@@ -24,7 +24,10 @@ json word_level() {
   return {{"normalizer", {{"type", "Lowercase"}}},
           {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
           {"added_tokens", {{{"id", 0}, {"content", "<unk>"}}, {{"id", 4}, {"content", "<eos>"}}}},
-          {"model", {{"type", "WordLevel"}, {"unk_token", "<unk>"}, {"vocab", {{"<unk>", 0}, {"a", 1}, {"key", 2}, {".", 3}}}}}};
+          {"model",
+           {{"type", "WordLevel"},
+            {"unk_token", "<unk>"},
+            {"vocab", {{"<unk>", 0}, {"a", 1}, {"key", 2}, {".", 3}}}}}};
 }
 
 TEST(WordLevel, SplitsOnSpaces) {
@@ -71,8 +74,9 @@ TEST(Bpe, SplitsAsLlama3AndQwen) {
 }
 
 TEST(Bpe, SplitsUnicodeByCategory) {
-  EXPECT_EQ(split_words("\xc3\xa9t\xc3\xa9 \xe6\x97\xa5\xe6\x9c\xac\xef\xbc\x81", SplitRule::kLlama3),
-            Words({"\xc3\xa9t\xc3\xa9", " \xe6\x97\xa5\xe6\x9c\xac", "\xef\xbc\x81"}));
+  EXPECT_EQ(
+      split_words("\xc3\xa9t\xc3\xa9 \xe6\x97\xa5\xe6\x9c\xac\xef\xbc\x81", SplitRule::kLlama3),
+      Words({"\xc3\xa9t\xc3\xa9", " \xe6\x97\xa5\xe6\x9c\xac", "\xef\xbc\x81"}));
   EXPECT_TRUE(is_letter('a') && is_letter(0x65e5) && !is_letter('1') && !is_letter(0x110000));
   EXPECT_TRUE(is_number('7') && is_number(0x0663) && !is_number('x'));
 }
@@ -91,11 +95,15 @@ TEST(Bpe, WordsTogetherAreTheText) {
 json small_bpe() {
   json vocab = json::object();
   int id = 0;
-  for (const char* t : {"h", "e", "l", "o", "\xc4\xa0", "he", "ll", "hell", "hello", "\xc4\xa0h", "\xc4\xa0hello"}) vocab[t] = id++;
+  for (const char* t :
+       {"h", "e", "l", "o", "\xc4\xa0", "he", "ll", "hell", "hello", "\xc4\xa0h", "\xc4\xa0hello"})
+    vocab[t] = id++;
   return {{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
           {"added_tokens", {{{"id", 11}, {"content", "<|end|>"}}}},
-          {"model", {{"type", "BPE"}, {"vocab", vocab},
-                     {"merges", {"h e", "l l", "he ll", json::array({"hell", "o"}), "\xc4\xa0 hello"}}}}};
+          {"model",
+           {{"type", "BPE"},
+            {"vocab", vocab},
+            {"merges", {"h e", "l l", "he ll", json::array({"hell", "o"}), "\xc4\xa0 hello"}}}}};
 }
 
 TEST(Bpe, MergesByRankAndDecodesBack) {
@@ -108,9 +116,11 @@ TEST(Bpe, MergesByRankAndDecodesBack) {
 TEST(Tokenizer, ReadsWhatStandsBeforeAText) {
   json doc = small_bpe();
   EXPECT_TRUE(load(doc)->prefix.empty());
-  const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, mark = {{"SpecialToken", {{"id", "<|end|>"}, {"type_id", 0}}}};
+  const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+             mark = {{"SpecialToken", {{"id", "<|end|>"}, {"type_id", 0}}}};
   const json processing = {{"type", "TemplateProcessing"}, {"single", {mark, text, mark}}};
-  doc["post_processor"] = {{"type", "Sequence"}, {"processors", {{{"type", "ByteLevel"}}, processing}}};
+  doc["post_processor"] = {{"type", "Sequence"},
+                           {"processors", {{{"type", "ByteLevel"}}, processing}}};
   EXPECT_EQ(load(doc)->prefix, Ids({11}));
   doc["post_processor"]["processors"][1]["single"][0]["SpecialToken"]["id"] = "<none>";
   EXPECT_THROW(load(doc), Error);
@@ -118,8 +128,10 @@ TEST(Tokenizer, ReadsWhatStandsBeforeAText) {
 
 TEST(Bpe, RefusesSplitsItDoesNotKnow) {
   json doc = small_bpe();
-  doc["pre_tokenizer"] = {{"type", "Sequence"},
-                          {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", "\\w+"}}}}, {{"type", "ByteLevel"}}}}};
+  doc["pre_tokenizer"] = {
+      {"type", "Sequence"},
+      {"pretokenizers",
+       {{{"type", "Split"}, {"pattern", {{"Regex", "\\w+"}}}}, {{"type", "ByteLevel"}}}}};
   EXPECT_THROW(load(doc), Error);
   doc["pre_tokenizer"] = nullptr;
   EXPECT_THROW(load(doc), Error);
