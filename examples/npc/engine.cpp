@@ -77,7 +77,7 @@ bool Engine::step() {
 }
 
 // ---- memory: reserve, admit, preempt
-// ----------------------------------------------------------------------------
+
 
 // Slots for all tokens that `sequences` have beyond their reserved ones, all or none.
 radix_status Engine::append(const std::vector<Sequence*>& sequences) {
@@ -190,7 +190,6 @@ void Engine::track_memory() {
 }
 
 // ---- the batch
-// ------------------------------------------------------------------------------------------------------
 
 // Every decoding sequence, then prompts in order of admission until the budget is spent. A borrower
 // waits behind its lender by that order alone: while an earlier prompt is not finished, the budget
@@ -263,7 +262,6 @@ void Engine::commit(const std::vector<Chunk>& chunks) {
 }
 
 // ---- sampling
-// -------------------------------------------------------------------------------------------------------
 
 void Engine::accept_tokens(const std::vector<Chunk>& chunks) {
   const float* row = logits_.data();
