@@ -100,7 +100,7 @@ def export_reference() -> None:
         prompt = [ids[word] for word in text.split()]
         logits = [round(value, 6) for value in last_logits(model, prompt).tolist()]
         references[name] = {"token_ids": prompt, "logits": logits,
-                            "continuation": continue_greedily(model, prompt, 16, stop=None)}
+                            "continuation": continue_greedily(model, prompt, 16)}
     write_json(DATA / "reference_logits.json", references, indent=None)
 
 

@@ -30,7 +30,7 @@ class Config:
     num_key_value_heads: int = 2
     head_dim: int = 32
     rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    rope_theta: float = 1000000.0
     max_position_embeddings: int = 2048
 
 
@@ -151,6 +151,57 @@ class Llama(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.model.embed_tokens.weight)
+
+
+def _orthonormal(rows: int, columns: int) -> Tensor:
+    """A random matrix with orthonormal rows."""
+    return torch.linalg.qr(torch.randn(columns, rows))[0].T.contiguous()
+
+
+@torch.no_grad()
+def begin_with_lookup(model: Llama) -> None:
+    """Starts training from a rough lookup circuit (an induction head) instead of from noise.
+
+    From noise the answers' loss alone did not find it: 6,000 steps ended with 19% of the facts.
+    Layer 0, head h looks h+1 tokens back and copies a sketch V of that token into a slot of its
+    own. Layer 1 compares the last words before the query with the words before each key, slot by
+    slot, and copies the token that it finds. Training moves every weight from there.
+    """
+    config, back = model.config, model.config.num_attention_heads
+    size, hidden = config.head_dim, config.hidden_size
+    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    model.model.embed_tokens.weight[:, 0] = 1.0  # a constant, from which position is read
+    sketch, slots = _orthonormal(size, hidden), _orthonormal(hidden, hidden)
+    sketch[:, 0], slots[:, 0] = 0.0, 0.0  # the constant must match nothing
+    model.model.layers[0].mlp.down_proj.weight.mul_(0.1)
+    half, fast = size // 2, 5  # rotary pairs i and i + half; the first `fast` ones tell positions
+    theta = config.rope_theta ** (-torch.arange(fast) * 2.0 / size)
+    first.q_proj.weight.zero_(), first.k_proj.weight.zero_()
+    for head in range(back):
+        rows = slice(head * size, (head + 1) * size)
+        first.q_proj.weight[rows][:fast, 0] = 0.75 * torch.cos(-theta * (head + 1))
+        first.q_proj.weight[rows][half:half + fast, 0] = 0.75 * torch.sin(-theta * (head + 1))
+        first.o_proj.weight[:, rows] = 0.25 * slots[rows].T
+    still = [i for i in range(size) if i % half >= fast + 1]  # pairs that hardly turn
+    for group in range(config.num_key_value_heads):
+        rows = slice(group * size, (group + 1) * size)
+        first.k_proj.weight[rows][:fast, 0] = 0.75
+        first.v_proj.weight[rows] = sketch
+        query, key = torch.zeros(len(still), hidden), torch.zeros(len(still), hidden)
+        for slot in ((0, 1, 2), (0, 3, 4))[group]:
+            mix = _orthonormal(len(still), size) * 1.3
+            seen = 2.4 * sketch if slot == 0 else slots[(slot - 1) * size:slot * size]
+            query += mix @ seen
+            key += mix @ slots[slot * size:(slot + 1) * size]
+        second.k_proj.weight[rows] *= 0.1
+        second.k_proj.weight[rows][still] += key
+        second.v_proj.weight[rows] = _orthonormal(size, hidden)
+        members = back // config.num_key_value_heads
+        for head in range(group * members, (group + 1) * members):
+            block = slice(head * size, (head + 1) * size)
+            second.q_proj.weight[block] *= 0.1
+            second.q_proj.weight[block][still] += query
+            second.o_proj.weight[:, block] = 0.15 * second.v_proj.weight[rows].T
 
 
 def hugging_face_config(config: Config) -> dict:

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import grammar
-from model import Config, Llama, save
+from model import Config, Llama, begin_with_lookup, save
 
 FACT_WEIGHT = 4.0
-FIRST_SIZE, GROWTH, READY_AT = 0.1, 1.25, 0.93
+FIRST_SIZE, GROWTH, READY_AT = 0.1, 1.4, 0.85
 QUESTIONS_A_SEQUENCE = 26
 HELD_OUT_SEEDS = 1_000_000_000  # seeds from here on are never trained on
 
@@ -84,7 +84,7 @@ class Batches:
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then a cosine to a fiftieth of the peak."""
-    warm = min(1.0, (step + 1) / 100)
+    warm = min(1.0, (step + 1) / 30)
     cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
     return peak * warm * (0.02 + 0.98 * cosine)
 
@@ -115,6 +115,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     model = Llama(Config(vocab_size=len(IDS)))
+    begin_with_lookup(model)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     if arguments.resume:
         model.load_state_dict(torch.load(arguments.resume))
