@@ -69,7 +69,7 @@ class Batches:
         sequences: list[Sequence] = []
         longest = 0
         while (len(sequences) + 1) * longest <= self.tokens:
-            drawn = size * (1.0 if self.rng.random() < 0.7 else self.rng.uniform(0.4, 1.05))
+            drawn = size * (1.0 if self.rng.random() < 0.7 else self.rng.uniform(0.4, 1.0))
             sequences.append(make_sequence(self.next_seed, drawn))
             self.next_seed += 1
             assert self.next_seed < HELD_OUT_SEEDS
