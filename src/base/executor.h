@@ -1,9 +1,10 @@
 // Runs the tasks of a launch: on the calling thread, or through a parallel_for that somebody lends.
 //
-// A parallel_for is the host's callback or the built-in ThreadPool (backend/cpu/thread_pool.h), which offers itself in the
-// same form; this class knows neither. Invariants:
+// A parallel_for is the host's callback or the built-in ThreadPool (backend/cpu/thread_pool.h),
+// which offers itself in the same form; this class knows neither. Invariants:
 //   1. parallel_for returns after task(arg, i) has run exactly once for every i in [0, n).
-//   2. At most workers() tasks are worth handing out at a time: launches cut their work, and size the workspace, by it.
+//   2. At most workers() tasks are worth handing out at a time: launches cut their work, and size
+//      the workspace, by it.
 // Thread rule: any number of threads at the same time; a task may call parallel_for again.
 #pragma once
 

@@ -22,8 +22,8 @@ constexpr uint64_t kNextJob = uint64_t{1} << 32;
 
 constexpr uint64_t job_number(uint64_t state) { return state / kNextJob; }
 
-// 4,000 pauses take 40-200 us depending on the processor: longer than the gap between two launches of a layer,
-// short against a scheduler's time slice.
+// 4,000 pauses take 40-200 us depending on the processor: longer than the gap between two launches
+// of a layer, short against a scheduler's time slice.
 constexpr uint32_t kSpins = 4000;
 constexpr uint32_t kYields = 16;
 
@@ -35,11 +35,12 @@ inline void pause() {
 #endif
 }
 
-// NOTE: futexes, not condition variables: a futex keeps no list of sleepers in memory, so that a forked child, which
-// has none of them, can go on waking.
+// NOTE: futexes, not condition variables: a futex keeps no list of sleepers in memory, so that a
+// forked child, which has none of them, can go on waking.
 #if defined(__linux__)
 
-static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) && std::atomic<uint32_t>::is_always_lock_free);
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) &&
+              std::atomic<uint32_t>::is_always_lock_free);
 
 // Sleeps while *word is `expected`; may wake for no reason.
 void futex_wait(std::atomic<uint32_t>* word, uint32_t expected) {
@@ -63,7 +64,7 @@ void futex_wake(std::atomic<uint32_t>*, uint32_t) {}
 
 }  // namespace
 
-// ---- start and stop ------------------------------------------------------------------------------------------------
+// ---- start and stop -----------------------------------------------------------------------------
 
 radix_status ThreadPool::start(uint32_t num_threads) {
   if (num_threads < 1 || num_threads > kMaxWorkers) {
@@ -84,7 +85,8 @@ radix_status ThreadPool::start(uint32_t num_threads) {
   if (error == 0) return RADIX_OK;
   const uint32_t started = num_threads_;
   stop();
-  return fail_native(RADIX_E_NOMEM, error, "num_threads is %u: the system gave %u", num_threads, started + 1);
+  return fail_native(RADIX_E_NOMEM, error, "num_threads is %u: the system gave %u", num_threads,
+                     started + 1);
 }
 
 void ThreadPool::stop() {
@@ -98,7 +100,7 @@ void ThreadPool::stop() {
   stopping_.store(false);
 }
 
-// ---- the caller ----------------------------------------------------------------------------------------------------
+// ---- the caller ---------------------------------------------------------------------------------
 
 void ThreadPool::parallel_for(uint32_t n, radix_task_fn task, void* arg) {
   if (n <= 1 || num_threads_ == 0 || busy_.exchange(true, std::memory_order_acquire)) {
@@ -148,7 +150,7 @@ void ThreadPool::close() {
   }
 }
 
-// ---- a thread ------------------------------------------------------------------------------------------------------
+// ---- a thread -----------------------------------------------------------------------------------
 
 void* ThreadPool::thread_main(void* pool) {
   static_cast<ThreadPool*>(pool)->serve();
@@ -176,8 +178,9 @@ uint64_t ThreadPool::wait_for_job(uint64_t seen) {
   return park(seen);
 }
 
-// NOTE: parked_ is raised before state_ is looked at, and a caller sets state_ before it looks at parked_, all in one
-// sequentially consistent order: either the caller sees the sleeper or the sleeper sees the job.
+// NOTE: parked_ is raised before state_ is looked at, and a caller sets state_ before it looks at
+// parked_, all in one sequentially consistent order: either the caller sees the sleeper or the
+// sleeper sees the job.
 uint64_t ThreadPool::park(uint64_t seen) {
   parked_.fetch_add(1);
   uint64_t job = seen;
@@ -194,7 +197,8 @@ uint64_t ThreadPool::park(uint64_t seen) {
 bool ThreadPool::join(uint64_t job) {
   uint64_t state = state_.load(std::memory_order_relaxed);
   while (job_number(state) == job && (state & kOpen) != 0) {
-    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
+                                     std::memory_order_relaxed)) {
       return true;
     }
   }
@@ -208,7 +212,7 @@ void ThreadPool::leave() {
   futex_wake(&done_, 1);
 }
 
-// ---- both ----------------------------------------------------------------------------------------------------------
+// ---- both ---------------------------------------------------------------------------------------
 
 void ThreadPool::draw() {
   const radix_task_fn task = task_;

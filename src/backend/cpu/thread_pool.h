@@ -1,18 +1,23 @@
-// The built-in thread pool: num_threads - 1 threads and the caller. Opt-in (radix_config.num_threads).
+// The built-in thread pool: num_threads - 1 threads and the caller. Opt-in
+// (radix_config.num_threads).
 //
-// A fork-join costs about a microsecond while the threads are awake: they spin for a bounded while after each job, then
-// park on a futex. On a machine with fewer processors than threads they park at once.
+// A fork-join costs about a microsecond while the threads are awake: they spin for a bounded while
+// after each job, then park on a futex. On a machine with fewer processors than threads they park
+// at once.
 //
-//   caller   publish the job, wake the parked, draw indices, close the job, wait for those who joined
+//   caller   publish the job, wake the parked, draw indices, close the job, wait for the joined
 //   thread   see an open job, join it, draw indices until none are left, leave
 //
 // Invariants:
-//   1. The job's fields are read only by threads that have joined it, and written only while none has. Joining is one
-//      compare-and-swap on `state_`, which holds the job's number, whether it is open, and how many have joined.
-//   2. Nobody waits for a thread that has not joined: threads that sleep, are late, or do not exist in this process
-//      (after fork) cost nothing; the caller runs what they do not.
-//   3. One job at a time. A second caller, or a task that calls parallel_for again, runs its tasks itself.
-// Nothing is allocated on the heap. Thread rule: parallel_for from any thread; start and stop from one.
+//   1. The job's fields are read only by threads that have joined it, and written only while none
+//      has. Joining is one compare-and-swap on `state_`, which holds the job's number, whether it is
+//      open, and how many have joined.
+//   2. Nobody waits for a thread that has not joined: threads that sleep, are late, or do not exist
+//      in this process (after fork) cost nothing; the caller runs what they do not.
+//   3. One job at a time. A second caller, or a task that calls parallel_for again, runs its tasks
+//      itself.
+// Nothing is allocated on the heap. Thread rule: parallel_for from any thread; start and stop from
+// one.
 #pragma once
 
 #include <pthread.h>
@@ -33,8 +38,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() { stop(); }
 
-  // Starts num_threads - 1 threads; 1..kMaxWorkers, once. When the system refuses one, those already started are
-  // stopped again and the status is RADIX_E_NOMEM.
+  // Starts num_threads - 1 threads; 1..kMaxWorkers, once. When the system refuses one, those
+  // already started are stopped again and the status is RADIX_E_NOMEM.
   radix_status start(uint32_t num_threads);
   // Ends and joins the threads. No parallel_for may be running.
   void stop();

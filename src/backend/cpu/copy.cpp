@@ -1,0 +1,183 @@
+#include "backend/cpu/copy.h"
+
+#include <cstring>
+
+#include "base/error.h"
+#include "base/executor.h"
+
+namespace radixattn {
+namespace {
+
+// Below this many bytes in all, waking a thread costs more than it saves (10 GB/s: 25 us).
+constexpr uint64_t kMinParallelBytes = 256 * 1024;
+
+bool valid(const KvBlocks& kv, int32_t block) {
+  return static_cast<uint32_t>(block) < kv.num_blocks;
+}
+
+radix_status bad_block(const KvBlocks& kv, const char* name, uint32_t index, int32_t block) {
+  return fail(RADIX_E_INVALID, "%s[%u] is %d: expected 0..%lld", name, index, block,
+              static_cast<long long>(kv.num_blocks) - 1);
+}
+
+char* k_of(const KvBlocks& kv, uint32_t layer, int32_t block) {
+  return kv.base + layer * kv.layer_bytes + static_cast<uint64_t>(block) * kv.k_block_bytes;
+}
+
+char* v_of(const KvBlocks& kv, uint32_t layer, int32_t block) {
+  return kv.base + layer * kv.layer_bytes + kv.v_offset_bytes +
+         static_cast<uint64_t>(block) * kv.v_block_bytes;
+}
+
+// Runs task(arg, layer) for every layer, on several threads when `bytes` are worth it.
+void for_each_layer(const KvBlocks& kv, uint64_t bytes, radix_task_fn task, void* arg,
+                    const Executor& executor) {
+  if (bytes >= kMinParallelBytes) return executor.parallel_for(kv.num_layers, task, arg);
+  for (uint32_t layer = 0; layer < kv.num_layers; ++layer) task(arg, layer);
+}
+
+uint64_t image_bytes(const KvBlocks& kv) { return kv.k_block_bytes + kv.v_block_bytes; }
+
+// ---- block to block -----------------------------------------------------------------------------
+
+struct BlockCopies {
+  const KvBlocks& kv;
+  const int32_t* pairs;
+  uint32_t n;
+};
+
+// How many pairs from `first` on are one move: src and dst both rise by one, and no pair of the run
+// reads what an earlier one wrote. (Runs that move down may overlap: memmove keeps their meaning.)
+uint32_t run_length(const BlockCopies& c, uint32_t first) {
+  const int64_t src = c.pairs[2 * first], dst = c.pairs[2 * first + 1];
+  const int64_t limit = dst > src ? dst - src : int64_t{c.n};
+  uint32_t length = 1;
+  while (first + length < c.n && length < limit && c.pairs[2 * (first + length)] == src + length &&
+         c.pairs[2 * (first + length) + 1] == dst + length) {
+    ++length;
+  }
+  return length;
+}
+
+void RADIX_CALL copy_layer(void* arg, uint32_t layer) {
+  const BlockCopies& c = *static_cast<const BlockCopies*>(arg);
+  uint32_t length = 0;
+  for (uint32_t i = 0; i < c.n; i += length) {
+    length = run_length(c, i);
+    const int32_t src = c.pairs[2 * i], dst = c.pairs[2 * i + 1];
+    if (src == dst) continue;
+    std::memmove(k_of(c.kv, layer, dst), k_of(c.kv, layer, src), length * c.kv.k_block_bytes);
+    std::memmove(v_of(c.kv, layer, dst), v_of(c.kv, layer, src), length * c.kv.v_block_bytes);
+  }
+}
+
+struct TokenCopy {
+  const KvBlocks& kv;
+  int32_t src, dst;
+  uint64_t k_bytes, v_bytes;
+};
+
+void RADIX_CALL copy_tokens_of_layer(void* arg, uint32_t layer) {
+  const TokenCopy& c = *static_cast<const TokenCopy*>(arg);
+  std::memcpy(k_of(c.kv, layer, c.dst), k_of(c.kv, layer, c.src), c.k_bytes);
+  std::memcpy(v_of(c.kv, layer, c.dst), v_of(c.kv, layer, c.src), c.v_bytes);
+}
+
+// ---- host images --------------------------------------------------------------------------------
+
+struct Swap {
+  const KvBlocks& kv;
+  const int32_t* blocks;
+  uint32_t n;
+  char* to_host;
+  const char* from_host;
+};
+
+uint64_t image_offset(const KvBlocks& kv, uint32_t index, uint32_t layer) {
+  return (uint64_t{index} * kv.num_layers + layer) * image_bytes(kv);
+}
+
+void RADIX_CALL swap_out_layer(void* arg, uint32_t layer) {
+  const Swap& s = *static_cast<const Swap*>(arg);
+  for (uint32_t i = 0; i < s.n; ++i) {
+    char* to = s.to_host + image_offset(s.kv, i, layer);
+    std::memcpy(to, k_of(s.kv, layer, s.blocks[i]), s.kv.k_block_bytes);
+    std::memcpy(to + s.kv.k_block_bytes, v_of(s.kv, layer, s.blocks[i]), s.kv.v_block_bytes);
+  }
+}
+
+void RADIX_CALL swap_in_layer(void* arg, uint32_t layer) {
+  const Swap& s = *static_cast<const Swap*>(arg);
+  for (uint32_t i = 0; i < s.n; ++i) {
+    const char* from = s.from_host + image_offset(s.kv, i, layer);
+    std::memcpy(k_of(s.kv, layer, s.blocks[i]), from, s.kv.k_block_bytes);
+    std::memcpy(v_of(s.kv, layer, s.blocks[i]), from + s.kv.k_block_bytes, s.kv.v_block_bytes);
+  }
+}
+
+radix_status check_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n) {
+  for (uint32_t i = 0; i < n; ++i) {
+    if (!valid(kv, blocks[i])) return bad_block(kv, "blocks", i, blocks[i]);
+  }
+  return RADIX_OK;
+}
+
+uint64_t total_bytes(const KvBlocks& kv, uint64_t blocks) {
+  return blocks * kv.num_layers * image_bytes(kv);
+}
+
+}  // namespace
+
+radix_status cpu_copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
+                             Executor& executor) {
+  for (uint32_t i = 0; i < n; ++i) {
+    if (valid(kv, pairs[2 * i]) && valid(kv, pairs[2 * i + 1])) continue;
+    const bool src = !valid(kv, pairs[2 * i]);
+    return fail(RADIX_E_INVALID, "pair %u copies block %d to %d: expected %s in 0..%lld", i,
+                pairs[2 * i], pairs[2 * i + 1], src ? "a source" : "a destination",
+                static_cast<long long>(kv.num_blocks) - 1);
+  }
+  BlockCopies copies = {kv, pairs, n};
+  for_each_layer(kv, total_bytes(kv, n), copy_layer, &copies, executor);
+  return RADIX_OK;
+}
+
+radix_status cpu_copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+                             Executor& executor) {
+  if (!valid(kv, src)) {
+    return fail(RADIX_E_INVALID, "src is block %d: expected 0..%lld", src,
+                static_cast<long long>(kv.num_blocks) - 1);
+  }
+  if (!valid(kv, dst)) {
+    return fail(RADIX_E_INVALID, "dst is block %d: expected 0..%lld", dst,
+                static_cast<long long>(kv.num_blocks) - 1);
+  }
+  if (num_tokens > kv.block_size) {
+    return fail(RADIX_E_INVALID, "num_tokens is %u: expected 0..block_size (%u)", num_tokens,
+                kv.block_size);
+  }
+  if (num_tokens == 0 || src == dst) return RADIX_OK;
+  TokenCopy copy = {kv, src, dst, kv.k_block_bytes, kv.v_block_bytes};
+  if (kv.token_chunk_bytes_k != 0) copy.k_bytes = num_tokens * kv.token_chunk_bytes_k;
+  if (kv.token_chunk_bytes_v != 0) copy.v_bytes = num_tokens * kv.token_chunk_bytes_v;
+  for_each_layer(kv, total_bytes(kv, 1), copy_tokens_of_layer, &copy, executor);
+  return RADIX_OK;
+}
+
+radix_status cpu_swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
+                          Executor& executor) {
+  if (const radix_status st = check_blocks(kv, blocks, n); st != RADIX_OK) return st;
+  Swap swap = {kv, blocks, n, static_cast<char*>(host), nullptr};
+  for_each_layer(kv, total_bytes(kv, n), swap_out_layer, &swap, executor);
+  return RADIX_OK;
+}
+
+radix_status cpu_swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n, const void* host,
+                         Executor& executor) {
+  if (const radix_status st = check_blocks(kv, blocks, n); st != RADIX_OK) return st;
+  Swap swap = {kv, blocks, n, nullptr, static_cast<const char*>(host)};
+  for_each_layer(kv, total_bytes(kv, n), swap_in_layer, &swap, executor);
+  return RADIX_OK;
+}
+
+}  // namespace radixattn

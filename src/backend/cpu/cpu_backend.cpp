@@ -1,0 +1,88 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include "backend/cpu/copy.h"
+#include "backend/cpu/rope_append.h"
+#include "base/error.h"
+#include "base/executor.h"
+
+namespace radixattn {
+namespace {
+
+constexpr uintptr_t kWorkspaceAlign = 64;
+
+radix_status check_workspace(const AttentionParams& p, uint64_t needed) {
+  if (p.workspace_bytes < needed) {
+    return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
+                static_cast<unsigned long long>(p.workspace_bytes),
+                static_cast<unsigned long long>(needed));
+  }
+  if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % kWorkspaceAlign != 0) {
+    return fail(RADIX_E_INVALID, "workspace is %p: expected a multiple of %u bytes, not null",
+                p.workspace, static_cast<unsigned>(kWorkspaceAlign));
+  }
+  return RADIX_OK;
+}
+
+// A row of the table as a matrix ends where the next one begins.
+radix_status check_table_rows(const AttentionParams& p) {
+  if (p.blocks.tables == nullptr) return RADIX_OK;  // CSR: check_attention knows the rows' ends
+  for (uint32_t s = 0; s < p.num_seqs; ++s) {
+    const int64_t needed = (int64_t{p.context_lens[s]} + p.block_size - 1) / p.block_size;
+    if (needed > p.blocks.row_stride) {
+      return fail(RADIX_E_INVALID,
+                  "context_lens[%u] is %d: its %lld blocks do not fit block_table_stride (%lld)", s,
+                  p.context_lens[s], static_cast<long long>(needed),
+                  static_cast<long long>(p.blocks.row_stride));
+    }
+  }
+  return RADIX_OK;
+}
+
+}  // namespace
+
+radix_status CpuBackend::attention_workspace(const AttentionParams& p, bool prefill,
+                                             uint64_t* bytes) const {
+  const uint32_t workers = executor_.workers();
+  *bytes = prefill ? prefill_workspace_bytes(p, workers) : decode_workspace_bytes(p, workers);
+  return RADIX_OK;
+}
+
+radix_status CpuBackend::decode(const AttentionParams& p, radix_stream) {
+  if (p.num_seqs == 0) return RADIX_OK;
+  radix_status st = check_workspace(p, decode_workspace_bytes(p, executor_.workers()));
+  if (st == RADIX_OK) st = check_table_rows(p);
+  return st == RADIX_OK ? cpu_decode(kernels_, p, executor_) : st;
+}
+
+radix_status CpuBackend::prefill(const AttentionParams& p, radix_stream) {
+  if (p.num_seqs == 0) return RADIX_OK;
+  radix_status st = check_workspace(p, prefill_workspace_bytes(p, executor_.workers()));
+  if (st == RADIX_OK) st = check_table_rows(p);
+  return st == RADIX_OK ? cpu_prefill(kernels_, p, executor_) : st;
+}
+
+radix_status CpuBackend::rope_append(const RopeAppendParams& p, radix_stream) {
+  return cpu_rope_append(kernels_, p, executor_);
+}
+
+radix_status CpuBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
+                                     radix_stream) {
+  return cpu_copy_blocks(kv, pairs, n, executor_);
+}
+
+radix_status CpuBackend::copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst,
+                                     uint32_t num_tokens, radix_stream) {
+  return cpu_copy_tokens(kv, src, dst, num_tokens, executor_);
+}
+
+radix_status CpuBackend::swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
+                                  radix_stream) {
+  return cpu_swap_out(kv, blocks, n, host, executor_);
+}
+
+radix_status CpuBackend::swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                 const void* host, radix_stream) {
+  return cpu_swap_in(kv, blocks, n, host, executor_);
+}
+
+}  // namespace radixattn

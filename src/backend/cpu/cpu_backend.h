@@ -1,0 +1,43 @@
+// The CPU's implementation of the backend contract: checks, then kernels of one target through one
+// executor.
+//
+// Adds to the checks of src/api those that need array contents: see backend/cpu/attention_check.h,
+// rope_append.h and copy.h for what each launch looks at. A launch that fails has written nothing
+// and has set the thread's message. Allocates nothing: an object can be made in place.
+// Thread rule: const but for what launches write; any number of launches at a time, if the executor
+// may.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+
+namespace radixattn {
+
+class CpuBackend final : public Backend {
+ public:
+  // Both outlive the backend. kernels: select_kernels(config.cpu_target).
+  CpuBackend(const CpuKernels& kernels, Executor& executor)
+      : kernels_(kernels), executor_(executor) {}
+
+  const CpuKernels& kernels() const { return kernels_; }
+
+  radix_status attention_workspace(const AttentionParams& p, bool prefill,
+                                   uint64_t* bytes) const override;
+  radix_status decode(const AttentionParams& p, radix_stream stream) override;
+  radix_status prefill(const AttentionParams& p, radix_stream stream) override;
+  radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
+  radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
+                           radix_stream stream) override;
+  radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+                           radix_stream stream) override;
+  radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
+                        radix_stream stream) override;
+  radix_status swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n, const void* host,
+                       radix_stream stream) override;
+
+ private:
+  const CpuKernels& kernels_;
+  Executor& executor_;
+};
+
+}  // namespace radixattn
