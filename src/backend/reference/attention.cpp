@@ -17,6 +17,12 @@ struct Query {
   uint32_t head;
 };
 
+std::vector<double> load_vector(const void* data, int32_t dtype, int64_t at, uint32_t n) {
+  std::vector<double> x(n);
+  for (uint32_t i = 0; i < n; ++i) x[i] = load_element(data, dtype, at + i);
+  return x;
+}
+
 // Element offset of token j's vector in K or V.
 int64_t token_offset(const AttentionParams& p, const PagedTensor& t, const Query& query,
                      int64_t j) {
@@ -25,13 +31,12 @@ int64_t token_offset(const AttentionParams& p, const PagedTensor& t, const Query
   return block * t.block_stride + (j % p.block_size) * t.token_stride + kv_head * t.head_stride;
 }
 
-double score(const AttentionParams& p, const Query& query, int64_t j) {
-  const int64_t q = query.row * p.q.row_stride + query.head * p.q.head_stride;
+// x_j of one key.
+double score(const AttentionParams& p, const Query& query, const std::vector<double>& q,
+             int64_t j) {
   const int64_t k = token_offset(p, p.k, query, j);
   double dot = 0.0;
-  for (uint32_t i = 0; i < p.head_dim; ++i) {
-    dot += load_element(p.q.data, p.q.dtype, q + i) * load_element(p.k.data, p.k.dtype, k + i);
-  }
+  for (uint32_t i = 0; i < p.head_dim; ++i) dot += q[i] * load_element(p.k.data, p.k.dtype, k + i);
   double x = double{p.scale} * dot;
   if (p.softcap > 0.f) x = double{p.softcap} * std::tanh(x / double{p.softcap});
   if (p.alibi_slopes != nullptr) {
@@ -47,8 +52,10 @@ void one_row(const AttentionParams& p, const Query& query, double* out, double* 
       p.window == 0 ? 0 : std::max<int64_t>(0, query.position - int64_t{p.window} + 1);
   if (query.position < first) return;
 
+  const std::vector<double> q = load_vector(
+      p.q.data, p.q.dtype, query.row * p.q.row_stride + query.head * p.q.head_stride, p.head_dim);
   std::vector<double> x;
-  for (int64_t j = first; j <= query.position; ++j) x.push_back(score(p, query, j));
+  for (int64_t j = first; j <= query.position; ++j) x.push_back(score(p, query, q, j));
   double m = *std::max_element(x.begin(), x.end());
   if (p.sinks != nullptr) m = std::max(m, double{p.sinks[query.head]});
   double l = p.sinks != nullptr ? std::exp(double{p.sinks[query.head]} - m) : 0.0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "radixattn.h"
 
@@ -49,6 +50,15 @@ uint16_t encode(double x, const Format& f) {
   return static_cast<uint16_t>(sign | magnitude);
 }
 
+// Decoded once: a test looks at hundreds of millions of elements.
+std::vector<double> all_values(const Format& f) {
+  std::vector<double> values(65536);
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    values[bits] = decode(static_cast<uint16_t>(bits), f);
+  }
+  return values;
+}
+
 }  // namespace
 
 double decode_f16(uint16_t bits) { return decode(bits, kF16); }
@@ -57,9 +67,11 @@ uint16_t encode_f16(double x) { return encode(x, kF16); }
 uint16_t encode_bf16(double x) { return encode(x, kBf16); }
 
 double load_element(const void* data, int32_t dtype, int64_t index) {
+  static const std::vector<double> f16 = all_values(kF16);
+  static const std::vector<double> bf16 = all_values(kBf16);
   if (dtype == RADIX_F32) return static_cast<const float*>(data)[index];
   const uint16_t bits = static_cast<const uint16_t*>(data)[index];
-  return dtype == RADIX_F16 ? decode_f16(bits) : decode_bf16(bits);
+  return dtype == RADIX_F16 ? f16[bits] : bf16[bits];
 }
 
 void store_element(void* data, int32_t dtype, int64_t index, double x) {
