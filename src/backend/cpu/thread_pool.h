@@ -10,8 +10,8 @@
 //
 // Invariants:
 //   1. The job's fields are read only by threads that have joined it, and written only while none
-//      has. Joining is one compare-and-swap on `state_`, which holds the job's number, whether it is
-//      open, and how many have joined.
+//      has. Joining is one compare-and-swap on `state_`, which holds the job's number, whether it
+//      is open, and how many have joined.
 //   2. Nobody waits for a thread that has not joined: threads that sleep, are late, or do not exist
 //      in this process (after fork) cost nothing; the caller runs what they do not.
 //   3. One job at a time. A second caller, or a task that calls parallel_for again, runs its tasks
