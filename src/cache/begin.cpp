@@ -118,7 +118,7 @@ radix_status CacheManager::begin(const radix_request_desc& d, radix_req* out, ra
   r.num_blocks = cached_blocks;
   r.lease_blocks = cached_blocks;
   r.commit_blocks = static_cast<uint32_t>(cached / bs);
-  r.cached_blocks = r.commit_blocks;
+  r.foreign_blocks = r.commit_blocks;
   r.cached_tokens = cached;
   r.ns = ns;
   r.extra_key = d.extra_key;
@@ -148,8 +148,12 @@ radix_status CacheManager::begin(const radix_request_desc& d, radix_req* out, ra
 void CacheManager::promise_broken(uint32_t lender) {
   uint32_t heir = kNone;
   for (uint32_t s = requests_[lender].ring_next; s != lender; s = requests_[s].ring_next) {
-    const Request& r = requests_[s];
-    if (r.lender != lender || !r.borrows()) continue;
+    Request& r = requests_[s];
+    if (r.lender != lender) continue;
+    if (!r.borrows()) {
+      r.lender = kNone;
+      continue;
+    }
     if (heir == kNone || r.borrow_end > requests_[heir].borrow_end ||
         (r.borrow_end == requests_[heir].borrow_end && s < heir)) {
       heir = s;

@@ -112,12 +112,17 @@ class CacheManager {
   radix_status plan_commit(const radix_commit_item* items, uint32_t n, radix_commit_out* out);
   void commit_one(uint32_t index, uint32_t target, radix_commit_out* out);
   void mark_family(uint32_t index, uint32_t target);
+  Position walk_or_publish(uint32_t index, uint32_t target, radix_commit_out* out);
+  uint32_t match_own_run(const Request& r, Position at, uint32_t target) const;
   void settle_duplicates(uint32_t index, Position at, uint32_t count, radix_commit_out* out);
-  Position publish_run(uint32_t index, Position at, uint32_t end);
-  void advance_family(uint32_t index, uint32_t old_blocks, Position end);
+  Position publish(uint32_t index, Position at, uint32_t target);
+  bool advance_family(uint32_t index, uint32_t old_blocks, Position end);
 
   // ---- lifecycle.cpp
+  radix_status create_children(uint32_t n, uint64_t row, radix_req* out);
+  void copy_to_child(uint32_t parent, uint32_t child);
   void shrink_lease(uint32_t index, uint32_t blocks);
+  void shorten_promises(uint32_t lender, uint32_t whole_blocks);
   void discard_own_blocks(Position end, uint32_t keep_blocks);
 
   // ---- maintenance.cpp
@@ -125,7 +130,7 @@ class CacheManager {
   uint32_t next_victim(uint32_t ns) const;
   void trim_one(uint32_t node, bool fenced);
   void clear_namespace(uint32_t ns);
-  uint64_t pinned_blocks() const;
+  uint64_t pinned_blocks();
 
   // ---- checker.cpp
   radix_status check_tree() const;
@@ -142,6 +147,7 @@ class CacheManager {
   Array<int32_t> slot_tokens_;  // [num_blocks * block_size] token ids by slot, of private and cached blocks
   uint64_t clock_ = 0;
   uint64_t versions_ = 0;
+  uint64_t cover_serial_ = 0;
   uint64_t epoch_now_ = 0, epoch_retired_ = 0;
   uint32_t batch_mark_ = 0;
   radix_stats counters_ = {};  // the statistics part only

@@ -286,10 +286,20 @@ Position RadixTree::split(Position at) {
   return {upper, at.in, at.blocks};
 }
 
-Position RadixTree::add_child(Position at, uint32_t num_blocks, uint64_t now, uint32_t* unit) {
-  const uint32_t got = units_.take(num_blocks, kNone, unit);
-  const uint32_t id = new_node();
+Position RadixTree::add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend, uint32_t* unit) {
   const uint32_t parent = at.node;
+  const bool leaf = nodes_[parent].is_root == 0 && nodes_[parent].first_child == kNone;
+  const uint32_t behind = nodes_[parent].unit + nodes_[parent].num;
+  const uint32_t got = units_.take(num_blocks, may_extend && leaf ? behind : kNone, unit);
+  num_cached_ += got;
+  if (may_extend && leaf && *unit == behind) {
+    count(parent, false);
+    nodes_[parent].num += got;
+    count(parent, true);
+    requeue(parent);
+    return {parent, at.in + got, at.blocks + got};
+  }
+  const uint32_t id = new_node();
   requeue_as_parent(parent);
   Node& n = nodes_[id];
   n.unit = *unit;
@@ -299,7 +309,6 @@ Position RadixTree::add_child(Position at, uint32_t num_blocks, uint64_t now, ui
   n.usage = {now, now, 0};
   link_child(parent, id);
   ++num_live_;
-  num_cached_ += got;
   count(id, true);
   return {id, got, at.blocks + got};
 }

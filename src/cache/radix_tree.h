@@ -46,8 +46,10 @@ class RadixTree {
     uint64_t extra_key;
     Usage usage;
     uint64_t stamp;  // epoch in which protection was last lost
+    uint64_t cover_serial;  // scratch of cover()
+    uint32_t covered;
     uint32_t fence_prev, fence_next;
-    uint8_t live, is_root, fenced, reserved[5];
+    uint8_t live, is_root, fenced, reserved;
   };
   struct NsUsage {
     uint32_t evictable, fenced;
@@ -89,9 +91,10 @@ class RadixTree {
   uint32_t make_root(uint32_t ns, uint64_t extra_key);
   void drop_root_if_unused(uint32_t root);
   Position split(Position at);  // a node boundary at `at`: returns the same place as the end of a node
-  // Adds one run below `at` (the end of a node): up to num_blocks, as many as fit one extent. The caller fills the units'
-  // tokens and blocks, then calls index_child. Returns the new end.
-  Position add_child(Position at, uint32_t num_blocks, uint64_t now, uint32_t* unit);
+  // Adds one run below `at` (the end of a node): up to num_blocks, as many as fit one extent, as a child; or, with
+  // `may_extend`, by making a node without children longer when the units behind its own are free. The caller
+  // fills the units' tokens and blocks, then calls index_child for a new node. Returns the new end.
+  Position add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend, uint32_t* unit);
   int32_t* unit_tokens(uint32_t unit) { return tokens_.data() + uint64_t{unit} * block_size_; }
   int32_t* unit_blocks(uint32_t unit) { return blocks_.data() + unit; }
   void index_child(uint32_t id);  // after its tokens are filled
@@ -99,6 +102,9 @@ class RadixTree {
   void take_lease(uint32_t lease, Position at);
   void move_lease(uint32_t lease, Position to);
   void release_lease(uint32_t lease);
+
+  // Blocks on the path to `at` that no earlier call with this serial (> 0, never reused) has counted.
+  uint64_t cover(Position at, uint64_t serial);
 
   void use_path(Position at, uint64_t now, bool count_hit);  // the nodes from `at` up to the root
   uint32_t victim(uint32_t ns) const { return ns_usage_[ns].queue.first; }

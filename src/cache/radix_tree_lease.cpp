@@ -163,6 +163,24 @@ void RadixTree::use_path(Position at, uint64_t now, bool count_hit) {
   }
 }
 
+uint64_t RadixTree::cover(Position at, uint64_t serial) {
+  uint64_t fresh = 0;
+  while (nodes_[at.node].is_root == 0) {
+    Node& n = nodes_[at.node];
+    const bool seen = n.cover_serial == serial;  // then everything above is counted
+    const uint32_t before = seen ? n.covered : 0;
+    if (at.in > before) {
+      fresh += at.in - before;
+      n.covered = at.in;
+      n.cover_serial = serial;
+    }
+    if (seen) break;
+    at.node = n.parent;
+    at.in = nodes_[at.node].num;
+  }
+  return fresh;
+}
+
 // ---- fences: nodes that lost protection while launches may still read them, in the order of their stamps
 
 void RadixTree::fence_unlink(uint32_t id) {

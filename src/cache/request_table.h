@@ -32,7 +32,7 @@ struct Request {
   uint64_t ready_tokens;
   uint64_t cached_tokens;
   uint64_t extra_key;
-  uint32_t cached_blocks;  // matched whole at begin
+  uint32_t foreign_blocks;  // leading blocks that others published: matched at begin, or found as duplicates
   uint32_t ring_next, ring_prev;
   uint32_t lender;      // index of the request that this one borrows from, kNone = nobody
   uint32_t borrow_end;  // blocks; borrowed are [commit_blocks, borrow_end)
