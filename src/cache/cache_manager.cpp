@@ -12,6 +12,7 @@ CacheManager::CacheManager(HostAllocator* memory) : memory_(memory) {
   pins_.bind(memory);
   namespaces_.bind(memory);
   slot_tokens_.bind(memory);
+  scratch_.bind(memory);
 }
 
 radix_status CacheManager::init(const CacheConfig& config) {
@@ -19,6 +20,7 @@ radix_status CacheManager::init(const CacheConfig& config) {
   const uint64_t slots = uint64_t{config.num_blocks} * config.block_size;
   bool ok = pool_.init(config.num_blocks, config.defer_free) &&
             tree_.init(config.num_blocks, config.block_size, config.policy) && slot_tokens_.reserve(slots) &&
+            scratch_.reserve(config.num_blocks) &&
             requests_.init(config.max_requests, config.max_blocks_per_request, config.preallocate) &&
             pins_.init(config.max_pins, config.preallocate) &&
             namespaces_.init(config.max_namespaces, config.preallocate) &&

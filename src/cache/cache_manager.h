@@ -118,6 +118,9 @@ class CacheManager {
   Position publish(uint32_t index, Position at, uint32_t target);
   bool advance_family(uint32_t index, uint32_t old_blocks, Position end);
 
+  // ---- dump.cpp
+  uint64_t shared_tokens(const Request& r, const radix_request_desc& d) const;
+
   // ---- lifecycle.cpp
   radix_status create_children(uint32_t n, uint64_t row, radix_req* out);
   void copy_to_child(uint32_t parent, uint32_t child);
@@ -133,9 +136,12 @@ class CacheManager {
   uint64_t pinned_blocks();
 
   // ---- checker.cpp
-  radix_status check_tree() const;
-  radix_status check_requests() const;
-  radix_status check_owners() const;
+  radix_status check_request(uint32_t index) const;
+  radix_status check_row(uint32_t index) const;
+  radix_status check_promise(uint32_t index) const;
+  radix_status check_owners();
+  radix_status check_refs() const;
+  radix_status check_namespaces();
 
   HostAllocator* memory_;
   CacheConfig config_;
@@ -145,6 +151,7 @@ class CacheManager {
   PinTable pins_;
   NamespaceTable namespaces_;
   Array<int32_t> slot_tokens_;  // [num_blocks * block_size] token ids by slot, of private and cached blocks
+  Array<uint32_t> scratch_;     // [num_blocks] of check()
   uint64_t clock_ = 0;
   uint64_t versions_ = 0;
   uint64_t cover_serial_ = 0;

@@ -167,7 +167,8 @@ bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position 
     const uint32_t whole = static_cast<uint32_t>(other.num_tokens / config_.block_size);
     other.commit_blocks = other.shared_end < whole ? other.shared_end : whole;
     other.lease_blocks = is_private(other.row[other.shared_end - 1]) ? other.commit_blocks : other.shared_end;
-    if (r.foreign_blocks > other.foreign_blocks) other.foreign_blocks = r.foreign_blocks;
+    const uint32_t foreign = r.foreign_blocks < other.commit_blocks ? r.foreign_blocks : other.commit_blocks;
+    if (foreign > other.foreign_blocks) other.foreign_blocks = foreign;
     tree_.move_lease(lease_of_request(s), tree_.ascend(end, end.blocks - other.lease_blocks));
   }
   return any;

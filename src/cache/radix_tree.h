@@ -46,7 +46,7 @@ class RadixTree {
     uint64_t extra_key;
     Usage usage;
     uint64_t stamp;  // epoch in which protection was last lost
-    uint64_t cover_serial;  // scratch of cover()
+    uint64_t cover_serial;  // scratch of cover() and add_request()
     uint32_t covered;
     uint32_t fence_prev, fence_next;
     uint8_t live, is_root, fenced, reserved;
@@ -105,6 +105,11 @@ class RadixTree {
 
   // Blocks on the path to `at` that no earlier call with this serial (> 0, never reused) has counted.
   uint64_t cover(Position at, uint64_t serial);
+  // Counts one request on every node of the path to `at`; requests_on reads what was counted with the serial.
+  void add_request(Position at, uint64_t serial);
+  uint32_t requests_on(uint32_t id, uint64_t serial) const {
+    return nodes_[id].cover_serial == serial ? nodes_[id].covered : 0;
+  }
 
   void use_path(Position at, uint64_t now, bool count_hit);  // the nodes from `at` up to the root
   uint32_t victim(uint32_t ns) const { return ns_usage_[ns].queue.first; }
@@ -114,8 +119,8 @@ class RadixTree {
 
   void set_epochs(uint64_t now, uint64_t retired);  // lifts fences up to `retired`
 
-  const EvictionIndex& eviction() const { return queue_; }
-  const ExtentAllocator& units() const { return units_; }
+  // Walks the invariants; INTERNAL at the first broken one. scratch: [num_blocks], overwritten. (radix_tree_check.cpp)
+  radix_status check(uint32_t* scratch) const;
 
  private:
   struct Lease {
@@ -128,6 +133,11 @@ class RadixTree {
   void table_erase(uint32_t id);
   uint64_t table_slot_of(uint32_t id) const;
   bool grow_table(uint64_t num_nodes);
+
+  radix_status check_node(uint32_t id, uint32_t* scratch) const;
+  radix_status check_protection(uint32_t id) const;
+  radix_status check_queues() const;
+  radix_status check_fences() const;
 
   uint32_t new_node();
   void free_node(uint32_t id);

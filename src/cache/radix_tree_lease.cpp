@@ -181,6 +181,15 @@ uint64_t RadixTree::cover(Position at, uint64_t serial) {
   return fresh;
 }
 
+void RadixTree::add_request(Position at, uint64_t serial) {
+  for (uint32_t id = at.node; nodes_[id].is_root == 0; id = nodes_[id].parent) {
+    Node& n = nodes_[id];
+    if (n.cover_serial != serial) n.covered = 0;
+    n.cover_serial = serial;
+    ++n.covered;
+  }
+}
+
 // ---- fences: nodes that lost protection while launches may still read them, in the order of their stamps
 
 void RadixTree::fence_unlink(uint32_t id) {
