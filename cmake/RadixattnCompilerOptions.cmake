@@ -1,0 +1,38 @@
+# Language levels, warnings and sanitizers for everything below the top directory.
+
+set(CMAKE_C_STANDARD 99)
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
+endif()
+
+# Somebody who adds the project to a build of their own keeps their warnings.
+if(PROJECT_IS_TOP_LEVEL)
+  add_compile_options(-Wall -Wextra -Wshadow -Wundef -Wconversion)
+endif()
+if(RADIXATTN_WERROR)
+  add_compile_options(-Werror)
+endif()
+
+# In CMAKE_<LANG>_FLAGS, not add_compile_options: flags there reach the linker too, and the CPU backend's test of
+# object files looks for them (sanitizers add symbols of their own).
+if(RADIXATTN_SANITIZE STREQUAL "address+undefined")
+  set(_sanitize "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer")
+elseif(RADIXATTN_SANITIZE STREQUAL "thread")
+  set(_sanitize "-fsanitize=thread -fno-omit-frame-pointer")
+elseif(RADIXATTN_SANITIZE STREQUAL "")
+  set(_sanitize "")
+else()
+  message(FATAL_ERROR
+    "RADIXATTN_SANITIZE is \"${RADIXATTN_SANITIZE}\": expected address+undefined, thread, or nothing")
+endif()
+if(_sanitize)
+  string(APPEND CMAKE_C_FLAGS " ${_sanitize}")
+  string(APPEND CMAKE_CXX_FLAGS " ${_sanitize}")
+endif()
