@@ -1,0 +1,21 @@
+# Fails when a library needs anything beyond libc and libstdc++ (and what these two consist of), or has another SONAME.
+#
+#   cmake -DREADELF=<readelf> -DLIBRARY=<libradixattn.so> -DSONAME=<name> -P check_dependencies.cmake
+execute_process(COMMAND ${READELF} -d ${LIBRARY} OUTPUT_VARIABLE _out RESULT_VARIABLE _status)
+if(NOT _status EQUAL 0)
+  message(FATAL_ERROR "${READELF} failed on ${LIBRARY}")
+endif()
+string(REGEX MATCHALL "\\(NEEDED\\)[^\n]*" _needed "${_out}")
+foreach(_line IN LISTS _needed)
+  string(REGEX REPLACE ".*\\[(.*)\\].*" "\\1" _name "${_line}")
+  if(NOT _name MATCHES "^(libc|libm|libpthread|libstdc\\+\\+|libgcc_s|ld-linux[a-z0-9-]*)\\.so")
+    message(FATAL_ERROR "${LIBRARY} needs ${_name}")
+  endif()
+  message(STATUS "needs ${_name}")
+endforeach()
+if(NOT _needed)
+  message(FATAL_ERROR "no dependencies seen: the check looked at nothing")
+endif()
+if(NOT _out MATCHES "\\(SONAME\\)[^\n]*\\[${SONAME}\\]")
+  message(FATAL_ERROR "the SONAME of ${LIBRARY} is not ${SONAME}")
+endif()
