@@ -1,0 +1,199 @@
+// commit: publishing, duplicates in both modes, and the requests that share what is published.
+#include <algorithm>
+
+#include "world.h"
+
+namespace radixattn::model {
+
+struct World::CommitPlan {
+  std::set<radix_status> why;
+  uint64_t published = 0, duplicates_lo = 0, duplicates_hi = 0;
+  uint32_t worst_remaps = 0;
+  std::vector<radix_remap> remaps;
+  std::vector<Hash> new_blocks;
+  std::map<radix_req, Row> rows_before;
+  std::map<radix_req, uint64_t> committed_before;
+  std::set<radix_block>
+      duplicated;  // blocks that keep their rows though the same tokens are cached elsewhere
+  std::set<radix_req> named;
+};
+
+void World::commit(Rng& rng) {
+  if (live_.empty()) return;
+  flush_all();  // the caller says that K/V is written: so it is
+  std::vector<radix_commit_item> items;
+  for (uint32_t i = 0, n = rng.range(1, 3); i < n; ++i) {
+    const Request* r = pick(rng);
+    bool again = false;
+    for (const radix_commit_item& x : items) again = again || x.req == r->id;
+    if (again) continue;
+    radix_commit_item item{};
+    item.req = r->id;
+    item.num_valid_tokens = rng.percent(70) ? r->length() : rng.below(r->length() + 1);
+    if (rng.percent(2)) item.num_valid_tokens = r->length() + 1 + rng.below(3);
+    items.push_back(item);
+    note("commit " + std::to_string(item.req) + " to " + std::to_string(item.num_valid_tokens) +
+         " of " + std::to_string(r->length()) + " flags " + std::to_string(r->flags));
+  }
+  const View before = view();
+  const std::map<Hash, Cached> tree_before = tree_;
+  const std::map<radix_req, Request> live_before = live_;
+  const std::set<radix_status> why = [&] {
+    std::set<radix_status> w;
+    for (const radix_commit_item& x : items) {
+      const Request& r = live_.at(x.req);
+      if (x.num_valid_tokens > r.length())
+        w.insert(RADIX_E_INVALID);
+      else if (full_blocks(x.num_valid_tokens) * shape_.block_size > r.known)
+        w.insert(RADIX_E_STATE);
+    }
+    return w;
+  }();
+  CommitPlan p;
+  if (why.empty()) p = plan_commit(items);
+
+  std::vector<radix_remap> remaps(64);
+  radix_commit_out out{};
+  out.struct_size = sizeof out;
+  out.remaps = remaps.data();
+  out.remaps_cap = std::max<uint32_t>(p.worst_remaps, 1);
+  if (p.worst_remaps > remaps.size()) remaps.resize(p.worst_remaps), out.remaps = remaps.data();
+  bool little = false;
+  if (why.empty() && !p.remaps.empty() && rng.percent(15)) {
+    out.remaps_cap = static_cast<uint32_t>(p.remaps.size() - 1);
+    little = true;
+  }
+  const bool with_out = p.worst_remaps > 0 || rng.percent(70);
+  arm(rng);
+  const radix_status st = disarm(radix_commit(
+      ctx_, items.data(), static_cast<uint32_t>(items.size()), with_out ? &out : nullptr));
+  seen_status("commit", st);
+  auto undo = [&] {
+    tree_ = tree_before;
+    live_ = live_before;
+  };
+  if (st == RADIX_E_NOMEM) {
+    undo();
+    out_of_memory(st);
+    return;
+  }
+  if (!why.empty()) {
+    CHECK(why.count(st) != 0, "commit gives ", radix_status_name(st), ", expected ",
+          radix_status_name(*why.begin()));
+    return;
+  }
+  bool vague = false;  // ids of a last, partly filled block are missing: refused or not
+  for (const radix_commit_item& x : items)
+    vague = vague || x.num_valid_tokens > live_before.at(x.req).known;
+  if (st == RADIX_E_STATE && vague) return undo();
+  if (little) {
+    CHECK_EQ(st, RADIX_E_BUFFER, "commit with too little room for remaps");
+    CHECK(out.num_remaps >= p.remaps.size(), "needed remaps ", out.num_remaps);
+    return undo();
+  }
+  CHECK_EQ(st, RADIX_OK, "commit");
+  if (with_out) {
+    finish_commit(p, items, out);
+  } else {
+    CHECK(p.remaps.empty(), "remaps without out");
+  }
+  totals_.published += p.published;
+  totals_.duplicates += with_out ? out.num_duplicates : p.duplicates_lo;
+  commit_along(p);
+  settle(before);
+}
+
+// Enters the commit into the oracle, item by item.
+World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items) {
+  CommitPlan p;
+  const uint64_t bs = shape_.block_size;
+  for (const auto& [id, r] : live_) {
+    p.rows_before[id] = r.row;
+    p.committed_before[id] = r.committed;
+  }
+  for (const radix_commit_item& x : items) {
+    Request& r = live_.at(x.req);
+    p.named.insert(r.id);
+    const uint64_t full = full_blocks(x.num_valid_tokens);
+    if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) != 0 && full * bs > r.committed)
+      p.worst_remaps += static_cast<uint32_t>(full - r.committed / bs);
+    std::vector<Hash> path;
+    for (uint64_t i = r.committed / bs; i < full; ++i) {
+      const Hash h = r.hashes[(i + 1) * bs];
+      const auto it = tree_.find(h);
+      path.push_back(h);
+      if (it == tree_.end()) {
+        Cached c;
+        c.path.assign(r.tokens.begin(), r.tokens.begin() + static_cast<int64_t>((i + 1) * bs));
+        c.ns = r.ns;
+        c.extra_key = r.extra_key;
+        c.parent = r.hashes[i * bs];
+        c.block = r.row[i];
+        c.publisher = r.id;
+        tree_[h] = c;
+        born(h);
+        p.new_blocks.push_back(h);
+        ++p.published;
+      } else if (it->second.block != r.row[i]) {
+        it->second.used_by_others = true;
+        p.duplicated.insert(r.row[i]);
+        ++p.duplicates_hi;
+        ++p.duplicates_lo;
+        if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) == 0) {
+          seen("event.duplicate_kept");
+          continue;
+        }
+        p.remaps.push_back({r.id, static_cast<uint32_t>(i), r.row[i], it->second.block});
+        r.row[i] = it->second.block;
+        seen("event.duplicate_remapped");
+      }
+    }
+    touch(path, false);
+    for (Hash h : path) tree_.at(h).use.last_lo = now_;
+    r.committed = std::max(r.committed, full * bs);
+  }
+  return p;
+}
+
+void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
+                          const radix_commit_out& out) {
+  CHECK_EQ(out.published_blocks, p.published, "published");
+  CHECK(out.num_duplicates >= p.duplicates_lo && out.num_duplicates <= p.duplicates_hi,
+        "duplicates ", out.num_duplicates, ", expected ", p.duplicates_lo);
+  CHECK_EQ(out.num_remaps, p.remaps.size(), "remaps");
+  for (size_t i = 0; i < p.remaps.size(); ++i) {
+    const radix_remap &a = out.remaps[i], &b = p.remaps[i];
+    CHECK(a.req == b.req && a.index == b.index && a.old_block == b.old_block &&
+              a.new_block == b.new_block,
+          "remap ", i, " of request ", a.req, " entry ", a.index, ": ", a.old_block, " -> ",
+          a.new_block, ", expected entry ", b.index, ": ", b.old_block, " -> ", b.new_block);
+  }
+}
+
+// Requests that share the blocks move along: surely over blocks that are now the cached ones,
+// perhaps over duplicates.
+void World::commit_along(const CommitPlan& p) {
+  const uint64_t bs = shape_.block_size;
+  for (auto& [id, r] : live_) {
+    if (p.named.count(id) != 0) {
+      const uint64_t c = info_of(id).committed_tokens;
+      CHECK_EQ(c, r.committed, "committed_tokens of a committed request ", id);
+      continue;
+    }
+    uint64_t lo = r.committed / bs, hi = lo;
+    auto canonical = [&](uint64_t i) {
+      const auto it = tree_.find(r.hashes[(i + 1) * bs]);
+      return it != tree_.end() && it->second.block == r.row[i];
+    };
+    while ((lo + 1) * bs <= r.known && canonical(lo)) ++lo;
+    hi = lo;
+    while ((hi + 1) * bs <= r.known && (canonical(hi) || p.duplicated.count(r.row[hi]) != 0)) ++hi;
+    const uint64_t c = info_of(id).committed_tokens;
+    CHECK(c >= lo * bs && c <= hi * bs && c % bs == 0, "committed_tokens of sharing request ", id,
+          " is ", c, ", expected ", lo * bs, "..", hi * bs);
+    if (c > p.committed_before.at(id)) seen("event.committed_along");
+    r.committed = c;
+  }
+}
+
+}  // namespace radixattn::model
