@@ -159,7 +159,8 @@ class CacheManager {
   uint32_t batch_mark_ = 0;
   radix_stats counters_ = {};  // the statistics part only
 
-  friend class SharingGraph;  // dump.cpp
+  friend class SharingGraph;      // dump.cpp
+  friend struct CacheTestAccess;  // tests break invariants on purpose, to see that check() finds them
 };
 
 }  // namespace radixattn

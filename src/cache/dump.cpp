@@ -79,11 +79,12 @@ class SharingGraph {
   using ull = unsigned long long;
 
   void flush() {
-    if (used_ == 0 || failed_) return;
-    offered_ = used_;
-    taken_ = fn_(user_, buffer_, used_);
-    failed_ = taken_ != static_cast<int64_t>(used_);
-    used_ = 0;
+    if (used_ > 0 && !failed_) {
+      offered_ = used_;
+      taken_ = fn_(user_, buffer_, used_);
+      failed_ = taken_ != static_cast<int64_t>(used_);
+    }
+    used_ = 0;  // what comes after a failure is thrown away
   }
   __attribute__((format(printf, 2, 3))) void put(const char* format, ...) {
     char piece[256];

@@ -176,6 +176,8 @@ class RadixTree {
   uint64_t evictable_ = 0, fenced_ = 0, num_cached_ = 0;
   uint64_t epoch_now_ = 0, epoch_retired_ = 0;
   uint32_t fence_head_ = kNone, fence_tail_ = kNone;
+
+  friend struct CacheTestAccess;
 };
 
 }  // namespace radixattn
