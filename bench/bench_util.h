@@ -61,7 +61,7 @@ struct Case {
   std::string name;
   std::function<void()> run;
   double median_ns = 0, min_ns = 0;  // results
-  std::vector<double> samples;       // one a round
+  std::vector<double> samples = {};  // one a round
 };
 
 // One warm-up round, then `rounds` rounds of every case in turn.

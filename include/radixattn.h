@@ -16,7 +16,8 @@
  *                out: set struct_size before the call; the library writes at most that many bytes.
  * Thread tags    [F] free-threaded   [C] takes the context's lock   [D] data plane: lock-free, runs on a stream
  * Failure rule   a failing [C] call changes nothing but statistics and the error message.
- * Ids            radix_req, radix_pin and radix_ns carry a generation: a stale or foreign id gives RADIX_E_STALE.
+ * Ids            radix_req, radix_pin and radix_ns carry a generation and their kind: an id whose object is gone, or of
+ *                another kind, gives RADIX_E_STALE. An id of another context may by chance name an object of this one.
  * Order          a context has a logical clock and reads no other: the same calls give the same ids everywhere. */
 #ifndef RADIXATTN_H
 #define RADIXATTN_H
@@ -63,7 +64,7 @@ extern "C" {
  * RADIX_NOEXCEPT are removed */
 
 typedef struct radix_ctx radix_ctx; /* opaque */
-typedef uint64_t radix_req;         /* generation<<32 | index; 0 is never valid */
+typedef uint64_t radix_req;         /* generation<<32 | kind<<30 | index; 0 is never valid */
 typedef uint64_t radix_pin;         /* same scheme */
 typedef uint64_t radix_ns;          /* same scheme; 0 = the default namespace, which always exists */
 typedef uint64_t radix_epoch;       /* host timeline, starts at 1 */
@@ -79,7 +80,7 @@ enum { /* radix_status: values never change, new ones are appended */
   RADIX_E_NOMEM = -3,        /* the host allocator returned NULL */
   RADIX_E_NO_BLOCKS = -4,    /* pool exhausted: retry after a free, an evict, an epoch_retire, or preempt */
   RADIX_E_BUFFER = -5,       /* caller's array too small; the needed count is written */
-  RADIX_E_STALE = -6,        /* the id's generation does not match: freed, or of another context */
+  RADIX_E_STALE = -6,        /* the id's generation does not match: the object is gone, or was never there */
   RADIX_E_STATE = -7,        /* legal call, wrong time */
   RADIX_E_UNSUPPORTED = -8,  /* dtype, shape or instruction set not available in this build or machine */
   RADIX_E_NO_DEVICE = -9,    /* no driver, no device, or driver too old */
@@ -310,7 +311,7 @@ typedef struct radix_stats {
 typedef struct radix_ns_info {
   uint32_t struct_size;
   uint32_t quota_blocks;  /* 0 = unlimited */
-  uint64_t blocks_used;   /* every block that is not free and belongs here */
+  uint64_t blocks_used;   /* cached here or held by its requests; what waits behind a fence to be free is not counted */
   uint64_t blocks_cached; /* of these, evictable now */
   uint64_t requests_live;
 } radix_ns_info;
@@ -454,7 +455,7 @@ RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t p
  * request published meanwhile with the same tokens are duplicates: a request begun with
  * REMAP_DUPLICATES gets the cached block in its row and gives its own back (listed in remaps);
  * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
- * blocks (forks, borrowers) are committed along. out may be NULL when no remap is asked for. All
+ * blocks (forks, borrowers) are committed along, and keep duplicates. out may be NULL when no remap is asked for. All
  * items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
  * Cost: O(new blocks * block_size), O(log nodes). */
 RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,

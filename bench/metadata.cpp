@@ -1,0 +1,311 @@
+// The cost of the cache's bookkeeping through the public C API, without K/V memory: what a scheduler pays a step.
+//
+//   metadata.match_32k     radix_match_prefix of a cached prompt of 32,768 tokens in blocks of 16, against memcmp over the
+//                          same bytes (it compares every token: less than memcmp is not possible)
+//   metadata.begin_32k     the same with a lease and a row, and its free
+//   metadata.commit_32k    the publication of such a prompt, for each of its blocks
+//   metadata.append_256    one token for each of 256 requests, a token, block changes included, against the bare stores of ids
+//                          and slots
+//   metadata.tables_256    the rows of 256 requests of 64 blocks when nothing changed, and when all must be written
+//   metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves, against the same in one of 1,000
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "bench_util.h"
+#include "radixattn.h"
+
+namespace {
+
+constexpr uint32_t kBlock = 16;
+constexpr uint32_t kPrompt = 32768;
+constexpr uint32_t kBatch = 256;
+
+void check(radix_status st, const char* what) {
+  if (st == RADIX_OK) return;
+  char message[512];
+  radix_last_error(message, sizeof message);
+  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
+  std::exit(1);
+}
+
+struct Destroy {
+  void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
+};
+using Context = std::unique_ptr<radix_ctx, Destroy>;
+
+Context create(uint32_t num_blocks, uint32_t max_requests = 512) {
+  radix_config config = {};
+  config.struct_size = sizeof config;
+  config.abi = RADIXATTN_ABI;
+  config.flags = RADIX_CTX_METADATA_ONLY;
+  config.num_blocks = num_blocks;
+  config.block_size = kBlock;
+  config.max_requests = max_requests;
+  radix_ctx* ctx = nullptr;
+  check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
+  return Context(ctx);
+}
+
+std::vector<radix_token> prompt_of(uint32_t n, uint32_t seed) {
+  std::vector<radix_token> t(n);
+  uint32_t x = seed * 2654435761u + 1;
+  for (radix_token& token : t) {
+    x = x * 1664525u + 1013904223u;
+    token = static_cast<radix_token>(x >> 15);
+  }
+  return t;
+}
+
+radix_request_desc desc_of(const std::vector<radix_token>& t) {
+  radix_request_desc d = {};
+  d.struct_size = sizeof d;
+  d.tokens = t.data();
+  d.num_tokens = t.size();
+  return d;
+}
+
+radix_req begin(radix_ctx* ctx, const std::vector<radix_token>& t) {
+  const radix_request_desc d = desc_of(t);
+  radix_req r = 0;
+  check(radix_begin_request(ctx, &d, &r, nullptr), "radix_begin_request");
+  return r;
+}
+
+void append(radix_ctx* ctx, const std::vector<radix_append>& items, std::vector<int64_t>* slots) {
+  radix_append_out out = {};
+  out.struct_size = sizeof out;
+  out.slots = slots->data();
+  out.slots_cap = slots->size();
+  check(radix_append_slot(ctx, items.data(), static_cast<uint32_t>(items.size()), &out), "radix_append_slot");
+}
+
+void commit(radix_ctx* ctx, radix_req r, uint64_t num_tokens) {
+  const radix_commit_item item = {r, num_tokens};
+  check(radix_commit(ctx, &item, 1, nullptr), "radix_commit");
+}
+
+// begin, append of the rest, commit, free: t is cached afterwards.
+void remember(radix_ctx* ctx, const std::vector<radix_token>& t) {
+  const radix_request_desc d = desc_of(t);
+  radix_match m = {};
+  m.struct_size = sizeof m;
+  radix_req r = 0;
+  check(radix_begin_request(ctx, &d, &r, &m), "radix_begin_request");
+  std::vector<int64_t> slots(t.size());
+  append(ctx, {{r, t.data() + m.cached_tokens, static_cast<uint32_t>(t.size() - m.cached_tokens), 0}}, &slots);
+  commit(ctx, r, t.size());
+  check(radix_free_request(ctx, r, 0), "radix_free_request");
+}
+
+// Median over `rounds` of the time of work(), for each piece; prepare() runs before each round, untimed.
+template <class Prepare, class Work>
+double median_ns(int rounds, double pieces, Prepare prepare, Work work) {
+  std::vector<double> samples;
+  for (int round = -1; round < rounds; ++round) {
+    prepare();
+    const double start = bench::now_ns();
+    work();
+    if (round >= 0) samples.push_back((bench::now_ns() - start) / pieces);
+  }
+  return bench::median(samples);
+}
+
+void bench_prompt(bench::Report* report, int rounds) {
+  Context ctx = create(2 * kPrompt / kBlock);
+  const std::vector<radix_token> prompt = prompt_of(kPrompt, 1), copy = prompt;
+  remember(ctx.get(), prompt);
+  std::vector<radix_block> blocks(kPrompt / kBlock);
+  constexpr int kCalls = 50;
+  std::vector<bench::Case> cases = {
+      {"match",
+       [&] {
+         for (int i = 0; i < kCalls; ++i) {
+           const radix_request_desc d = desc_of(prompt);
+           radix_match m = {};
+           m.struct_size = sizeof m;
+           m.blocks = blocks.data();
+           m.blocks_cap = static_cast<uint32_t>(blocks.size());
+           check(radix_match_prefix(ctx.get(), &d, &m), "radix_match_prefix");
+           if (m.cached_tokens != kPrompt) std::abort();
+         }
+       }},
+      {"memcmp",
+       [&] {
+         for (int i = 0; i < kCalls; ++i) {
+           const radix_token* a = prompt.data();
+           bench::keep(a);
+           bench::keep(std::memcmp(a, copy.data(), kPrompt * sizeof(radix_token)));
+         }
+       }},
+      {"begin", [&] {
+         for (int i = 0; i < kCalls; ++i) {
+           const radix_req r = begin(ctx.get(), prompt);
+           check(radix_free_request(ctx.get(), r, 0), "radix_free_request");
+         }
+       }}};
+  bench::run_interleaved(cases, rounds);
+  const double memcmp_ns = cases[1].median_ns / kCalls;
+  const auto add = [&](const char* name, double ns) {
+    report->add({name, ns, "ns", "memcmp of the tokens", memcmp_ns, ns / memcmp_ns});
+  };
+  add("metadata.match_32k", cases[0].median_ns / kCalls);
+  add("metadata.begin_32k", cases[2].median_ns / kCalls);
+}
+
+void bench_commit(bench::Report* report, int rounds) {
+  Context ctx = create(2 * kPrompt / kBlock);
+  const std::vector<radix_token> prompt = prompt_of(kPrompt, 2);
+  std::vector<radix_token> copy(kPrompt);
+  std::vector<int64_t> slots(kPrompt);
+  radix_req r = 0;
+  const double ns = median_ns(
+      rounds, kPrompt / kBlock,
+      [&] {
+        if (r != 0) check(radix_free_request(ctx.get(), r, RADIX_FREE_DISCARD), "radix_free_request");
+        r = begin(ctx.get(), prompt);
+        append(ctx.get(), {{r, prompt.data(), kPrompt, 0}}, &slots);
+      },
+      [&] { commit(ctx.get(), r, kPrompt); });
+  const double copy_ns = median_ns(rounds, kPrompt / kBlock, [] {}, [&] {
+    std::memcpy(copy.data(), prompt.data(), kPrompt * sizeof(radix_token));
+    bench::keep(copy[7]);
+  });
+  report->add({"metadata.commit_32k", ns, "ns/block", "memcpy of the tokens", copy_ns, ns / copy_ns});
+}
+
+struct Batch {
+  Context ctx;
+  std::vector<radix_req> reqs;
+  std::vector<radix_append> items;
+  std::vector<int64_t> slots;
+  std::vector<radix_token> ids;
+};
+
+// kBatch requests of `length` tokens that share nothing.
+Batch make_batch(uint32_t length, uint32_t room) {
+  Batch b;
+  b.ctx = create(kBatch * ((length + room) / kBlock + 1));
+  b.ids = prompt_of(kBatch, 3);
+  b.slots.resize(length > kBatch ? length : kBatch);
+  for (uint32_t i = 0; i < kBatch; ++i) {
+    const std::vector<radix_token> prompt = prompt_of(length, 100 + i);
+    b.reqs.push_back(begin(b.ctx.get(), prompt));
+    append(b.ctx.get(), {{b.reqs[i], prompt.data(), length, 0}}, &b.slots);
+    b.items.push_back({b.reqs[i], &b.ids[i], 1, 0});
+  }
+  return b;
+}
+
+void bench_append(bench::Report* report, int rounds) {
+  constexpr uint32_t kLength = 1000, kSteps = 320;
+  Batch b = make_batch(kLength, kSteps);
+  const double ns = median_ns(
+      rounds, double{kSteps} * kBatch,
+      [&] {
+        for (const radix_req r : b.reqs) check(radix_truncate(b.ctx.get(), r, kLength), "radix_truncate");
+      },
+      [&] {
+        for (uint32_t step = 0; step < kSteps; ++step) append(b.ctx.get(), b.items, &b.slots);
+      });
+  std::vector<radix_token> tokens(size_t{kBatch} * 1024);
+  uint32_t at = 0;
+  const double stores = median_ns(rounds, double{kSteps} * kBatch, [&] { at = 0; }, [&] {
+    for (uint32_t step = 0; step < kSteps; ++step, ++at) {
+      for (uint32_t i = 0; i < kBatch; ++i) {
+        tokens[size_t{i} * 1024 + at] = b.ids[i];
+        b.slots[i] = int64_t{i} * 1024 + at;
+      }
+      bench::keep(b.slots[0]);
+    }
+  });
+  report->add({"metadata.append_256", ns, "ns/token", "bare stores of id and slot", stores, ns / stores});
+}
+
+void bench_tables(bench::Report* report, int rounds) {
+  constexpr uint32_t kRow = 64;
+  const Batch b = make_batch(kRow * kBlock, 0);
+  std::vector<int32_t> tables(size_t{kBatch} * kRow), lens(kBatch), copy(tables.size());
+  std::vector<uint64_t> versions(kBatch);
+  const auto get = [&] {
+    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), kRow, lens.data(), versions.data()),
+          "radix_get_block_tables");
+  };
+  get();
+  std::vector<bench::Case> cases = {{"current", get},
+                                    {"written",
+                                     [&] {
+                                       std::fill(versions.begin(), versions.end(), 0);
+                                       get();
+                                     }},
+                                    {"memcpy", [&] {
+                                       std::memcpy(copy.data(), tables.data(), tables.size() * sizeof(int32_t));
+                                       bench::keep(copy[1]);
+                                     }}};
+  bench::run_interleaved(cases, rounds * 20);
+  const double reference = cases[2].median_ns;
+  report->add({"metadata.tables_256.current", cases[0].median_ns, "ns", "memcpy of the tables", reference,
+               cases[0].median_ns / reference});
+  report->add({"metadata.tables_256.written", cases[1].median_ns, "ns", "memcpy of the tables", reference,
+               cases[1].median_ns / reference});
+}
+
+// A shared block, then one block that nobody else has: `leaves` leaves.
+class Forest {
+ public:
+  explicit Forest(uint32_t leaves) : ctx_(create(leaves + 64)), leaves_(leaves) { refill(leaves); }
+  void refill(uint32_t count) {
+    std::vector<radix_token> t(2 * kBlock, 7);
+    for (uint32_t i = 0; i < count; ++i) {
+      t[kBlock] = static_cast<radix_token>(next_++);
+      remember(ctx_.get(), t);
+    }
+  }
+  void evict(uint32_t calls) {
+    for (uint32_t i = 0; i < calls; ++i) {
+      uint32_t freed = 0;
+      check(radix_evict(ctx_.get(), RADIX_NS_ALL, 1, &freed), "radix_evict");
+      if (freed != 1) std::abort();
+    }
+  }
+  uint32_t leaves() const { return leaves_; }
+
+ private:
+  Context ctx_;
+  uint32_t leaves_;
+  uint32_t next_ = 0;
+};
+
+void bench_evict(bench::Report* report, int rounds) {
+  constexpr uint32_t kCalls = 500;
+  Forest many(100000), few(1000);
+  std::vector<double> of_many, of_few;
+  const auto timed = [&](Forest* forest, std::vector<double>* samples) {
+    const double start = bench::now_ns();
+    forest->evict(kCalls);
+    samples->push_back((bench::now_ns() - start) / kCalls);
+    forest->refill(kCalls);
+  };
+  for (int round = 0; round < rounds; ++round) {
+    timed(&many, &of_many);
+    timed(&few, &of_few);
+  }
+  const double value = bench::median(of_many), reference = bench::median(of_few);
+  report->add({"metadata.evict_100k", value, "ns/call", "the same with 1,000 leaves", reference, value / reference});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bench::Options options = bench::parse_options(argc, argv);
+  const int rounds = options.quick ? 7 : 41;
+  bench::Report report;
+  bench_prompt(&report, rounds);
+  bench_commit(&report, rounds);
+  bench_append(&report, rounds);
+  bench_tables(&report, rounds);
+  bench_evict(&report, rounds);
+  return report.finish(options);
+}
