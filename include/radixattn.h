@@ -259,8 +259,8 @@ typedef struct radix_append_out {
   uint64_t slots_cap;
   radix_op *ops;           /* caller's array; at most one COPY per item */
   uint32_t ops_cap;
-  uint32_t num_ops;        /* out; with RADIX_E_BUFFER: needed */
-  uint64_t num_slots;      /* out; with RADIX_E_BUFFER: needed */
+  uint32_t num_ops;        /* out; with RADIX_E_BUFFER: needed (PARTIAL: always of the items that took effect) */
+  uint64_t num_slots;      /* out; as num_ops */
   uint32_t num_done;       /* out: items [0, num_done) took effect; all or none unless PARTIAL */
   uint32_t short_blocks;   /* out with NO_BLOCKS or QUOTA: how many more blocks must become free, exactly */
   uint32_t evicted_blocks; /* out */
@@ -423,7 +423,8 @@ RADIX_API(radix_status) radix_ctx_kv_tensor(const radix_ctx *ctx, uint32_t layer
  * length is that prefix. Nothing leased is evicted. At most num_tokens - 1 tokens match unless MATCH_ALL: the last
  * token must run to give logits; when that cuts a block, the first append copies it (copy-on-write).
  * SHARE_PENDING: continues with full blocks that one other live request of the same ns and extra_key has
- * reserved with the same tokens (requests that themselves borrow do not lend). K/V is written layer by layer
+ * reserved with the same tokens, when its published part ends where the match ends (requests that
+ * themselves borrow do not lend). K/V is written layer by layer
  * before attention reads it, so borrower and lender may run in the same step, never the borrower in an
  * earlier one. If the lender is freed or truncated before somebody commits these blocks, the promise is
  * broken: ready_tokens of radix_get_request falls back, and the (first) borrower computes from there

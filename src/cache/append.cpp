@@ -210,8 +210,15 @@ radix_status CacheManager::append(const radix_append* items, uint32_t n, radix_a
   }
   if ((out->flags & RADIX_APPEND_PARTIAL) == 0) return append_batch(items, n, out);
   for (uint32_t i = 0; i < n; ++i) {
+    const uint64_t slots = out->num_slots;
+    const uint32_t ops = out->num_ops;
     const radix_status st = append_batch(items + i, 1, out);
-    if (st != RADIX_OK) return st;
+    if (st != RADIX_OK) {
+      // The caller must run the operations of the items before: the counts are theirs.
+      out->num_slots = slots;
+      out->num_ops = ops;
+      return st;
+    }
   }
   return RADIX_OK;
 }

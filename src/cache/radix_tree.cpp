@@ -288,7 +288,7 @@ Position RadixTree::split(Position at) {
 
 Position RadixTree::add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend, uint32_t* unit) {
   const uint32_t parent = at.node;
-  const bool leaf = nodes_[parent].is_root == 0 && nodes_[parent].first_child == kNone;
+  const bool leaf = nodes_[parent].is_root == 0 && nodes_[parent].first_child == kNone && nodes_[parent].usage.hits == 0;
   const uint32_t behind = nodes_[parent].unit + nodes_[parent].num;
   const uint32_t got = units_.take(num_blocks, may_extend && leaf ? behind : kNone, unit);
   num_cached_ += got;

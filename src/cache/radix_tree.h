@@ -92,8 +92,8 @@ class RadixTree {
   void drop_root_if_unused(uint32_t root);
   Position split(Position at);  // a node boundary at `at`: returns the same place as the end of a node
   // Adds one run below `at` (the end of a node): up to num_blocks, as many as fit one extent, as a child; or, with
-  // `may_extend`, by making a node without children longer when the units behind its own are free. The caller
-  // fills the units' tokens and blocks, then calls index_child for a new node. Returns the new end.
+  // `may_extend`, by making a node without children that nobody has matched longer, when the units behind its
+  // own are free. The caller fills the units' tokens and blocks, then calls index_child for a new node. Returns the new end.
   Position add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend, uint32_t* unit);
   int32_t* unit_tokens(uint32_t unit) { return tokens_.data() + uint64_t{unit} * block_size_; }
   int32_t* unit_blocks(uint32_t unit) { return blocks_.data() + unit; }

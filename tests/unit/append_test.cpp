@@ -131,6 +131,24 @@ TEST(Append, TooSmallArraysSayWhatIsNeeded) {
   EXPECT_EQ(cache->append(&item, 1, &out), RADIX_E_BUFFER) << "room for slots, none for the copy";
 }
 
+TEST(Append, PartialCountsTheOperationsThatMustRun) {
+  Cache cache(16, 4);
+  const radix_req a = cache.start({1, 2, 3}), b = cache.start({5, 6});
+  cache.fork(a, 1);
+  cache.fork(b, 1);
+  const Tokens t = {9};
+  const radix_append items[2] = {{a, t.data(), 1, 0}, {b, t.data(), 1, 0}};
+  radix_op ops[1];
+  radix_append_out out = {};
+  out.flags = RADIX_APPEND_PARTIAL;
+  out.ops = ops;
+  out.ops_cap = 1;
+  EXPECT_EQ(cache->append(items, 2, &out), RADIX_E_BUFFER);
+  EXPECT_EQ(out.num_done, 1u);
+  EXPECT_EQ(out.num_ops, 1u);
+  EXPECT_EQ(out.num_slots, 1u);
+}
+
 TEST(Append, ARowLongerThanTheTableIsFull) {
   CacheConfig config = Cache::config_of(8, 2);
   config.max_blocks_per_request = 2;

@@ -119,6 +119,18 @@ TEST(Commit, OneUsersTailGrowsInOneNode) {
   EXPECT_EQ(cache.peek(range(0, 30)), 30u);
 }
 
+TEST(Commit, ATailBehindWhatOthersMatchedIsANodeOfItsOwn) {
+  Cache cache(32, 2);
+  const radix_req r = cache.start(range(0, 6));
+  cache.commit(r);
+  cache.begin(range(0, 6));
+  cache.append(r, range(6, 8));
+  cache.commit(r);
+  EXPECT_EQ(cache.stats().tree_nodes, 2u);
+  cache.free(r, RADIX_FREE_DISCARD);
+  EXPECT_EQ(cache.peek(range(0, 8)), 6u);
+}
+
 TEST(Commit, ATailBehindASharedPromptIsANodeOfItsOwn) {
   Cache cache(32, 2);
   cache.remember(range(0, 6));
