@@ -34,11 +34,23 @@ struct Room {
   uint32_t short_lo = 0, short_hi = 0;
   uint64_t evictions = 0;
   bool within_namespace = false;
+
+  // Which of several lacks is told is the library's choice, or their sum.
+  void add_lack(uint64_t n) {
+    short_lo = why.empty() ? static_cast<uint32_t>(n) : std::min(short_lo, static_cast<uint32_t>(n));
+    short_hi += static_cast<uint32_t>(n);
+  }
+};
+
+// What there is to take from.
+struct Have {
+  uint64_t free_blocks = 0, cached = 0;
+  std::map<radix_ns, uint64_t> used, cached_in;
 };
 
 // Whether this many blocks can be had: each namespace evicts its own to stay in its quota, the rest
 // comes from anywhere.
-Room find_room(const Need& need, const View& v, const std::map<radix_ns, Namespace>& spaces,
+Room find_room(const Need& need, const Have& have, const std::map<radix_ns, Namespace>& spaces,
                bool may_evict, uint64_t released) {
   Room room;
   auto at = [](const std::map<radix_ns, uint64_t>& m, radix_ns k) {
@@ -48,21 +60,19 @@ Room find_room(const Need& need, const View& v, const std::map<radix_ns, Namespa
   uint64_t for_quota = 0;
   for (const auto& [ns, n] : need.in) {
     const uint32_t quota = spaces.at(ns).quota;
-    if (quota == 0 || at(v.used, ns) + n <= quota) continue;
-    const uint64_t over = at(v.used, ns) + n - quota, have = may_evict ? at(v.evictable_in, ns) : 0;
+    if (quota == 0 || at(have.used, ns) + n <= quota) continue;
+    const uint64_t over = at(have.used, ns) + n - quota, own = may_evict ? at(have.cached_in, ns) : 0;
     for_quota += over;
     room.within_namespace = true;
-    if (over > have) {
+    if (over > own) {
       room.why.insert(RADIX_E_QUOTA);
-      room.short_lo = room.short_hi = static_cast<uint32_t>(over - have);
+      room.add_lack(over - own);
     }
   }
-  const uint64_t missing = need.blocks > v.free_blocks ? need.blocks - v.free_blocks : 0;
-  const uint64_t have = may_evict ? v.evictable.size() : 0;
-  if (missing > have) {
-    const auto lack = static_cast<uint32_t>(missing - have);
-    room.short_lo = room.why.empty() ? lack : std::min(room.short_lo, lack);
-    room.short_hi = std::max(room.short_hi, lack);
+  const uint64_t missing = need.blocks > have.free_blocks ? need.blocks - have.free_blocks : 0;
+  const uint64_t evictable = may_evict ? have.cached : 0;
+  if (missing > evictable) {
+    room.add_lack(missing - evictable);
     room.why.insert(RADIX_E_NO_BLOCKS);
   }
   if (released > 0)
@@ -76,6 +86,7 @@ Room find_room(const Need& need, const View& v, const std::map<radix_ns, Namespa
 World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uint32_t flags) const {
   const View v = view();
   std::vector<uint32_t> holders = v.holders;
+  const Have have{reported_free_, reported_cached_, v.used, reported_cached_in_};
   AppendPlan p;
   Need need;
   uint64_t released = 0;
@@ -92,7 +103,7 @@ World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uin
     Need with = need;
     with.blocks += blocks;
     if (blocks > 0) with.in[r.ns] += blocks;
-    Room room = find_room(with, v, spaces_, shape_.policy != RADIX_EVICT_NONE, released);
+    Room room = find_room(with, have, spaces_, shape_.policy != RADIX_EVICT_NONE, released);
     if (r.known < r.length() && a.tokens != nullptr && a.num_tokens > 0) room.why = {RADIX_E_STATE};
     if (blocks_for(length) > shape_.max_row) room.why.insert(RADIX_E_FULL);
     if (!room.why.empty() && p.why.empty()) p.why = room.why;
@@ -193,7 +204,7 @@ void World::append(Rng& rng, bool one_token) {
     took = plan_append({items.begin(), items.begin() + out.num_done}, out.flags);
   }
   CHECK_EQ(out.num_done, took.done, "items that took effect");
-  finish_append(took, items, texts, out, before);
+  finish_append(took, items, texts, out, before, st == RADIX_E_BUFFER);
   if (rng.percent(65)) flush_all();
 }
 
@@ -212,19 +223,26 @@ void World::check_append_failure(const AppendPlan& p, radix_status st,
 
 void World::finish_append(const AppendPlan& p, const std::vector<radix_append>& items,
                           const std::vector<Tokens>& texts, const radix_append_out& out,
-                          const View& before) {
+                          const View& before, bool cut) {
   const uint32_t bs = shape_.block_size;
   CHECK_EQ(out.evicted_blocks, p.evictions, "evicted by append");
-  CHECK_EQ(out.num_ops, p.copies, "operations");
-  CHECK_EQ(out.num_slots, p.tokens, "slots");
+  if (!cut) CHECK_EQ(out.num_ops, p.copies, "operations");  // with BUFFER: what all items need
+  if (!cut) CHECK_EQ(out.num_slots, p.tokens, "slots");
   if (shape_.policy == RADIX_EVICT_NONE) CHECK_EQ(out.evicted_blocks, 0u, "policy NONE");
   const uint32_t done = out.num_done;
   absorb_evictions(out.evicted_blocks, before, p.within_namespace, RADIX_NS_ALL);
   const View between = view();
   std::set<radix_block> fresh;
+  auto maybe_free = [&](radix_block b) {
+    const auto it = given_up_.find(b);
+    if (it == given_up_.end() || it->second.fence > retired_) return false;
+    given_up_.erase(it);
+    poison(b);
+    return true;
+  };
   auto take = [&](radix_block b) {
     CHECK(b >= 0 && idx(b) < shape_.num_blocks, "block id ", b);
-    CHECK(between.is_free[idx(b)], "append took block ", b, ", which was not free");
+    CHECK(between.is_free[idx(b)] || maybe_free(b), "append took block ", b, ", which was not free");
     CHECK(fresh.insert(b).second, "append gave block ", b, " twice");
   };
   uint32_t op = 0;
@@ -256,13 +274,13 @@ void World::finish_append(const AppendPlan& p, const std::vector<radix_append>& 
         CHECK_EQ(out.slots[slot], int64_t{row[t / bs]} * bs + static_cast<int64_t>(t % bs),
                  "slot of token ", t);
   }
-  for (uint32_t i = 0; i < out.num_ops; ++i) {  // what radix_run_ops does
+  for (uint32_t i = 0; i < p.copies; ++i) {  // what radix_run_ops does
     const radix_op& o = out.ops[i];
     for (uint32_t t = 0; t < o.num_tokens; ++t)
       content_.at(idx(o.dst) * bs + t) = content_.at(idx(o.src) * bs + t);
     seen("event.copy_on_write");
   }
-  totals_.copies += out.num_ops;
+  totals_.copies += p.copies;
   settle(before);
 }
 

@@ -88,7 +88,6 @@ void World::begin(Rng& rng) {
   }
   path.resize(blocks_for(r.cached));
   touch(path, true);
-  for (Hash h : path) tree_.at(h).used_by_others = true;
   totals_.queried += t.size();
   totals_.hit += r.cached;
   totals_.borrowed += info.pending_tokens;
@@ -106,7 +105,8 @@ void World::check_pending(const Request& r, const radix_match&, const Row&, cons
   if (pending > 0) CHECK(may, "borrowed ", pending, " tokens that were not asked for");
   if (!may) return;
   const std::vector<Hash> h = hash_all(r.ns, r.extra_key, prompt);
-  bool must = false, matches = false;
+  radix_req must = 0;
+  bool matches = false;
   for (const auto& [id, q] : live_) {
     if (q.ns != r.ns || q.extra_key != r.extra_key) continue;
     uint64_t n = 0;  // whole blocks that q has with these tokens
@@ -116,7 +116,8 @@ void World::check_pending(const Request& r, const radix_match&, const Row&, cons
     if (n * bs <= r.cached) continue;
     const uint64_t all = std::min(n * bs, cap), whole = full_blocks(all) * bs;
     const bool borrows = q.borrowed_end > q.borrowed_begin;
-    if (!borrows && whole > r.cached) must = true;
+    // One whose own published part ends where the match ends has to be found; others may be.
+    if (!borrows && whole > r.cached && q.committed == r.cached) must = id;
     const bool extent = r.borrowed_end == all || r.borrowed_end == whole;
     if (extent && std::equal(r.row.begin() + static_cast<int64_t>(r.cached / bs), r.row.end(),
                              q.row.begin() + static_cast<int64_t>(r.cached / bs)))
@@ -127,7 +128,7 @@ void World::check_pending(const Request& r, const radix_match&, const Row&, cons
     seen("event.borrowed");
     if (r.borrowed_end % bs != 0) seen("event.borrowed_cut");
   } else {
-    CHECK(!must, "a lender was there, nothing was borrowed");
+    CHECK(must == 0, "request ", must, " could lend, nothing was borrowed");
   }
 }
 
@@ -152,7 +153,6 @@ void World::match(Rng& rng) {
     CHECK_EQ(blocks[i], i < path.size() ? tree_.at(path[i]).block : -7, "match block ", i);
   if (peek) return;
   touch(path, true);
-  for (Hash h : path) tree_.at(h).used_by_others = true;
 }
 
 void World::pin(Rng& rng) {
@@ -177,7 +177,6 @@ void World::pin(Rng& rng) {
   CHECK_EQ(m.num_blocks, path.size(), "pin");
   CHECK(p != 0 && pins_.count(p) == 0, "pin id ", p);
   touch(path, true);
-  for (Hash h : path) tree_.at(h).used_by_others = true;
   pins_[p] = {ns, path};
   if (!path.empty()) seen("event.pinned");
   settle(before);

@@ -10,12 +10,11 @@ struct World::CommitPlan {
   uint64_t published = 0, duplicates_lo = 0, duplicates_hi = 0;
   uint32_t worst_remaps = 0;
   std::vector<radix_remap> remaps;
+  uint32_t optional_remaps = 0;  // of requests that an earlier item may have taken along over the same duplicate
   std::vector<Hash> new_blocks;
-  std::map<radix_req, Row> rows_before;
   std::map<radix_req, uint64_t> committed_before;
   std::set<radix_block>
       duplicated;  // blocks that keep their rows though the same tokens are cached elsewhere
-  std::set<radix_req> named;
 };
 
 void World::commit(Rng& rng) {
@@ -59,8 +58,8 @@ void World::commit(Rng& rng) {
   out.remaps_cap = std::max<uint32_t>(p.worst_remaps, 1);
   if (p.worst_remaps > remaps.size()) remaps.resize(p.worst_remaps), out.remaps = remaps.data();
   bool little = false;
-  if (why.empty() && !p.remaps.empty() && rng.percent(15)) {
-    out.remaps_cap = static_cast<uint32_t>(p.remaps.size() - 1);
+  if (why.empty() && p.remaps.size() > p.optional_remaps && rng.percent(15)) {
+    out.remaps_cap = static_cast<uint32_t>(p.remaps.size() - p.optional_remaps - 1);
     little = true;
   }
   const bool with_out = p.worst_remaps > 0 || rng.percent(70);
@@ -88,7 +87,7 @@ void World::commit(Rng& rng) {
   if (st == RADIX_E_STATE && vague) return undo();
   if (little) {
     CHECK_EQ(st, RADIX_E_BUFFER, "commit with too little room for remaps");
-    CHECK(out.num_remaps >= p.remaps.size(), "needed remaps ", out.num_remaps);
+    CHECK(out.num_remaps + p.optional_remaps >= p.remaps.size(), "needed remaps ", out.num_remaps);
     return undo();
   }
   CHECK_EQ(st, RADIX_OK, "commit");
@@ -108,12 +107,10 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
   CommitPlan p;
   const uint64_t bs = shape_.block_size;
   for (const auto& [id, r] : live_) {
-    p.rows_before[id] = r.row;
     p.committed_before[id] = r.committed;
   }
   for (const radix_commit_item& x : items) {
     Request& r = live_.at(x.req);
-    p.named.insert(r.id);
     const uint64_t full = full_blocks(x.num_valid_tokens);
     if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) != 0 && full * bs > r.committed)
       p.worst_remaps += static_cast<uint32_t>(full - r.committed / bs);
@@ -136,14 +133,15 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
         ++p.published;
       } else if (it->second.block != r.row[i]) {
         it->second.used_by_others = true;
-        p.duplicated.insert(r.row[i]);
         ++p.duplicates_hi;
-        ++p.duplicates_lo;
+        const bool again = !p.duplicated.insert(r.row[i]).second;
+        if (!again) ++p.duplicates_lo;
         if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) == 0) {
           seen("event.duplicate_kept");
           continue;
         }
         p.remaps.push_back({r.id, static_cast<uint32_t>(i), r.row[i], it->second.block});
+        if (again) ++p.optional_remaps;
         r.row[i] = it->second.block;
         seen("event.duplicate_remapped");
       }
@@ -160,14 +158,23 @@ void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
   CHECK_EQ(out.published_blocks, p.published, "published");
   CHECK(out.num_duplicates >= p.duplicates_lo && out.num_duplicates <= p.duplicates_hi,
         "duplicates ", out.num_duplicates, ", expected ", p.duplicates_lo);
-  CHECK_EQ(out.num_remaps, p.remaps.size(), "remaps");
-  for (size_t i = 0; i < p.remaps.size(); ++i) {
-    const radix_remap &a = out.remaps[i], &b = p.remaps[i];
-    CHECK(a.req == b.req && a.index == b.index && a.old_block == b.old_block &&
-              a.new_block == b.new_block,
-          "remap ", i, " of request ", a.req, " entry ", a.index, ": ", a.old_block, " -> ",
-          a.new_block, ", expected entry ", b.index, ": ", b.old_block, " -> ", b.new_block);
+  size_t seen_remaps = 0;
+  uint32_t left_out = 0;
+  for (const radix_remap& b : p.remaps) {
+    const radix_remap& a = out.remaps[seen_remaps];
+    const bool same = seen_remaps < out.num_remaps && a.req == b.req && a.index == b.index &&
+                      a.old_block == b.old_block && a.new_block == b.new_block;
+    if (same) {
+      ++seen_remaps;
+    } else {
+      ++left_out;
+      live_.at(b.req).row[b.index] = b.old_block;
+    }
+    CHECK(left_out <= p.optional_remaps, "request ", b.req, " entry ", b.index, ": ", b.old_block, " -> ", b.new_block,
+          " expected among the remaps, next is request ", a.req, " entry ", a.index, ": ", a.old_block, " -> ",
+          a.new_block);
   }
+  CHECK_EQ(out.num_remaps, seen_remaps, "remaps");
 }
 
 // Requests that share the blocks move along: surely over blocks that are now the cached ones,
@@ -175,11 +182,6 @@ void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
 void World::commit_along(const CommitPlan& p) {
   const uint64_t bs = shape_.block_size;
   for (auto& [id, r] : live_) {
-    if (p.named.count(id) != 0) {
-      const uint64_t c = info_of(id).committed_tokens;
-      CHECK_EQ(c, r.committed, "committed_tokens of a committed request ", id);
-      continue;
-    }
     uint64_t lo = r.committed / bs, hi = lo;
     auto canonical = [&](uint64_t i) {
       const auto it = tree_.find(r.hashes[(i + 1) * bs]);
@@ -193,6 +195,7 @@ void World::commit_along(const CommitPlan& p) {
           " is ", c, ", expected ", lo * bs, "..", hi * bs);
     if (c > p.committed_before.at(id)) seen("event.committed_along");
     r.committed = c;
+    r.borrowed_begin = std::min(r.borrowed_end, std::max(r.borrowed_begin, c));  // kept promises
   }
 }
 

@@ -33,7 +33,10 @@ void World::fork(Rng& rng) {
   }
   CHECK_EQ(st, RADIX_OK, "fork");
   const Request original = *parent;
+  for (auto& [h, c] : tree_)
+    if (v.leased.count(h) != 0) c.used_by_others = true;  // a fork is another user of the path
   for (radix_req id : out) {
+    touch({v.leased.begin(), v.leased.end()}, false);  // the parent's path; others' at most
     CHECK(id != 0 && live_.count(id) == 0, "fork id ", id);
     CHECK(std::find(dead_requests_.begin(), dead_requests_.end(), id) == dead_requests_.end(),
           "id ", id, " came again");
@@ -99,7 +102,7 @@ void World::free_one(Rng& rng) {
   if (discard) {
     const std::set<Hash> left = find_gone();
     check_discarded(gone, left, before);
-    for (Hash h : left) tree_.erase(h);
+    leave_tree(left, before);
     if (!left.empty()) seen("event.discarded");
   }
   settle(before);

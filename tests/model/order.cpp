@@ -36,6 +36,7 @@ void World::touch(const std::vector<Hash>& path, bool certain) {
   for (Hash h : around) {
     tree_.at(h).use.last_hi = now_;
     ++tree_.at(h).use.count_hi;
+    if (certain) tree_.at(h).used_by_others = true;
   }
 }
 
@@ -47,6 +48,8 @@ void World::born(Hash h) {
     const UseBounds& other = tree_.at(c).use;
     u.count_hi = std::max(u.count_hi, other.count_hi);
     u.born_lo = std::min(u.born_lo, other.born_lo);
+    tree_.at(h).fence_hi = std::max(tree_.at(h).fence_hi, tree_.at(c).fence_hi);
+    if (tree_.at(c).used_by_others) tree_.at(h).used_by_others = true;
   }
 }
 
@@ -55,6 +58,7 @@ void World::check_order(const std::set<Hash>& gone, const View& before,
   const int32_t policy = shape_.policy;
   for (Hash stays : before.evictable) {
     if (gone.count(stays) != 0 || before.children.count(stays) != 0) continue;
+    if (before.maybe_fenced.count(stays) != 0) continue;
     const Cached& s = tree_.at(stays);
     for (Hash g : gone) {
       const Cached& c = tree_.at(g);

@@ -163,6 +163,7 @@ View World::view() const {
     CHECK(v.is_free[idx(b)], "block ", b, " was given up and is in use");
     take(b, g.ns);
     ++v.deferred;
+    if (g.fence <= retired_) ++v.maybe_free;
   }
   v.pinned_blocks = v.pinned.size();
   for (uint32_t b = 0; b < shape_.num_blocks; ++b) {
@@ -170,7 +171,7 @@ View World::view() const {
       ++v.free_blocks;
       continue;
     }
-    ++v.used[v.owner[b]];
+    if (given_up_.count(static_cast<radix_block>(b)) == 0) ++v.used[v.owner[b]];
     const Hash h = v.tree_of[b];
     if (h == 0) {
       if (v.holders[b] > 0) ++v.active;
@@ -181,6 +182,9 @@ View World::view() const {
     } else {
       v.evictable.insert(h);
       ++v.evictable_in[v.owner[b]];
+      if (tree_.at(h).fence_hi <= retired_) continue;
+      v.maybe_fenced.insert(h);
+      ++v.maybe_fenced_in[v.owner[b]];
     }
   }
   return v;
@@ -198,12 +202,18 @@ void World::settle(const View& before) {
     const bool in_use =
         before.holders[b] > 0 || (before.tree_of[b] != 0 && held(before, before.tree_of[b]));
     if (has(RADIX_CTX_DEFER_FREE) && in_use && epoch_ > retired_)
-      given_up_[block] = {epoch_, before.owner[b]};
+      given_up_[block] = {epoch_, epoch_, before.owner[b]};
     else
       poison(block);
   }
+  if (has(RADIX_CTX_DEFER_FREE)) {
+    for (auto& [h, c] : tree_) {
+      if (!held(before, h) || held(after, h)) continue;
+      c.fence = epoch_;
+      for (Hash around : chain_of(h)) tree_.at(around).fence_hi = epoch_;
+    }
+  }
   for (auto& [h, c] : tree_) {
-    if (held(before, h) && !held(after, h) && has(RADIX_CTX_DEFER_FREE)) c.fence = epoch_;
     for (const auto& [id, r] : live_) {
       const bool named = std::find(r.row.begin(), r.row.end(), c.block) != r.row.end();
       if (named && id != c.publisher) c.used_by_others = true;

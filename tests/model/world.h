@@ -54,10 +54,11 @@ struct Cached {
   uint64_t extra_key = 0;
   Hash parent = 0;
   radix_block block = -1;
-  radix_epoch fence = 0;
+  // The epoch whose launches may still read it. A fence is set on nodes, so a block may get that of its chain: fence_hi.
+  radix_epoch fence = 0, fence_hi = 0;
   UseBounds use;
   radix_req publisher = 0;
-  bool used_by_others = false;
+  bool used_by_others = false;  // this block, or (as the library counts by node) its chain
 };
 
 struct Request {
@@ -89,7 +90,7 @@ struct Namespace {
 };
 
 struct GivenUp {
-  radix_epoch fence = 0;
+  radix_epoch fence = 0, fence_hi = 0;
   radix_ns ns = 0;
 };
 
@@ -104,7 +105,9 @@ struct View {
   std::set<Hash> evictable;
   std::map<Hash, uint32_t> children;
   uint64_t free_blocks = 0, active = 0, deferred = 0, pinned_blocks = 0;
-  std::map<radix_ns, uint64_t> used, evictable_in;
+  uint64_t maybe_free = 0;        // of the given up
+  std::set<Hash> maybe_fenced;    // of the evictable
+  std::map<radix_ns, uint64_t> used, evictable_in, maybe_fenced_in;
 };
 
 struct Totals {
@@ -175,7 +178,7 @@ class World {
                             const radix_append_out& out) const;
   void finish_append(const AppendPlan& p, const std::vector<radix_append>& items,
                      const std::vector<Tokens>& texts, const radix_append_out& out,
-                     const View& before);
+                     const View& before, bool cut);
   struct CommitPlan;
   void commit(Rng& rng);
   CommitPlan plan_commit(const std::vector<radix_commit_item>& items);
@@ -187,6 +190,7 @@ class World {
   void fork(Rng& rng);
   void truncate(Rng& rng);
   void free_one(Rng& rng);
+  void leave_tree(const std::set<Hash>& gone, const View& before);
   void check_discarded(const Request& r, const std::set<Hash>& gone, const View& before) const;
   void evict(Rng& rng);
   void match(Rng& rng);
@@ -248,6 +252,9 @@ class World {
   std::vector<Tokens> history_;  // prompts used so far: later ones extend or vary them
   Totals totals_;
   uint64_t namespaces_at_start_ = 0, last_clock_ = 0;
+  // What the library said after the last call, within the bounds of the oracle: equal to it without DEFER_FREE.
+  uint64_t reported_free_ = 0, reported_cached_ = 0;
+  std::map<radix_ns, uint64_t> reported_cached_in_;
   uint64_t injected_now_ = 0;
 };
 
