@@ -1,0 +1,460 @@
+// The whole C API under hostile arguments: wrong sizes, unknown flags, stale and made-up ids, NULL
+// for what must not be NULL, lengths beyond everything. Nothing may crash, every status is a known
+// one, and the context stays whole (radix_check).
+//
+// The entry is libFuzzer's; driver.cpp calls it with seeded random bytes where libFuzzer is not at
+// hand. What no library can check (that a buffer is as long as the caller says) is always true
+// here.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fuzz_input.h"
+#include "radixattn.h"
+
+namespace radixattn::fuzz {
+namespace {
+
+constexpr uint32_t kBuffer = 4096;  // elements of every array that is passed
+
+[[noreturn]] void broken(const char* what, radix_status st) {
+  char text[512];
+  radix_last_error(text, sizeof text);
+  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), text);
+  std::abort();
+}
+
+class Fuzzer {
+ public:
+  Fuzzer(const uint8_t* data, size_t size)
+      : in_(data, size), tokens_(kBuffer), floats_(size_t{128} * kBuffer) {}
+  ~Fuzzer() { radix_ctx_destroy(&ctx_); }
+  Fuzzer(const Fuzzer&) = delete;
+  Fuzzer& operator=(const Fuzzer&) = delete;
+
+  void run() {
+    if (!create()) return;
+    for (int calls = 0; !in_.empty() && calls < 400; ++calls) {
+      const bool control = in_.below(8) < 6;
+      known(control ? control_call() : data_call());
+      const radix_status st = radix_check(ctx_);
+      if (st != RADIX_OK) broken("radix_check", st);
+    }
+  }
+
+ private:
+  static void known(radix_status st) {
+    const bool listed = (st <= RADIX_OK && st >= RADIX_E_FULL);
+    if (!listed) broken("a call gave a status that it may not give", st);
+  }
+
+  bool create();
+  radix_status control_call();
+  radix_status request_call();
+  radix_status data_call();
+  radix_status attention(bool prefill);
+  radix_status rope_append();
+  radix_status append();
+  radix_status commit();
+  radix_status tables();
+  radix_status begin_like(uint32_t which);
+
+  uint64_t id(const std::vector<uint64_t>& from) {
+    if (from.empty() || in_.chance(8)) return in_.u64(3);
+    const uint64_t x = from[in_.below(static_cast<uint32_t>(from.size()))];
+    return in_.chance(4) ? x ^ (uint64_t{1} << in_.below(64)) : x;
+  }
+  uint64_t space() { return in_.chance(160) ? 0 : in_.chance(30) ? RADIX_NS_ALL : id(spaces_); }
+  void remember(std::vector<uint64_t>& into, uint64_t id) {
+    if (into.size() < 32)
+      into.push_back(id);
+    else
+      into[in_.below(32)] = id;
+  }
+  template <class T>
+  T* pass(T* p) {
+    return in_.chance(4) ? nullptr : p;
+  }
+  radix_token* tokens() {
+    const uint32_t from = in_.below(4), alphabet = 1 + in_.below(3);
+    for (uint32_t i = 0; i < 64; ++i)
+      tokens_[i] = static_cast<radix_token>((i * from + i / 7) % alphabet);
+    if (in_.chance(128)) tokens_[in_.below(64)] = in_.i32(5);
+    return pass(tokens_.data());
+  }
+  // A count for an array of `room` elements: a NULL array may come with any.
+  uint64_t count(const void* array, uint32_t usual, uint32_t room) {
+    const uint64_t n = in_.u64(usual);
+    return array == nullptr ? n : n <= room ? n : n % (room + 1);
+  }
+  void tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_t> shape);
+
+  FuzzInput in_;
+  radix_ctx* ctx_ = nullptr;
+  radix_config config_{};
+  std::vector<uint64_t> requests_, pins_, spaces_;
+  std::vector<radix_token> tokens_;
+  std::vector<float> floats_;
+  int32_t ints_[kBuffer] = {};
+  int64_t longs_[kBuffer] = {};
+  uint64_t words_[kBuffer] = {};
+  radix_op ops_[64] = {};
+};
+
+bool Fuzzer::create() {
+  Sized<radix_config> c(in_);
+  c->abi = in_.chance(4) ? in_.u32(3) : RADIXATTN_ABI;
+  c->flags = in_.below(16) | (in_.chance(6) ? in_.u32(64) : 0);
+  c->device = in_.chance(6) ? in_.i32(4) : 0;
+  c->kv_dtype = in_.chance(8) ? in_.i32(10) : static_cast<int32_t>(in_.below(4));
+  c->num_blocks = 1 + in_.below(24);
+  c->block_size = in_.chance(8) ? in_.u32(300) % 300 : 1 + in_.below(4);
+  const bool bare = (c->flags & RADIX_CTX_METADATA_ONLY) != 0 && in_.chance(128);
+  c->num_layers = bare ? 0 : 1 + in_.below(2);
+  c->num_kv_heads = bare ? 0 : 1 + in_.below(2);
+  c->head_dim = bare ? 0 : in_.chance(8) ? in_.u32(64) % 300 : 32 + 8 * in_.below(3);
+  c->head_dim_v = in_.chance(200) ? 0 : 32;
+  c->max_requests = in_.below(7);
+  c->max_blocks_per_request = in_.below(26);
+  c->max_pins = in_.below(4);
+  c->max_namespaces = in_.below(4);
+  c->kv_layout = in_.chance(6) ? in_.i32(3) : static_cast<int32_t>(in_.below(2));
+  c->evict_policy = in_.chance(6) ? in_.i32(5) : static_cast<int32_t>(in_.below(4));
+  c->cpu_target = in_.chance(6) ? in_.i32(6) : 0;
+  c->num_threads = in_.chance(20) ? 2 : 0;
+  c->memory_budget = in_.chance(10) ? in_.u64(10000) % 100000 : 0;
+  Sized<radix_config> resolved(in_);
+  uint64_t bytes = 0;
+  known(radix_ctx_kv_bytes(c.pass(in_), &bytes));
+  known(radix_ctx_create(c.pass(in_), &ctx_));
+  if (ctx_ == nullptr) return false;
+  known(radix_ctx_get_config(ctx_, resolved.pass(in_)));
+  config_.struct_size = sizeof config_;
+  const radix_status st = radix_ctx_get_config(ctx_, &config_);
+  if (st != RADIX_OK) broken("radix_ctx_get_config", st);
+  return true;
+}
+
+radix_status Fuzzer::begin_like(uint32_t which) {
+  Sized<radix_request_desc> d(in_);
+  Sized<radix_match> m(in_);
+  d->flags = which == 0      ? in_.below(16) | (in_.chance(6) ? in_.u32(64) : 0)
+             : in_.chance(6) ? in_.u32(16)
+                             : 0;
+  d->ns = space();
+  d->extra_key = in_.below(2);
+  d->tokens = tokens();
+  d->num_tokens = count(d->tokens, 40, 64);
+  m->blocks = pass(ints_);
+  m->blocks_cap = static_cast<uint32_t>(count(m->blocks, 20, kBuffer));
+  uint64_t made = 0;
+  radix_status st = RADIX_OK;
+  switch (which) {
+    case 0:
+      st = radix_begin_request(ctx_, d.pass(in_), pass(&made), m.pass(in_));
+      if (st == RADIX_OK) remember(requests_, made);
+      return st;
+    case 1:
+      return radix_match_prefix(ctx_, d.pass(in_), m.pass(in_));
+    case 2:
+      return radix_peek_prefix(ctx_, d.pass(in_), m.pass(in_));
+    case 3:
+      st = radix_pin_prefix(ctx_, d.pass(in_), pass(&made), m.pass(in_));
+      if (st == RADIX_OK) remember(pins_, made);
+      return st;
+    default: {
+      uint32_t n = 0;
+      uint64_t* out = pass(words_);
+      const auto cap = static_cast<uint32_t>(count(out, 8, kBuffer));
+      return radix_find_shared(ctx_, d.pass(in_), out, cap, pass(&n), pass(&made));
+    }
+  }
+}
+
+radix_status Fuzzer::append() {
+  radix_append items[8] = {};
+  for (radix_append& a : items) {
+    a.req = id(requests_);
+    a.tokens = in_.chance(200) ? tokens() : nullptr;
+    a.num_tokens = static_cast<uint32_t>(count(a.tokens, 9, 64));
+    a.reserved0 = in_.chance(2) ? in_.u32(3) : 0;
+  }
+  Sized<radix_append_out> out(in_);
+  out->flags = in_.chance(100) ? 1u : in_.chance(6) ? in_.u32(8) : 0u;  // 1: APPEND_PARTIAL
+  out->slots = in_.chance(200) ? longs_ : nullptr;
+  out->slots_cap = count(out->slots, 600, kBuffer);
+  out->ops = in_.chance(240) ? ops_ : nullptr;
+  out->ops_cap = static_cast<uint32_t>(count(out->ops, 8, 64));
+  radix_append* p = pass(items);
+  return radix_append_slot(ctx_, p, static_cast<uint32_t>(count(p, 4, 8)), out.pass(in_));
+}
+
+radix_status Fuzzer::commit() {
+  radix_commit_item items[8] = {};
+  for (radix_commit_item& i : items) i = {id(requests_), in_.u64(30)};
+  radix_remap remaps[64];
+  Sized<radix_commit_out> out(in_);
+  out->remaps = pass(remaps);
+  out->remaps_cap = static_cast<uint32_t>(count(out->remaps, 64, 64));
+  radix_commit_item* p = pass(items);
+  const auto n = static_cast<uint32_t>(count(p, 3, 8));
+  return radix_commit(ctx_, p, n, in_.chance(40) ? nullptr : out.pass(in_));
+}
+
+radix_status Fuzzer::tables() {
+  for (int i = 0; i < 8; ++i) words_[i] = id(requests_);
+  uint64_t versions[8] = {};
+  for (uint64_t& v : versions) v = in_.u64(20);
+  const uint64_t* reqs = pass(words_);
+  const auto n = static_cast<uint32_t>(count(reqs, 4, 8));
+  const int64_t stride = in_.chance(6)   ? -1
+                         : in_.chance(6) ? static_cast<int64_t>(in_.bits(8) % 500)
+                                         : in_.below(40);
+  return radix_get_block_tables(ctx_, reqs, n, pass(ints_), stride,
+                                in_.chance(40) ? nullptr : ints_ + kBuffer - 8,
+                                in_.chance(80) ? nullptr : versions);
+}
+
+int64_t RADIX_CALL sink(void* user, const void* buf, uint64_t len) {
+  auto& left = *static_cast<uint64_t*>(user);
+  if (len > 0 && static_cast<const char*>(buf)[len - 1] == '\1') return -1;
+  if (len > left) return -1;
+  left -= len;
+  return static_cast<int64_t>(len);
+}
+
+radix_status Fuzzer::request_call() {
+  const uint64_t r = id(requests_);
+  uint64_t n = 0;
+  switch (in_.below(6)) {
+    case 0: {
+      radix_token* t = tokens();
+      return radix_set_tokens(ctx_, r, in_.u64(10), t, count(t, 8, 64));
+    }
+    case 1: {
+      radix_token* out = pass(tokens_.data());
+      return radix_get_tokens(ctx_, r, out, count(out, 64, kBuffer), pass(&n));
+    }
+    case 2: {
+      uint64_t* out = pass(words_);
+      const auto children = static_cast<uint32_t>(count(out, 3, 16));
+      const radix_status st = radix_fork(ctx_, r, children, out);
+      if (st == RADIX_OK && out != nullptr)
+        for (uint32_t i = 0; i < children; ++i) remember(requests_, out[i]);
+      return st;
+    }
+    case 3:
+      return radix_truncate(ctx_, r, in_.u64(20));
+    case 4:
+      return radix_free_request(ctx_, r, in_.chance(20) ? in_.u32(4) : in_.below(2));
+    default: {
+      Sized<radix_request_info> info(in_);
+      return radix_get_request(ctx_, r, info.pass(in_));
+    }
+  }
+}
+
+radix_status Fuzzer::control_call() {
+  uint32_t freed = 0;
+  uint64_t made = 0, room = 0;
+  switch (in_.below(24)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+      return begin_like(0);
+    case 4:
+      return begin_like(1 + in_.below(2));
+    case 5:
+      return begin_like(3);
+    case 6:
+      return begin_like(4);
+    case 7:
+    case 8:
+    case 9:
+    case 10:
+      return append();
+    case 11:
+    case 12:
+    case 13:
+      return commit();
+    case 14:
+      return tables();
+    case 15:
+      return radix_unpin(ctx_, id(pins_));
+    case 16:
+      return radix_evict(ctx_, space(), in_.u32(9), pass(&freed));
+    case 17: {
+      if (in_.chance(128)) return radix_clear(ctx_, space());
+      if (in_.chance(128)) return radix_ns_destroy(ctx_, space());
+      const char* name = pass(reinterpret_cast<const char*>(tokens_.data()));
+      const radix_status st =
+          radix_ns_create(ctx_, name, count(name, 20, 200), in_.u32(12), pass(&made));
+      if (st == RADIX_OK) remember(spaces_, made);
+      return st;
+    }
+    case 18: {
+      Sized<radix_ns_info> info(in_);
+      return radix_ns_get_info(ctx_, space(), info.pass(in_));
+    }
+    case 19: {
+      if (in_.chance(128)) return radix_epoch_begin(ctx_, pass(&made));
+      return radix_epoch_retire(ctx_, in_.u64(6));
+    }
+    case 20: {
+      Sized<radix_stats> s(in_);
+      return radix_get_stats(ctx_, s.pass(in_));
+    }
+    case 21:
+      room = in_.u64(2000);
+      return radix_sharing_graph(ctx_, in_.chance(6) ? nullptr : sink, &room,
+                                 in_.chance(12) ? in_.i32(5) : in_.i32(2) % 3);
+    default:
+      return request_call();
+  }
+}
+
+void Fuzzer::tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_t> shape) {
+  t->data = in_.chance(6) ? nullptr : floats_.data() + (in_.chance(128) ? 0 : 16 * kBuffer);
+  t->dtype = in_.chance(8) ? in_.i32(10) : dtype;
+  t->device = in_.chance(4) ? in_.i32(4) : 0;
+  t->device_index = in_.chance(4) ? in_.i32(2) : 0;
+  t->ndim = in_.chance(4) ? in_.i32(6) : static_cast<int32_t>(shape.size());
+  size_t i = 0;
+  for (int64_t n : shape) {
+    // A head count has no upper bound to be checked against, so it stays within the buffer.
+    const int64_t odd = i == 1 ? in_.below(65) : static_cast<int64_t>(in_.u64(64));
+    t->shape[i++] = in_.chance(5) ? odd : n;
+  }
+  if (!in_.chance(40)) return;
+  for (size_t k = 0; k < shape.size(); ++k)
+    t->stride[k] = k + 1 == shape.size() ? 1 : int64_t{in_.below(513)};
+}
+
+radix_status Fuzzer::attention(bool prefill) {
+  Sized<radix_attn> d(in_);
+  const uint32_t seqs = in_.below(4);
+  const int64_t dim = config_.head_dim, heads = int64_t{config_.num_kv_heads} * (1 + in_.below(3));
+  int32_t cu[8] = {}, lens[8] = {}, begin[8] = {};
+  for (uint32_t i = 0; i < 7; ++i) {
+    lens[i] = in_.chance(10) ? in_.i32(100) : static_cast<int32_t>(in_.below(12));
+    cu[i + 1] = in_.chance(6) ? in_.i32(20) : cu[i] + static_cast<int32_t>(in_.below(4));
+    begin[i + 1] = in_.chance(6) ? in_.i32(20) : begin[i] + static_cast<int32_t>(in_.below(12));
+  }
+  for (uint32_t i = 0; i < 512; ++i)
+    ints_[i] = static_cast<int32_t>(i % (config_.num_blocks + (in_.chance(1) ? 1 : 0)));
+  d->flags = in_.chance(5) ? in_.u32(3) : 0;
+  d->layer = in_.u32(1);
+  d->num_seqs = in_.chance(5) ? in_.u32(6) % 7 : seqs;
+  d->max_context_len = in_.chance(10) ? in_.u32(20) : 12;
+  d->max_query_len = prefill ? in_.u32(4) : in_.below(2);
+  d->window = in_.u32(5);
+  d->scale = in_.f32();
+  d->softcap = in_.f32();
+  const int64_t rows = prefill ? cu[seqs] : seqs;
+  tensor(&d->q, config_.kv_dtype, {rows, heads, dim});
+  tensor(&d->out, RADIX_F32, {rows, heads, config_.head_dim_v});
+  d->out.data = d->out.data == nullptr ? nullptr : floats_.data() + 32 * kBuffer;
+  if (in_.chance(128)) {
+    tensor(&d->lse, RADIX_F32, {rows, heads});
+    d->lse.data = d->lse.data == nullptr ? nullptr : floats_.data() + 60 * kBuffer;
+  }
+  if (in_.chance(200)) {
+    d->block_tables = ints_;
+    d->block_table_stride =
+        in_.chance(6) ? int64_t{in_.below(500)} - 1 : 12 + int64_t{in_.below(40)};
+  } else {
+    d->block_begin = begin;
+    d->block_ids = pass(ints_);
+  }
+  d->context_lens = pass(lens);
+  if (prefill != in_.chance(3)) d->cu_q_lens = cu;
+  std::vector<float> slopes(64, 0.5f);
+  if (in_.chance(60)) d->alibi_slopes = slopes.data();
+  if (in_.chance(60)) d->sinks = slopes.data();
+  uint64_t bytes = 0;
+  if (radix_attn_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
+  std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, (bytes + 127) / 64 * 64),
+                                                std::free);
+  d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
+  d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+  return prefill ? radix_prefill_launch(ctx_, d.pass(in_), nullptr)
+                 : radix_paged_attention_launch(ctx_, d.pass(in_), nullptr);
+}
+
+radix_status Fuzzer::rope_append() {
+  Sized<radix_rope_append> d(in_);
+  const int64_t n = in_.below(6), heads = config_.num_kv_heads;
+  for (int i = 0; i < 8; ++i) {
+    longs_[i] = in_.chance(20) ? static_cast<int64_t>(in_.u64(2000))
+                               : in_.below(config_.num_blocks * config_.block_size);
+    ints_[i] = in_.chance(10) ? in_.i32(3) : static_cast<int32_t>(in_.below(2000));
+  }
+  d->layer = in_.u32(1);
+  d->rotary_dim = in_.chance(20) ? in_.u32(64) : 2 * in_.below(16);
+  d->style = in_.chance(6) ? in_.i32(3) : static_cast<int32_t>(in_.below(2));
+  d->scaling = in_.chance(6) ? in_.i32(5) : static_cast<int32_t>(in_.below(4));
+  d->theta = in_.f32();
+  d->scale = in_.f32();
+  d->low_freq_factor = in_.f32();
+  d->high_freq_factor = in_.f32();
+  d->original_max_position = in_.u32(4096);
+  if (in_.chance(128)) tensor(&d->q, RADIX_F32, {n, 2 * heads, config_.head_dim});
+  if (d->q.data != nullptr) d->q.data = floats_.data() + 40 * kBuffer;
+  tensor(&d->k, RADIX_F32, {n, heads, config_.head_dim});
+  tensor(&d->v, RADIX_F32, {n, heads, config_.head_dim_v});
+  d->slots = pass(longs_);
+  d->positions = pass(ints_);
+  d->num_tokens = in_.chance(6) ? in_.u64(8) % 9 : static_cast<uint64_t>(n);
+  return radix_rope_append_launch(ctx_, d.pass(in_), nullptr);
+}
+
+radix_status Fuzzer::data_call() {
+  for (int i = 0; i < 16; ++i)
+    ints_[i] = in_.chance(8) ? in_.i32(40) : static_cast<int32_t>(in_.below(config_.num_blocks));
+  int32_t* blocks = pass(ints_);
+  uint64_t bytes = 0;
+  const auto n = static_cast<uint32_t>(count(blocks, 3, 8));
+  switch (in_.below(8)) {
+    case 0: {
+      for (radix_op& o : ops_)
+        o = {in_.chance(4) ? in_.i32(3) : RADIX_OP_COPY, ints_[in_.below(16)], ints_[in_.below(16)],
+             in_.u32(4)};
+      radix_op* ops = pass(ops_);
+      return radix_run_ops(ctx_, ops, static_cast<uint32_t>(count(ops, 3, 64)), nullptr);
+    }
+    case 1:
+      return radix_copy_blocks(ctx_, blocks, n, nullptr);
+    case 2:
+    case 3: {
+      if (radix_swap_bytes(ctx_, n, &bytes) != RADIX_OK || bytes > floats_.size() * sizeof(float))
+        return RADIX_OK;
+      const uint64_t len = in_.chance(20) ? in_.below(static_cast<uint32_t>(bytes) + 1) : bytes;
+      return in_.chance(128) ? radix_swap_out(ctx_, blocks, n, pass(floats_.data()), len, nullptr)
+                             : radix_swap_in(ctx_, blocks, n, pass(floats_.data()), len, nullptr);
+    }
+    case 4: {
+      radix_tensor k, v;
+      return radix_ctx_kv_tensor(ctx_, in_.u32(2), pass(&k), pass(&v));
+    }
+    case 5:
+      return rope_append();
+    case 6:
+      return attention(true);
+    default:
+      return attention(false);
+  }
+}
+
+}  // namespace
+}  // namespace radixattn::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const auto fuzzer = std::make_unique<radixattn::fuzz::Fuzzer>(data, size);
+  fuzzer->run();
+  return 0;
+}
