@@ -37,7 +37,8 @@ struct Room {
 
   // Which of several lacks is told is the library's choice, or their sum.
   void add_lack(uint64_t n) {
-    short_lo = why.empty() ? static_cast<uint32_t>(n) : std::min(short_lo, static_cast<uint32_t>(n));
+    short_lo =
+        why.empty() ? static_cast<uint32_t>(n) : std::min(short_lo, static_cast<uint32_t>(n));
     short_hi += static_cast<uint32_t>(n);
   }
 };
@@ -61,7 +62,8 @@ Room find_room(const Need& need, const Have& have, const std::map<radix_ns, Name
   for (const auto& [ns, n] : need.in) {
     const uint32_t quota = spaces.at(ns).quota;
     if (quota == 0 || at(have.used, ns) + n <= quota) continue;
-    const uint64_t over = at(have.used, ns) + n - quota, own = may_evict ? at(have.cached_in, ns) : 0;
+    const uint64_t over = at(have.used, ns) + n - quota,
+                   own = may_evict ? at(have.cached_in, ns) : 0;
     for_quota += over;
     room.within_namespace = true;
     if (over > own) {
@@ -242,7 +244,8 @@ void World::finish_append(const AppendPlan& p, const std::vector<radix_append>& 
   };
   auto take = [&](radix_block b) {
     CHECK(b >= 0 && idx(b) < shape_.num_blocks, "block id ", b);
-    CHECK(between.is_free[idx(b)] || maybe_free(b), "append took block ", b, ", which was not free");
+    CHECK(between.is_free[idx(b)] || maybe_free(b), "append took block ", b,
+          ", which was not free");
     CHECK(fresh.insert(b).second, "append gave block ", b, " twice");
   };
   uint32_t op = 0;

@@ -169,7 +169,8 @@ void World::leave_tree(const std::set<Hash>& gone, const View& before) {
   for (Hash h : gone) {
     const Cached& c = tree_.at(h);
     const bool leased = before.leased.count(h) != 0;
-    if (!leased && (c.fence > retired_ || c.fence_hi > retired_)) given_up_[c.block] = {c.fence, epoch_, c.ns};
+    if (!leased && (c.fence > retired_ || c.fence_hi > retired_))
+      given_up_[c.block] = {c.fence, epoch_, c.ns};
     tree_.erase(h);
   }
 }
@@ -236,7 +237,8 @@ void World::misuse(Rng& rng) {
   out.ops = ops.data();
   out.ops_cap = 2;
   const radix_status st = radix_append_slot(ctx_, twice, 2, &out);
-  CHECK(st == RADIX_E_INVALID || st == RADIX_E_FULL, "one request twice gives ", radix_status_name(st));
+  CHECK(st == RADIX_E_INVALID || st == RADIX_E_FULL, "one request twice gives ",
+        radix_status_name(st));
   CHECK_EQ(radix_free_request(ctx_, id, 1u << 9), RADIX_E_INVALID, "unknown flag");
   seen("event.misuse");
 }

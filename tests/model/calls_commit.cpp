@@ -10,7 +10,8 @@ struct World::CommitPlan {
   uint64_t published = 0, duplicates_lo = 0, duplicates_hi = 0;
   uint32_t worst_remaps = 0;
   std::vector<radix_remap> remaps;
-  uint32_t optional_remaps = 0;  // of requests that an earlier item may have taken along over the same duplicate
+  uint32_t optional_remaps =
+      0;  // of requests that an earlier item may have taken along over the same duplicate
   std::vector<Hash> new_blocks;
   std::map<radix_req, uint64_t> committed_before;
   std::set<radix_block>
@@ -170,9 +171,9 @@ void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
       ++left_out;
       live_.at(b.req).row[b.index] = b.old_block;
     }
-    CHECK(left_out <= p.optional_remaps, "request ", b.req, " entry ", b.index, ": ", b.old_block, " -> ", b.new_block,
-          " expected among the remaps, next is request ", a.req, " entry ", a.index, ": ", a.old_block, " -> ",
-          a.new_block);
+    CHECK(left_out <= p.optional_remaps, "request ", b.req, " entry ", b.index, ": ", b.old_block,
+          " -> ", b.new_block, " expected among the remaps, next is request ", a.req, " entry ",
+          a.index, ": ", a.old_block, " -> ", a.new_block);
   }
   CHECK_EQ(out.num_remaps, seen_remaps, "remaps");
 }

@@ -127,12 +127,16 @@ void World::check_discarded(const Request& r, const std::set<Hash>& gone,
   for (const auto& [h, c] : tree_)
     CHECK(gone.count(h) != 0 || gone.count(c.parent) == 0, "discard left block ", c.block,
           " without its prefix");
-  std::set<Hash>
-      needed;  // what must stay: everything with something below it that is not only this request's
-  auto only_mine = [&](Hash h) {
+  // What may stay: a chain of blocks that is not wholly this request's, and everything above one.
+  std::set<Hash> needed;
+  auto mine = [&](Hash h) {
     const Cached& c = tree_.at(h);
     return own.count(h) != 0 && c.publisher == r.id && !c.used_by_others &&
            after.leased.count(h) == 0 && after.pinned.count(h) == 0;
+  };
+  auto only_mine = [&](Hash h) {
+    const std::vector<Hash> chain = chain_of(h);
+    return std::all_of(chain.begin(), chain.end(), mine);
   };
   for (const auto& [h, c] : tree_)
     if (!only_mine(h))

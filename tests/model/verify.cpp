@@ -46,9 +46,10 @@ void World::verify_stats(const View& v) {
   CHECK_EQ(s.blocks_free + s.blocks_cached + s.blocks_active + s.blocks_deferred, s.blocks_total,
            "conservation");
   CHECK_EQ(s.blocks_active, v.active, "stats");
-  CHECK(s.blocks_free >= v.free_blocks && s.blocks_free <= v.free_blocks + v.maybe_free, "blocks_free ",
-        s.blocks_free, ", expected ", v.free_blocks);
-  CHECK(s.blocks_cached + v.maybe_fenced.size() >= v.evictable.size() && s.blocks_cached <= v.evictable.size(),
+  CHECK(s.blocks_free >= v.free_blocks && s.blocks_free <= v.free_blocks + v.maybe_free,
+        "blocks_free ", s.blocks_free, ", expected ", v.free_blocks);
+  CHECK(s.blocks_cached + v.maybe_fenced.size() >= v.evictable.size() &&
+            s.blocks_cached <= v.evictable.size(),
         "blocks_cached ", s.blocks_cached, ", expected ", v.evictable.size());
   reported_free_ = s.blocks_free;
   reported_cached_ = s.blocks_cached;
@@ -73,13 +74,15 @@ void World::verify_stats(const View& v) {
     radix_ns_info info{};
     info.struct_size = sizeof info;
     CHECK_EQ(radix_ns_get_info(ctx_, ns, &info), RADIX_OK, "ns_get_info");
-    const auto used = v.used.find(ns), cached = v.evictable_in.find(ns), maybe = v.maybe_fenced_in.find(ns);
+    const auto used = v.used.find(ns), cached = v.evictable_in.find(ns),
+               maybe = v.maybe_fenced_in.find(ns);
     const uint64_t cached_most = cached == v.evictable_in.end() ? 0 : cached->second;
-    const uint64_t cached_least = cached_most - (maybe == v.maybe_fenced_in.end() ? 0 : maybe->second);
+    const uint64_t cached_least =
+        cached_most - (maybe == v.maybe_fenced_in.end() ? 0 : maybe->second);
     CHECK_EQ(info.quota_blocks, space.quota, "namespace");
     CHECK_EQ(info.blocks_used, used == v.used.end() ? 0 : used->second, "namespace ", space.name);
-    CHECK(info.blocks_cached >= cached_least && info.blocks_cached <= cached_most, "namespace ", space.name, " has ",
-          info.blocks_cached, " cached, expected ", cached_most);
+    CHECK(info.blocks_cached >= cached_least && info.blocks_cached <= cached_most, "namespace ",
+          space.name, " has ", info.blocks_cached, " cached, expected ", cached_most);
     reported_cached_in_[ns] = info.blocks_cached;
     CHECK(space.quota == 0 || info.blocks_used <= space.quota, "namespace beyond its quota");
     const auto n =

@@ -54,7 +54,8 @@ struct Cached {
   uint64_t extra_key = 0;
   Hash parent = 0;
   radix_block block = -1;
-  // The epoch whose launches may still read it. A fence is set on nodes, so a block may get that of its chain: fence_hi.
+  // The epoch whose launches may still read it. A fence is set on nodes, so a block may get that of
+  // its chain: fence_hi.
   radix_epoch fence = 0, fence_hi = 0;
   UseBounds use;
   radix_req publisher = 0;
@@ -105,8 +106,8 @@ struct View {
   std::set<Hash> evictable;
   std::map<Hash, uint32_t> children;
   uint64_t free_blocks = 0, active = 0, deferred = 0, pinned_blocks = 0;
-  uint64_t maybe_free = 0;        // of the given up
-  std::set<Hash> maybe_fenced;    // of the evictable
+  uint64_t maybe_free = 0;      // of the given up
+  std::set<Hash> maybe_fenced;  // of the evictable
   std::map<radix_ns, uint64_t> used, evictable_in, maybe_fenced_in;
 };
 
@@ -252,7 +253,8 @@ class World {
   std::vector<Tokens> history_;  // prompts used so far: later ones extend or vary them
   Totals totals_;
   uint64_t namespaces_at_start_ = 0, last_clock_ = 0;
-  // What the library said after the last call, within the bounds of the oracle: equal to it without DEFER_FREE.
+  // What the library said after the last call, within the bounds of the oracle: equal to it without
+  // DEFER_FREE.
   uint64_t reported_free_ = 0, reported_cached_ = 0;
   std::map<radix_ns, uint64_t> reported_cached_in_;
   uint64_t injected_now_ = 0;
