@@ -1,0 +1,83 @@
+// The context: configuration, memory, cache, backend and the lock. What `radix_ctx` points to.
+//
+// Lives in memory of its own allocator, made and unmade in place. The cache is reached through Control
+// only, which holds the lock for as long as it lives. Does not: decide anything about blocks or numbers.
+#pragma once
+
+#include <mutex>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/thread_pool.h"
+#include "base/allocator.h"
+#include "base/executor.h"
+#include "cache/cache_manager.h"
+#include "radixattn.h"
+
+namespace radixattn {
+
+// Where K and V of each layer lie in KV memory: per layer K, then V, each on a multiple of 64 bytes.
+struct KvLayout {
+  uint64_t k_block_bytes = 0, v_block_bytes = 0;  // one block, one layer
+  uint64_t v_offset_bytes = 0;                    // from a layer's K to its V
+  uint64_t layer_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+// Fills defaults and checks every field but the pointers' contents. INVALID, VERSION, UNSUPPORTED.
+radix_status resolve_config(const radix_config& given, radix_config* out);
+// Needs resolved shapes and num_blocks. INVALID when the bytes do not fit 64 bits.
+radix_status kv_layout_of(const radix_config& config, KvLayout* out);
+
+uint64_t element_bytes(int32_t dtype);  // 4 or 2; 0 for a dtype that the library does not compute with
+
+}  // namespace radixattn
+
+struct radix_ctx {
+  radix_ctx(const radixattn::HostAllocator& allocator, const radix_config& resolved)
+      : config(resolved), memory(allocator), cache(&memory) {}
+
+  radix_config config;  // resolved; its pointers lead to the copies below
+  radix_allocator allocator_copy = {};
+  radix_executor executor_copy = {};
+  radixattn::HostAllocator memory;
+  radixattn::CacheManager cache;
+  radixattn::KvLayout layout;
+  radixattn::KvBlocks kv;          // base null: METADATA_ONLY
+  void* own_kv = nullptr;          // released at destroy
+  radixattn::ThreadPool pool;
+  radixattn::Executor executor;
+  alignas(radixattn::CpuBackend) unsigned char backend_memory[sizeof(radixattn::CpuBackend)];
+  radixattn::Backend* backend = nullptr;
+  std::mutex mutex;
+
+  bool metadata_only() const { return (config.flags & RADIX_CTX_METADATA_ONLY) != 0; }
+  void log(int32_t level, const char* format, ...) const __attribute__((format(printf, 3, 4)));
+};
+
+namespace radixattn {
+
+// One control call: takes the context's lock unless the caller serialises, and reports its failure.
+class Control {
+ public:
+  explicit Control(radix_ctx* ctx) : ctx_(ctx), locks_((ctx->config.flags & RADIX_CTX_EXTERNAL_SYNC) == 0) {
+    if (locks_) ctx_->mutex.lock();
+  }
+  ~Control() {
+    if (locks_) ctx_->mutex.unlock();
+  }
+  Control(const Control&) = delete;
+  Control& operator=(const Control&) = delete;
+
+  CacheManager* operator->() const { return &ctx_->cache; }
+  // Passes `st` on; a failure goes to the host's log.
+  radix_status done(const char* call, radix_status st) const;
+
+ private:
+  radix_ctx* ctx_;
+  bool locks_;
+};
+
+radix_status check_ctx(const radix_ctx* ctx);                  // not NULL
+radix_status not_null(const void* pointer, const char* name);  // INVALID names it
+
+}  // namespace radixattn

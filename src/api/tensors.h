@@ -1,0 +1,35 @@
+// From the public tensor view to the backend's: every check that needs no look at array contents.
+//
+// A message names the tensor ("q"), what is wrong and what was expected.
+#pragma once
+
+#include "backend/backend.h"
+#include "radixattn.h"
+
+namespace radixattn {
+
+// What is expected of a [rows, heads, dim] tensor; heads or dim 0 = any.
+struct RowShape {
+  int64_t rows;
+  int64_t heads;
+  int64_t dim;
+};
+
+// `need_data`: data must be there and aligned; false for workspace queries.
+radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected, bool written,
+                       bool need_data, RowTensor* out);
+
+// Paged K or V of one layer, as a caller's own tensor says it.
+struct PagedShape {
+  int64_t num_blocks, block_size, num_kv_heads, head_dim;
+};
+radix_status read_paged(const radix_tensor& t, const char* name, int32_t layout, bool need_data,
+                        PagedTensor* out, PagedShape* shape);
+
+radix_status check_head_dim(const char* name, int64_t dim);
+// dtype that the library computes with, device CPU, rank, sizes, last dimension contiguous, no negative strides.
+radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data);
+// Element stride of dimension i, with the compact ones filled in.
+int64_t stride_of(const radix_tensor& t, int32_t i);
+
+}  // namespace radixattn
