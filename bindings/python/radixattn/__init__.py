@@ -1,0 +1,148 @@
+"""radixattn: a prefix-sharing paged KV cache (RadixAttention) and the attention kernels that read
+it.
+
+Context      the cache: requests, eviction, statistics, KV memory as arrays, copies, rotary
+             embedding, attention
+Request      a sequence of tokens in it; Pin and Namespace are what their names say
+RadixError   every failure, with a class for each status
+ffi, lib     the C API itself (cffi), as include/radixattn.h documents it
+"""
+
+from radixattn._ffi import ffi, lib
+from radixattn.callbacks import Allocator
+from radixattn.config import Config, Options, aligned_memory, kv_bytes
+from radixattn.context import Context
+from radixattn.enums import (
+    NS_ALL,
+    NS_DEFAULT,
+    AppendFlag,
+    BeginFlag,
+    ContextFlag,
+    CpuTarget,
+    Device,
+    DType,
+    EvictPolicy,
+    FreeFlag,
+    GraphFormat,
+    KvLayout,
+    LogLevel,
+    OpKind,
+    RopeScaling,
+    RopeStyle,
+    Status,
+)
+from radixattn.errors import (
+    BufferTooSmallError,
+    BusyError,
+    CallbackError,
+    CancelledError,
+    ClosedError,
+    CorruptError,
+    DeviceError,
+    DeviceLostError,
+    FullError,
+    InternalError,
+    InvalidArgumentError,
+    IoError,
+    MismatchError,
+    NoBlocksError,
+    NoDeviceError,
+    OutOfMemoryError,
+    QuotaError,
+    RadixError,
+    StaleIdError,
+    StateError,
+    UnsupportedError,
+    VersionError,
+    error_detail,
+    last_error,
+    status_name,
+)
+from radixattn.library import abi, build_info, device_count, struct_size, version, version_string
+from radixattn.request import Namespace, Pin, Request
+from radixattn.results import (
+    OP_DTYPE,
+    REMAP_DTYPE,
+    AppendResult,
+    CommitResult,
+    Match,
+    NamespaceInfo,
+    RequestInfo,
+    Stats,
+)
+from radixattn.tensors import BFloat16, bf16, numpy_dtype
+
+__version__ = version_string()
+
+__all__ = [
+    "NS_ALL",
+    "NS_DEFAULT",
+    "OP_DTYPE",
+    "REMAP_DTYPE",
+    "Allocator",
+    "AppendFlag",
+    "AppendResult",
+    "BFloat16",
+    "BeginFlag",
+    "BufferTooSmallError",
+    "BusyError",
+    "CallbackError",
+    "CancelledError",
+    "ClosedError",
+    "CommitResult",
+    "Config",
+    "Context",
+    "ContextFlag",
+    "CorruptError",
+    "CpuTarget",
+    "DType",
+    "Device",
+    "DeviceError",
+    "DeviceLostError",
+    "EvictPolicy",
+    "FreeFlag",
+    "FullError",
+    "GraphFormat",
+    "InternalError",
+    "InvalidArgumentError",
+    "IoError",
+    "KvLayout",
+    "LogLevel",
+    "Match",
+    "MismatchError",
+    "Namespace",
+    "NamespaceInfo",
+    "NoBlocksError",
+    "NoDeviceError",
+    "OpKind",
+    "Options",
+    "OutOfMemoryError",
+    "Pin",
+    "QuotaError",
+    "RadixError",
+    "Request",
+    "RequestInfo",
+    "RopeScaling",
+    "RopeStyle",
+    "StaleIdError",
+    "StateError",
+    "Stats",
+    "Status",
+    "UnsupportedError",
+    "VersionError",
+    "abi",
+    "aligned_memory",
+    "bf16",
+    "build_info",
+    "device_count",
+    "error_detail",
+    "ffi",
+    "kv_bytes",
+    "last_error",
+    "lib",
+    "numpy_dtype",
+    "status_name",
+    "struct_size",
+    "version",
+    "version_string",
+]

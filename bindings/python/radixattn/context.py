@@ -1,0 +1,30 @@
+"""Context: everything that happens with one cache.
+
+Its methods stand in core (life, KV memory), cache (control plane), memory (copies) and attention.
+"""
+
+from __future__ import annotations
+
+from radixattn.attention import AttentionCalls
+from radixattn.cache import CacheCalls
+from radixattn.memory import MemoryCalls
+
+
+class Context(CacheCalls, MemoryCalls, AttentionCalls):
+    """A prefix-sharing paged KV cache with its KV memory and kernels.
+
+        with Context(num_blocks=256, num_layers=2, num_kv_heads=2, head_dim=64) as ctx:
+            with ctx.begin(prompt) as request:
+                new = prompt[request.match.cached_tokens:]
+                reserved = request.append(new)
+                ctx.run_ops(reserved.ops)
+                ...                # per layer: ctx.rope_append, then ctx.prefill
+                request.commit()   # from now on others can match it
+
+    Keyword arguments: see config.Options. Errors of creation: InvalidArgumentError,
+    OutOfMemoryError, UnsupportedError (cpu_target, device), NoDeviceError.
+
+    Threads: methods tagged [F] are free-threaded, [C] take the context's lock, [D] run without a
+    lock on what they are given. close() ends the context; no other thread may be inside a call of
+    it then.
+    """
