@@ -39,15 +39,19 @@ radix_status CacheManager::find_shared(const radix_request_desc& d, radix_req* o
   uint32_t ns;
   const radix_status st = check_desc(d, &ns);
   if (st != RADIX_OK) return st;
-  uint64_t best = 0;
-  uint32_t found = 0;
-  for (uint32_t i = 0; i < requests_.size(); ++i) {
+  const auto shared_with = [&](uint32_t i) {
     const Request& r = requests_[i];
-    if (r.live == 0 || r.ns != ns || r.extra_key != d.extra_key) continue;
-    const uint64_t shared = shared_tokens(r, d);
-    if (shared == 0 || shared < best) continue;
-    if (shared > best) found = 0;
-    best = shared;
+    const bool related = r.live != 0 && r.ns == ns && r.extra_key == d.extra_key;
+    return related ? shared_tokens(r, d) : 0;
+  };
+  uint64_t best = 0;
+  for (uint32_t i = 0; i < requests_.size(); ++i) {
+    const uint64_t shared = shared_with(i);
+    if (shared > best) best = shared;
+  }
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < requests_.size() && best > 0; ++i) {
+    if (shared_with(i) != best) continue;
     if (out != nullptr && found < cap) out[found] = requests_.id(i);
     ++found;
   }

@@ -149,7 +149,9 @@ RADIX_INLINE void store_as(D d, hn::Vec<D> v, BF16* p) {
   const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
   const auto rounded = hn::Add(u, hn::Add(odd, hn::Set(du, 0x7fffu)));
   const auto quiet = hn::Or(u, hn::Set(du, 0x400000u));
-  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  // NOTE: Ne(v, v) is false for NaN on x86 in Highway 1.0.3 (an ordered compare), so the bits decide.
+  const auto magnitude = hn::BitCast(di, hn::And(u, hn::Set(du, 0x7fffffffu)));
+  const auto is_nan = hn::RebindMask(du, hn::Gt(magnitude, hn::Set(di, 0x7f800000)));
   const auto top = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, top)), d16, reinterpret_cast<uint16_t*>(p));
 }
