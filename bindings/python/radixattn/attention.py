@@ -240,7 +240,7 @@ class AttentionCalls(ContextCore):
         (radix_rope_append_launch)
 
         k, v        [num_tokens, num_kv_heads, head_dim] and [..., head_dim_v], read only
-        slots       int64 [num_tokens] from an append; negative = written nowhere
+        slots       int64 [num_tokens] from an append; negative = a padded row: left alone
         positions   int32 [num_tokens]; None only with rotary_dim 0
         q           [num_tokens, num_q_heads, head_dim], rotated in place; None: only K and V
         layer       of the context's KV memory; ignored with k_cache and v_cache (see

@@ -186,8 +186,7 @@ class CacheCalls(ContextCore):
                  set_tokens
         counts   [n] tokens of each request; None: one each
         partial  items before the first that fails take effect, and the result's error says why that
-                 one failed;
-                 otherwise all or none take effect, and a failure raises
+                 one failed; otherwise all or none take effect, and a failure raises
         slots    int64 output, at least as long as all tokens; None: a new array
         Errors: InvalidArgumentError, StaleIdError, StateError, NoBlocksError and QuotaError (with
         short_blocks), BufferTooSmallError (slots), FullError, OutOfMemoryError.
@@ -253,12 +252,11 @@ class CacheCalls(ContextCore):
         """Block-table rows and lengths of a batch; returns (tables, context_lens). [C]
         (radix_get_block_tables)
 
-        tables        int32 [n, width] output with contiguous rows, filled up with -1; None: a new
-                      array of the width needed
+        tables        int32 [n, width] output without gaps, filled up with -1; None: a new array of
+                      the width needed
         context_lens  int32 [n] output: tokens of each request; None: a new array
         row_versions  uint64 [n] in and out: the version that row i of tables holds now, 0 = none;
-                      current rows are
-                      not written again. Only with tables of your own.
+                      current rows are not written again. Only with tables of your own.
         Errors: StaleIdError, BufferTooSmallError (width), InvalidArgumentError; nothing is written
         then.
         """
@@ -269,6 +267,8 @@ class CacheCalls(ContextCore):
             width = max((Request(self, int(i)).info().num_blocks for i in ids), default=0)
             tables = np.empty((ids.size, max(width, 1)), np.int32)
         tables = output(tables, np.int32, "tables", ndim=2)
+        if not tables.flags.c_contiguous:  # the library fills each row up to the next one
+            raise ValueError("tables has gaps between rows: expected a contiguous array")
         lens = _batch_output(context_lens, np.int32, "context_lens", ids.size)
         if row_versions is not None:
             row_versions = _batch_output(row_versions, np.uint64, "row_versions", ids.size)

@@ -60,9 +60,12 @@ def allocator_struct(allocator: Allocator, keep: list[object]) -> Any:
         allocator.free(int(ffi.cast("uintptr_t", address)), size, align)
 
     struct = ffi.new("radix_allocator *", {"struct_size": ffi.sizeof("radix_allocator")})
-    struct.alloc = ffi.callback("radix_alloc_fn", alloc, error=ffi.NULL, onerror=report)
-    struct.free = ffi.callback("radix_free_fn", free, onerror=report)
-    keep += [struct, struct.alloc, struct.free, allocator]
+    callbacks = (
+        ffi.callback("radix_alloc_fn", alloc, error=ffi.NULL, onerror=report),
+        ffi.callback("radix_free_fn", free, onerror=report),
+    )
+    struct.alloc, struct.free = callbacks
+    keep += [struct, callbacks, allocator]
     return struct
 
 
@@ -119,8 +122,10 @@ def executor_struct(executor: Executor | ParallelFor, max_workers: int, keep: li
 
     struct = ffi.new("radix_executor *", {"struct_size": ffi.sizeof("radix_executor")})
     struct.max_workers = max_workers or getattr(executor, "_max_workers", 0)
-    struct.parallel_for = ffi.callback("radix_parallel_for_fn", parallel_for, onerror=report)
-    keep += [struct, struct.parallel_for, executor]
+    struct.parallel_for = callback = ffi.callback(
+        "radix_parallel_for_fn", parallel_for, onerror=report
+    )
+    keep += [struct, callback, executor]
     return struct
 
 

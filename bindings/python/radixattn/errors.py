@@ -12,7 +12,7 @@ from radixattn._ffi import ffi, lib
 class RadixError(Exception):
     """A call failed. Unless the class says otherwise the call has changed nothing but statistics.
 
-    status        the RADIX_E_* value; status_name its name, such as "RADIX_E_INVALID"
+    status        the RADIX_E_* value; status_name its name, such as "INVALID"
     message       names the argument, its value and what was expected
     detail        the native code (cudaError_t, errno), 0 when there is none
     short_blocks  NO_BLOCKS and QUOTA of an append: how many more blocks must become free, exactly;
@@ -157,7 +157,7 @@ _CLASSES: dict[int, type[RadixError]] = {
 
 
 def status_name(status: int) -> str:
-    """The name of a status: "RADIX_OK", "RADIX_E_INVALID", ... [F]"""
+    """The name of a status: "OK", "INVALID", ... [F]"""
     return str(ffi.string(lib.radix_status_name(status)), "ascii")
 
 

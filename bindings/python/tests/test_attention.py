@@ -67,17 +67,19 @@ def test_rope_scaling_arrives(ctx, rng):
         "yarn": {"scale": 4.0, "original_max_position": 64, "beta_fast": 16.0},
     }.items():  # fmt: skip
         q = k.copy()
-        ctx.rope_append(k, k, [-1] * 4, positions, q=q, rotary_dim=32, scaling=scaling, **options)
+        ctx.rope_append(
+            k, k, [0, 1, 2, 3], positions, q=q, rotary_dim=32, scaling=scaling, **options
+        )
         turned[scaling] = q
     quarter = k.copy()
-    ctx.rope_append(k, k, [-1] * 4, positions // 4, q=quarter, rotary_dim=32)
+    ctx.rope_append(k, k, [0, 1, 2, 3], positions // 4, q=quarter, rotary_dim=32)
     np.testing.assert_allclose(turned["linear"], quarter, atol=1e-4)
     values = list(turned.values())
     assert not any(np.allclose(values[i], values[i + 1]) for i in range(3))
     with pytest.raises(rx.InvalidArgumentError):
-        ctx.rope_append(k, k, [-1] * 4, positions, q=quarter, rotary_dim=32, scaling="yarn")
+        ctx.rope_append(k, k, [0, 1, 2, 3], positions, q=quarter, rotary_dim=32, scaling="yarn")
     with pytest.raises(TypeError, match=r"unknown option.*thta"):
-        ctx.rope_append(k, k, [-1] * 4, positions, rotary_dim=32, thta=1)
+        ctx.rope_append(k, k, [0, 1, 2, 3], positions, rotary_dim=32, thta=1)
 
 
 @pytest.mark.parametrize("layout", ["nhd", "hnd"])
@@ -250,6 +252,18 @@ def test_outputs_in_bfloat16_without_ml_dtypes(ctx, rng, monkeypatch):
     out, _ = ctx.paged_attention(rx.bf16(bits), [9], block_tables=table)
     assert out.dtype == np.uint16
     assert np.array_equal(out, expected.view(np.uint16))
+
+
+def test_padded_rows_are_left_alone(ctx, rng):
+    k, q = rng.standard_normal((2, 3, 2, 32), np.float32)
+    before = q.copy()
+    values = ctx.kv_views(0)[1]
+    values[:] = 0
+    ctx.rope_append(k, k, [5, -1, -1], [1, 2, 3], q=q, rotary_dim=32)
+    assert not np.array_equal(q[0], before[0])
+    assert np.array_equal(q[1:], before[1:])
+    written = np.flatnonzero(values.reshape(-1, 64).any(axis=1))
+    assert written.tolist() == [5]
 
 
 def test_what_the_library_refuses(ctx, rng):

@@ -185,24 +185,26 @@ def test_more_remaps_than_fit_at_first(make_ctx):
 def test_block_tables_into_the_caller_s_arrays(meta):
     requests = [meta.begin([]), meta.begin([])]
     meta.append_slots(requests, None, [9, 3])
-    tables = np.full((3, 8), 77, np.int32)
+    tables = np.full((3, 5), 77, np.int32)
     lens, versions = np.zeros(2, np.int32), np.zeros(2, np.uint64)
-    got, got_lens = meta.block_tables(requests, tables[:, :5], lens, versions)
+    got, got_lens = meta.block_tables(requests, tables, lens, versions)
     assert np.shares_memory(got, tables)
     assert np.shares_memory(got_lens, lens)
     assert tables[0, :3].tolist() == requests[0].block_table().tolist()
-    assert tables[0, 3:].tolist() == [-1, -1, 77, 77, 77]
+    assert tables[0, 3:].tolist() == [-1, -1]
     assert (tables[2] == 77).all()
     assert lens.tolist() == [9, 3]
     assert versions.tolist() == [r.info().table_version for r in requests]
     tables[:] = 5
     meta.append_slots(requests[1:], None, [2])
-    meta.block_tables(requests, tables[:, :5], lens, versions)
+    meta.block_tables(requests, tables, lens, versions)
     assert (tables[0] == 5).all()  # current rows are left alone
-    assert tables[1, 2:].tolist() == [-1, -1, -1, 5, 5, 5]
+    assert tables[1, 2:].tolist() == [-1, -1, -1]
     assert lens.tolist() == [9, 5]
     with pytest.raises(rx.BufferTooSmallError):
         meta.block_tables(requests, np.empty((2, 2), np.int32))
+    with pytest.raises(ValueError, match="tables has gaps between rows"):
+        meta.block_tables(requests, tables[:, :4])
     with pytest.raises(ValueError, match="tables has 1 rows: expected 2"):
         meta.block_tables(requests, np.empty((1, 8), np.int32))
 
