@@ -124,7 +124,8 @@ enum {                             /* radix_config.flags */
   RADIX_CTX_EXTERNAL_SYNC = 1,     /* the caller serialises [C] calls; no internal lock */
   RADIX_CTX_PREALLOCATE = 2,       /* [C] calls after create never call the allocator: max_* are hard bounds */
   RADIX_CTX_METADATA_ONLY = 4,     /* no KV memory: block ids only (router, simulator, foreign kernels) */
-  RADIX_CTX_DEFER_FREE = 8         /* blocks given up wait for radix_epoch_retire before they are used again */
+  RADIX_CTX_DEFER_FREE = 8         /* blocks given up wait for radix_epoch_retire before they are used again; cached
+                                    * ones by tree node: one given up holds back the others of its run */
 };
 enum { RADIX_FREE_DISCARD = 1 };   /* blocks that only this request used leave the tree, too */
 enum {                             /* radix_request_desc.flags */
@@ -456,7 +457,7 @@ RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t p
  * request published meanwhile with the same tokens are duplicates: a request begun with
  * REMAP_DUPLICATES gets the cached block in its row and gives its own back (listed in remaps);
  * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
- * blocks (forks, borrowers) are committed along, and keep duplicates. out may be NULL when no remap is asked for. All
+ * blocks (forks, borrowers) are committed along; they get their remaps from the next commit that names them. out may be NULL when no remap is asked for. All
  * items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
  * Cost: O(new blocks * block_size), O(log nodes). */
 RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,

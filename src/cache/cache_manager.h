@@ -112,6 +112,8 @@ class CacheManager {
   radix_status plan_commit(const radix_commit_item* items, uint32_t n, radix_commit_out* out);
   void commit_one(uint32_t index, uint32_t target, radix_commit_out* out);
   void mark_family(uint32_t index, uint32_t target);
+  void remap_to(uint32_t index, uint32_t entry, int32_t cached, radix_commit_out* out);
+  void remap_kept(uint32_t index, radix_commit_out* out);
   Position walk_or_publish(uint32_t index, uint32_t target, radix_commit_out* out);
   uint32_t match_own_run(const Request& r, Position at, uint32_t target) const;
   void settle_duplicates(uint32_t index, Position at, uint32_t count, radix_commit_out* out);

@@ -50,6 +50,11 @@ radix_status CacheManager::check_row(uint32_t index) const {
     if (!ok) return fail(RADIX_E_INTERNAL, "request %u: entry %u is not what the tree holds there", index, j);
     at = tree_.ascend(at, 1);
   }
+  uint32_t kept = 0;
+  for (uint32_t j = 0; j < r.commit_blocks; ++j) kept += is_private(r.row[j]) ? 1 : 0;
+  if (r.remap != 0 && kept != r.kept_duplicates) {
+    return fail(RADIX_E_INTERNAL, "request %u: counts %u kept duplicates, has %u", index, r.kept_duplicates, kept);
+  }
   for (uint32_t j = r.lease_blocks; j < r.num_blocks; ++j) {
     if (!is_private(r.row[j])) return fail(RADIX_E_INTERNAL, "request %u: entry %u is leased by nobody", index, j);
   }

@@ -23,6 +23,7 @@ radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t 
       return fail(RADIX_E_STATE, "items[%u]: ids of tokens [%llu, %llu) are unknown: set them first", i,
                   static_cast<unsigned long long>(r.known_tokens), static_cast<unsigned long long>(target * bs));
     }
+    remaps += r.kept_duplicates;
     if (target <= r.commit_blocks) continue;
     new_blocks += target - r.commit_blocks;
     if (r.remap != 0) remaps += target - r.commit_blocks;
@@ -55,15 +56,37 @@ radix_status CacheManager::commit(const radix_commit_item* items, uint32_t n, ra
 void CacheManager::commit_one(uint32_t index, uint32_t target, radix_commit_out* out) {
   Request& r = requests_[index];
   const uint32_t old_blocks = r.commit_blocks;
+  const uint32_t remaps_before = out->num_remaps;
+  if (r.kept_duplicates > 0) remap_kept(index, out);
+  if (out->num_remaps > remaps_before) bump_version(&r);
   if (target <= old_blocks) return;
   mark_family(index, target);
-  const uint32_t remaps_before = out->num_remaps;
+  const uint32_t kept_before = out->num_remaps;
   const Position end = walk_or_publish(index, target, out);
   tree_.move_lease(lease_of_request(index), end);
   r.commit_blocks = r.lease_blocks = target;
   const bool shared = advance_family(index, old_blocks, end);
   tree_.use_path(end, clock_, shared);
-  if (out->num_remaps > remaps_before) bump_version(&r);
+  if (out->num_remaps > kept_before) bump_version(&r);
+}
+
+void CacheManager::remap_to(uint32_t index, uint32_t entry, int32_t cached, radix_commit_out* out) {
+  Request& r = requests_[index];
+  const uint32_t own = block_of(r.row[entry]);
+  out->remaps[out->num_remaps++] = {requests_.id(index), entry, static_cast<int32_t>(own), cached};
+  r.row[entry] = static_cast<uint32_t>(cached);
+  drop_private(r.ns, own);
+}
+
+// Duplicates that a commit of the family left in this row.
+void CacheManager::remap_kept(uint32_t index, radix_commit_out* out) {
+  Request& r = requests_[index];
+  Position at = tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
+  for (; r.kept_duplicates > 0; at = tree_.ascend(at, 1)) {
+    if (!is_private(r.row[at.blocks - 1])) continue;
+    remap_to(index, at.blocks - 1, tree_.node_blocks(at.node)[at.in - 1], out);
+    --r.kept_duplicates;
+  }
 }
 
 // shared_end of each member that stands where the request stands: the end of the private blocks after its published part
@@ -122,13 +145,7 @@ void CacheManager::settle_duplicates(uint32_t index, Position at, uint32_t count
   r.foreign_blocks = at.blocks + count;
   if (r.remap == 0) return;
   const int32_t* cached = tree_.node_blocks(at.node) + at.in;
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint32_t j = at.blocks + i;
-    const uint32_t own = block_of(r.row[j]);
-    out->remaps[out->num_remaps++] = {requests_.id(index), j, static_cast<int32_t>(own), cached[i]};
-    r.row[j] = static_cast<uint32_t>(cached[i]);
-    drop_private(r.ns, own);
-  }
+  for (uint32_t i = 0; i < count; ++i) remap_to(index, at.blocks + i, cached[i], out);
 }
 
 // Hands blocks [at.blocks, target) of the row to the tree, below `at`. A request makes its own leaf longer, nobody else's, so
@@ -153,7 +170,8 @@ Position CacheManager::publish(uint32_t index, Position at, uint32_t target) {
   return at;
 }
 
-// Members that share the blocks are committed along; true when there was one. A duplicate stays private to those who keep it.
+// Members that share the blocks are committed along; true when there was one. A duplicate stays private to them; those
+// who want the cached block instead get it from the next commit that names them.
 bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position end) {
   const Request& r = requests_[index];
   bool any = false;
@@ -166,6 +184,9 @@ bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position 
     }
     const uint32_t whole = static_cast<uint32_t>(other.num_tokens / config_.block_size);
     other.commit_blocks = other.shared_end < whole ? other.shared_end : whole;
+    for (uint32_t j = old_blocks; other.remap != 0 && j < other.commit_blocks; ++j) {
+      other.kept_duplicates += is_private(other.row[j]) ? 1 : 0;
+    }
     other.lease_blocks = is_private(other.row[other.shared_end - 1]) ? other.commit_blocks : other.shared_end;
     const uint32_t foreign = r.foreign_blocks < other.commit_blocks ? r.foreign_blocks : other.commit_blocks;
     if (foreign > other.foreign_blocks) other.foreign_blocks = foreign;

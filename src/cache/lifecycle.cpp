@@ -31,6 +31,7 @@ void CacheManager::copy_to_child(uint32_t parent, uint32_t child) {
   c.commit_blocks = p.commit_blocks;
   c.lease_blocks = p.lease_blocks;
   c.foreign_blocks = p.foreign_blocks;
+  c.kept_duplicates = p.kept_duplicates;
   c.ns = p.ns;
   c.ready_tokens = p.ready_tokens;
   c.cached_tokens = p.cached_tokens;
@@ -105,6 +106,9 @@ radix_status CacheManager::truncate(radix_req id, uint64_t new_len) {
     const uint32_t entry = r.row[--r.num_blocks];
     if (is_private(entry)) drop_private(r.ns, block_of(entry));
   }
+  for (uint32_t j = whole; r.kept_duplicates > 0 && j < r.commit_blocks; ++j) {
+    if (is_private(r.row[j])) --r.kept_duplicates;  // entries given up are still in memory
+  }
   // NOTE: a borrowed block that is cut may be written by nobody but its lender, and the next append copies it before
   // that: its kept tokens must be computed again.
   if (r.borrow_end > whole && r.borrows() && r.ready_tokens > uint64_t{whole} * config_.block_size) {
@@ -128,14 +132,14 @@ void CacheManager::discard_own_blocks(Position end, uint32_t keep_blocks) {
   if (end.blocks <= keep_blocks || tree_.node(id).num != end.in) return;
   while (tree_.node(id).is_root == 0) {
     const RadixTree::Node& n = tree_.node(id);
-    if (n.first_child != kNone || n.holders > 0 || n.usage.hits > 0 || n.depth_blocks + n.num <= keep_blocks) return;
+    if (n.first_child != kNone || n.usage.hits > 0 || n.depth_blocks + n.num <= keep_blocks) return;
     const uint32_t parent = n.parent;
-    const uint32_t above = keep_blocks > n.depth_blocks ? keep_blocks - n.depth_blocks : 0;
+    const uint32_t kept_here = keep_blocks > n.depth_blocks ? keep_blocks - n.depth_blocks : 0;
+    const uint32_t stays = kept_here > n.held ? kept_here : n.held;
     const bool fenced = n.fenced != 0;
-    for (uint32_t left = n.num - above; left > 0; --left) trim_one(id, fenced);
-    if (above > 0) return;
+    for (uint32_t left = n.num - stays; left > 0; --left) trim_one(id, fenced);
     // A root without children is gone by now, too.
-    if (tree_.node(parent).live == 0) return;
+    if (stays > 0 || tree_.node(parent).live == 0) return;
     id = parent;
   }
 }

@@ -98,7 +98,7 @@ radix_status CacheManager::ns_create(const char* name, size_t len, uint32_t quot
     return fail(RADIX_E_STATE, "name is in use by a live namespace: destroy it first");
   }
   if (namespaces_.full()) return fail(RADIX_E_FULL, "max_namespaces is %u: all are in use", config_.max_namespaces);
-  if (!namespaces_.reserve_one() || !tree_.reserve_namespaces(uint64_t{namespaces_.size()} + 1)) {
+  if (!namespaces_.reserve_one() || !tree_.reserve_namespaces(uint64_t{namespaces_.next_index()} + 1)) {
     return fail(RADIX_E_NOMEM, "no memory for another namespace");
   }
   const uint32_t index = namespaces_.create(name, len, quota);

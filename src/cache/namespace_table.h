@@ -57,12 +57,13 @@ class NamespaceTable {
   }
   bool full() const { return fixed_ && free_head_ == kNone && size_ >= max_; }
   [[nodiscard]] bool reserve_one() { return free_head_ != kNone || entries_.reserve_doubling(size_ + uint64_t{1}); }
+  uint32_t next_index() const { return free_head_ != kNone ? free_head_ : size_; }  // what create() will use
   uint32_t create(const char* name, size_t len, uint32_t quota) {
-    uint32_t index = free_head_;
-    if (index != kNone) {
+    const uint32_t index = next_index();
+    if (index == free_head_) {
       free_head_ = entries_[index].next_free;
     } else {
-      index = size_++;
+      ++size_;
     }
     const uint32_t generation = entries_[index].generation + 1;
     Namespace& ns = entries_[index];

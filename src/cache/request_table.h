@@ -33,6 +33,7 @@ struct Request {
   uint64_t cached_tokens;
   uint64_t extra_key;
   uint32_t foreign_blocks;  // leading blocks that others published: matched at begin, or found as duplicates
+  uint32_t kept_duplicates;  // with remap: private entries below commit_blocks, for the next commit to remap
   uint32_t ring_next, ring_prev;
   uint32_t lender;      // index of the request that this one borrows from, kNone = nobody
   uint32_t borrow_end;  // blocks; borrowed are [commit_blocks, borrow_end)

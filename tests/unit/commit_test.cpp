@@ -92,6 +92,19 @@ TEST(Commit, ForksAreCommittedAlong) {
   EXPECT_EQ(cache.info(parent).committed_tokens, 4u);
 }
 
+TEST(Commit, AForkThatWantsRemapsGetsItsOwn) {
+  Cache cache(8, 2);
+  const radix_req parent = cache.start(range(0, 4), RADIX_BEGIN_REMAP_DUPLICATES);
+  const radix_req child = cache.fork(parent, 1)[0];
+  cache.remember(range(0, 2));  // the first block exists twice now
+  EXPECT_EQ(cache.commit(parent).num_remaps, 1u);
+  EXPECT_EQ(cache.info(child).committed_tokens, 4u);
+  EXPECT_EQ(cache.stats().blocks_free, 5u) << "the child keeps the duplicate";
+  EXPECT_EQ(cache.commit(child).num_remaps, 1u) << "until its own commit";
+  EXPECT_EQ(cache.row(child), cache.row(parent));
+  EXPECT_EQ(cache.stats().blocks_free, 6u);
+}
+
 TEST(Commit, ATruncatedForkKeepsItsPartOfAPublishedBlock) {
   Cache cache(8, 4);
   const radix_req parent = cache.start(range(0, 8));

@@ -35,6 +35,21 @@ TEST(FindShared, IsExactToTheTokenWhateverTheBlockSize) {
   EXPECT_EQ(s.requests, std::vector<radix_req>{a});
 }
 
+TEST(FindShared, WritesNoMoreThanItReports) {
+  Cache cache(16, 1);
+  cache.start({1, 2});
+  cache.start({1, 2});
+  const radix_req longest = cache.start({1, 2, 3});
+  radix_req out[3] = {7, 7, 7};
+  uint32_t n = 0;
+  uint64_t tokens = 0;
+  const Tokens t = {1, 2, 3};
+  ASSERT_EQ(cache->find_shared(Cache::desc(t), out, 3, &n, &tokens), RADIX_OK);
+  EXPECT_EQ(n, 1u);
+  EXPECT_EQ(out[0], longest);
+  EXPECT_EQ(out[1], 7u);
+}
+
 TEST(FindShared, NothingSharedIsNobody) {
   Cache cache;
   cache.start({1, 2});
