@@ -12,8 +12,9 @@ class Foreign:
     def __dlpack__(self, **request):
         if self.old and request:
             raise TypeError("unexpected keyword argument 'max_version'")
+        capsule = self.array.__dlpack__(**request)
         self.lent += 1
-        return self.array.__dlpack__(**request)
+        return capsule
 
     def __dlpack_device__(self):
         return (self.device, 0)

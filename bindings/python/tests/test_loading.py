@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ def header():
 def run_import(**environment):
     return subprocess.run(
         [sys.executable, "-c", "import radixattn"],
-        env={"PATH": "/usr/bin:/bin", **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
