@@ -40,23 +40,23 @@ Requests = Sequence[Request | int] | Array
 NamespaceLike = Namespace | int
 
 
-def request_ids(requests: Requests) -> Array:
-    """The ids of a batch, uint64 [n]."""
+def request_ids(requests: Requests, ctx: CacheCalls) -> Array:
+    """The ids of a batch of ctx, uint64 [n]."""
     if isinstance(requests, np.ndarray):
         return int_input(requests, np.uint64, "requests")
-    return np.fromiter((id_of(r) for r in requests), np.uint64, len(requests))
+    return np.fromiter((id_of(r, ctx) for r in requests), np.uint64, len(requests))
 
 
 class _Prompt:
     """A radix_request_desc and the arrays it points to."""
 
-    def __init__(self, tokens: Ints, namespace: NamespaceLike, extra_key: int, flags: int) -> None:
+    def __init__(self, tokens: Ints, namespace: int, extra_key: int, flags: int) -> None:
         self.tokens = int_input(tokens, np.int32, "tokens")
         self.struct = ffi.new(
             "radix_request_desc *", {"struct_size": ffi.sizeof("radix_request_desc")}
         )
         self.struct.flags = flags
-        self.struct.ns = id_of(namespace)
+        self.struct.ns = namespace
         self.struct.extra_key = extra_key
         self.struct.tokens = pointer("radix_token *", self.tokens)
         self.struct.num_tokens = self.tokens.size
@@ -148,7 +148,8 @@ class CacheCalls(ContextCore):
     def _prompt_call(
         self, call: Callable[..., int], prompt: tuple[Ints, NamespaceLike, int, int], *out: Any
     ) -> Match:
-        desc = _Prompt(*prompt)
+        tokens, namespace, extra_key, flags = prompt
+        desc = _Prompt(tokens, id_of(namespace, self), extra_key, flags)
         match = _MatchOut(desc.tokens.size, self.config.block_size)
         check(call(self.pointer, desc.struct, *out, match.struct))
         return match.result()
@@ -158,7 +159,7 @@ class CacheCalls(ContextCore):
     ) -> tuple[list[Request], int]:
         """The live requests that share the longest prefix with tokens, and its length, exact to
         the token. [C]"""
-        desc = _Prompt(tokens, namespace, extra_key, 0)
+        desc = _Prompt(tokens, id_of(namespace, self), extra_key, 0)
         count, shared = ffi.new("uint32_t *"), ffi.new("uint64_t *")
         cap = 64
         while True:
@@ -191,7 +192,7 @@ class CacheCalls(ContextCore):
         Errors: InvalidArgumentError, StaleIdError, StateError, NoBlocksError and QuotaError (with
         short_blocks), BufferTooSmallError (slots), FullError, OutOfMemoryError.
         """
-        ids = request_ids(requests)
+        ids = request_ids(requests, self)
         flat = None if tokens is None else int_input(tokens, np.int32, "tokens")
         items, total = _append_items(ids, flat, counts)
         slots = np.empty(total, np.int64) if slots is None else output(slots, np.int64, "slots")
@@ -221,7 +222,7 @@ class CacheCalls(ContextCore):
         All or none. Errors: StaleIdError, InvalidArgumentError (beyond num_tokens), StateError (ids
         unknown).
         """
-        ids = request_ids(requests)
+        ids = request_ids(requests, self)
         counts = int_input(num_valid_tokens, np.uint64, "num_valid_tokens")
         if counts.size != ids.size:
             raise ValueError(f"num_valid_tokens has {counts.size} entries: expected {ids.size}")
@@ -260,7 +261,7 @@ class CacheCalls(ContextCore):
         Errors: StaleIdError, BufferTooSmallError (width), InvalidArgumentError; nothing is written
         then.
         """
-        ids = request_ids(requests)
+        ids = request_ids(requests, self)
         if tables is None:
             if row_versions is not None:
                 raise TypeError("row_versions describes tables: pass that, too")
@@ -293,7 +294,7 @@ class CacheCalls(ContextCore):
         """See Request.set_tokens. [C]"""
         array = int_input(tokens, np.int32, "tokens")
         ids = pointer("radix_token *", array)
-        check(lib.radix_set_tokens(self.pointer, id_of(request), position, ids, array.size))
+        check(lib.radix_set_tokens(self.pointer, id_of(request, self), position, ids, array.size))
 
     def tokens(self, request: Request | int) -> Array:
         """The known token ids, int32 [known_tokens]. [C]"""
@@ -301,7 +302,9 @@ class CacheCalls(ContextCore):
         array = np.empty(0, np.int32)
         while True:
             ids = pointer("radix_token *", array)
-            status = lib.radix_get_tokens(self.pointer, id_of(request), ids, array.size, count)
+            status = lib.radix_get_tokens(
+                self.pointer, id_of(request, self), ids, array.size, count
+            )
             if status != lib.RADIX_E_BUFFER:
                 check(status)
                 return array[: count[0]]
@@ -310,7 +313,7 @@ class CacheCalls(ContextCore):
     def fork(self, parent: Request | int, n: int = 1) -> list[Request]:
         """See Request.fork. [C]"""
         ids = ffi.new("radix_req[]", max(n, 1))
-        check(lib.radix_fork(self.pointer, id_of(parent), n, ids))
+        check(lib.radix_fork(self.pointer, id_of(parent, self), n, ids))
         return [Request(self, int(ids[i])) for i in range(n)]
 
     def request(self, number: int) -> Request:
@@ -328,12 +331,12 @@ class CacheCalls(ContextCore):
         Fewer than want is no error. [C]
         """
         freed = ffi.new("uint32_t *")
-        check(lib.radix_evict(self.pointer, id_of(namespace), want, freed))
+        check(lib.radix_evict(self.pointer, id_of(namespace, self), want, freed))
         return int(freed[0])
 
     def clear(self, *, namespace: NamespaceLike = NS_ALL) -> None:
         """Forgets everything cached. [C] BusyError when requests or pins live there."""
-        check(lib.radix_clear(self.pointer, id_of(namespace)))
+        check(lib.radix_clear(self.pointer, id_of(namespace, self)))
 
     def epoch_begin(self) -> int:
         """defer_free: starts the next epoch of launches and returns its number.
@@ -364,7 +367,7 @@ class CacheCalls(ContextCore):
     def namespace_info(self, namespace: NamespaceLike = NS_DEFAULT) -> NamespaceInfo:
         """[C] StaleIdError: not a live namespace."""
         struct = ffi.new("radix_ns_info *", {"struct_size": ffi.sizeof("radix_ns_info")})
-        check(lib.radix_ns_get_info(self.pointer, id_of(namespace), struct))
+        check(lib.radix_ns_get_info(self.pointer, id_of(namespace, self), struct))
         return read_struct(NamespaceInfo, struct)
 
     # ---- looking inside

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from radixattn._ffi import ffi, lib
-from radixattn.errors import check
+from radixattn.errors import StaleIdError, check
 from radixattn.results import (
     AppendResult,
     CommitResult,
@@ -188,6 +188,13 @@ class Namespace(_Living):
         self.destroy()
 
 
-def id_of(thing: Any) -> int:
-    """The id of a request, pin or namespace, or the number itself."""
+def id_of(thing: Any, ctx: CacheCalls) -> int:
+    """The id of a request or namespace of ctx, or the number itself, which only the library judges.
+
+    StaleIdError: an object of another context, whose id may well be somebody's here.
+    """
+    if isinstance(thing, _Living):
+        if thing.ctx is not ctx:
+            raise StaleIdError(lib.RADIX_E_STALE, f"{thing!r} belongs to another context")
+        return thing.id
     return int(thing)

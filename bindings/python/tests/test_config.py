@@ -227,11 +227,12 @@ def test_tasks_run_once_and_finish_waits():
 def test_the_log(make_ctx):
     lines = []
     ctx = make_ctx(log=lambda level, text: lines.append((level, text)), log_level="debug")
-    with ctx.begin([]) as request:
-        request.append(count=4)
-    for level, text in lines:
-        assert rx.LogLevel(level)
-        assert isinstance(text, str)
+    with pytest.raises(rx.StaleIdError):
+        ctx.tokens(77)
+    levels = [level for level, _ in lines]
+    assert rx.LogLevel.INFO in levels
+    assert levels[-1] == rx.LogLevel.DEBUG
+    assert rx.last_error() in lines[-1][1]
     silent = []
     make_ctx(log=lambda *line: silent.append(line), log_level="off")
     assert silent == []

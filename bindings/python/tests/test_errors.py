@@ -66,6 +66,27 @@ def test_stale_after_free(meta):
             call()
 
 
+def test_things_of_another_context_are_stale(make_ctx):
+    here, there = make_ctx(metadata_only=True), make_ctx(metadata_only=True)
+    request, ours = here.begin([]), there.begin([])
+    team = here.create_namespace("team")
+    there.create_namespace("team")
+    calls = [
+        lambda: there.append_slots([ours, request], None), lambda: there.commit([request], [0]),
+        lambda: there.block_tables([request]), lambda: there.fork(request),
+        lambda: there.tokens(request), lambda: there.set_tokens(request, 0, []),
+        lambda: there.begin([], namespace=team), lambda: there.namespace_info(team),
+        lambda: there.evict(1, namespace=team), lambda: there.clear(namespace=team),
+        lambda: there.find_shared([1], namespace=team),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(rx.StaleIdError, match="belongs to another context"):
+            call()
+    for call in (lambda: here.tokens(int(team)), lambda: here.namespace_info(int(request))):
+        with pytest.raises(rx.StaleIdError):
+            call()
+
+
 def test_full(make_ctx):
     ctx = make_ctx(metadata_only=True, preallocate=True, max_requests=2)
     ctx.begin([]), ctx.begin([])
