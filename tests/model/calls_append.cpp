@@ -20,6 +20,7 @@ struct World::AppendPlan {
   uint32_t short_lo = 0, short_hi = 0;
   uint64_t tokens = 0, copies = 0, evictions = 0;  // of items [0, done)
   bool within_namespace = false;
+  std::set<Hash> released;  // cached blocks that items [0, done) copied and nobody leases any more
 };
 
 namespace {
@@ -85,10 +86,11 @@ Room find_room(const Need& need, const Have& have, const std::map<radix_ns, Name
 
 }  // namespace
 
-World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uint32_t flags) const {
+World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uint32_t flags,
+                                     bool reuse) const {
   const View v = view();
   std::vector<uint32_t> holders = v.holders;
-  const Have have{reported_free_, reported_cached_, v.used, reported_cached_in_};
+  const Have start{reported_free_, reported_cached_, v.used, reported_cached_in_};
   AppendPlan p;
   Need need;
   uint64_t released = 0;
@@ -104,6 +106,11 @@ World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uin
     const uint64_t blocks = item.blocks + (item.copies ? 1 : 0);
     Need with = need;
     with.blocks += blocks;
+    Have have = start;
+    if (reuse) {  // a partial append works item by item
+      have.cached += p.released.size();
+      for (Hash h : p.released) ++have.cached_in[tree_.at(h).ns];
+    }
     if (blocks > 0) with.in[r.ns] += blocks;
     Room room = find_room(with, have, spaces_, shape_.policy != RADIX_EVICT_NONE, released);
     if (r.known < r.length() && a.tokens != nullptr && a.num_tokens > 0) room.why = {RADIX_E_STATE};
@@ -115,6 +122,10 @@ World::AppendPlan World::plan_append(const std::vector<radix_append>& items, uin
       p.copies += item.copies ? 1 : 0;
       p.evictions = room.evictions;
       p.within_namespace = room.within_namespace;
+      const Hash copied = item.copies ? v.tree_of[idx(last)] : 0;
+      if (copied != 0 && holders[idx(last)] == 1 && v.pinned.count(copied) == 0 &&
+          epoch_ <= retired_)
+        p.released.insert(copied);
     } else if ((flags & RADIX_APPEND_PARTIAL) == 0) {
       p.why.insert(room.why.begin(),
                    room.why.end());  // which of several is told is the library's choice
@@ -146,6 +157,8 @@ void World::append(Rng& rng, bool one_token) {
     write_own(r);  // an earlier step's K/V is written before the next step copies it
     const uint32_t bs = shape_.block_size;
     uint32_t n = one_token ? 1 : rng.percent(40) ? rng.below(bs + 2) : rng.below(2 * bs + 3);
+    if (r.prompt.size() > r.length() && rng.percent(60))
+      n = static_cast<uint32_t>(r.prompt.size() - r.length());
     if (rng.percent(15)) n = static_cast<uint32_t>(bs - r.length() % bs);
     texts.push_back(continuation(rng, r, n));
   }
@@ -162,7 +175,7 @@ void World::append(Rng& rng, bool one_token) {
   radix_append_out out{};
   out.struct_size = sizeof out;
   out.flags = rng.percent(30) ? RADIX_APPEND_PARTIAL : 0;
-  const AppendPlan p = plan_append(items, out.flags);
+  AppendPlan p = plan_append(items, out.flags, false);
   uint64_t all_tokens = 0, all_copies = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     all_tokens += items[i].num_tokens;
@@ -176,12 +189,17 @@ void World::append(Rng& rng, bool one_token) {
   out.slots_cap = few_slots ? all_tokens - 1 : all_tokens;
   out.ops = ops.data();
   out.ops_cap = few_ops ? static_cast<uint32_t>(all_copies - 1) : static_cast<uint32_t>(ops.size());
-  const View before = view();
+  View before = view();
   arm(rng);
   const radix_status st =
       disarm(radix_append_slot(ctx_, items.data(), static_cast<uint32_t>(items.size()), &out));
   seen_status("append", st);
   const bool partial = (out.flags & RADIX_APPEND_PARTIAL) != 0;
+  if (partial && out.num_done > p.done) {
+    p = plan_append(items, out.flags, true);
+    for (Hash h : p.released) before.leased.erase(h), before.evictable.insert(h);
+    seen("event.released_for_a_later_item");
+  }
   if (st == RADIX_E_NOMEM) {
     CHECK(out_of_memory(st), "append");
     CHECK(partial || out.num_done == 0, "NOMEM took effect");
@@ -203,10 +221,10 @@ void World::append(Rng& rng, bool one_token) {
   AppendPlan took = p;
   if (out.num_done < p.done) {  // BUFFER or NOMEM in the middle of a partial call
     CHECK(st == RADIX_E_BUFFER || st == RADIX_E_NOMEM, "partial append stopped early");
-    took = plan_append({items.begin(), items.begin() + out.num_done}, out.flags);
+    took = plan_append({items.begin(), items.begin() + out.num_done}, out.flags, true);
   }
   CHECK_EQ(out.num_done, took.done, "items that took effect");
-  finish_append(took, items, texts, out, before, st == RADIX_E_BUFFER);
+  finish_append(took, items, texts, out, before);
   if (rng.percent(65)) flush_all();
 }
 
@@ -225,15 +243,21 @@ void World::check_append_failure(const AppendPlan& p, radix_status st,
 
 void World::finish_append(const AppendPlan& p, const std::vector<radix_append>& items,
                           const std::vector<Tokens>& texts, const radix_append_out& out,
-                          const View& before, bool cut) {
+                          const View& before) {
   const uint32_t bs = shape_.block_size;
   CHECK_EQ(out.evicted_blocks, p.evictions, "evicted by append");
-  if (!cut) CHECK_EQ(out.num_ops, p.copies, "operations");  // with BUFFER: what all items need
-  if (!cut) CHECK_EQ(out.num_slots, p.tokens, "slots");
+  CHECK_EQ(out.num_ops, p.copies, "operations");
+  CHECK_EQ(out.num_slots, p.tokens, "slots");
   if (shape_.policy == RADIX_EVICT_NONE) CHECK_EQ(out.evicted_blocks, 0u, "policy NONE");
   const uint32_t done = out.num_done;
+  std::set<radix_block>
+      released;  // may be taken by a later item; their K/V is there until it writes
+  for (Hash h : p.released) released.insert(tree_.at(h).block);
+  const std::vector<uint64_t> content = content_;
   absorb_evictions(out.evicted_blocks, before, p.within_namespace, RADIX_NS_ALL);
   const View between = view();
+  for (radix_block b : released)
+    std::copy_n(content.begin() + int64_t{b} * bs, bs, content_.begin() + int64_t{b} * bs);
   std::set<radix_block> fresh;
   auto maybe_free = [&](radix_block b) {
     const auto it = given_up_.find(b);
@@ -244,8 +268,8 @@ void World::finish_append(const AppendPlan& p, const std::vector<radix_append>& 
   };
   auto take = [&](radix_block b) {
     CHECK(b >= 0 && idx(b) < shape_.num_blocks, "block id ", b);
-    CHECK(between.is_free[idx(b)] || maybe_free(b), "append took block ", b,
-          ", which was not free");
+    CHECK(between.is_free[idx(b)] || maybe_free(b) || released.count(b) != 0, "append took block ",
+          b, ", which was not free");
     CHECK(fresh.insert(b).second, "append gave block ", b, " twice");
   };
   uint32_t op = 0;

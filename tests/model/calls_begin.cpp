@@ -57,6 +57,7 @@ void World::begin(Rng& rng) {
   r.ns = ns;
   r.extra_key = key;
   r.flags = flags;
+  r.prompt = t;
   const uint64_t cap = (flags & RADIX_BEGIN_MATCH_ALL) != 0 || t.empty() ? t.size() : t.size() - 1;
   if ((flags & RADIX_BEGIN_NO_MATCH) != 0) path.clear();
   const uint64_t whole = path.size() * shape_.block_size;
@@ -78,6 +79,9 @@ void World::begin(Rng& rng) {
   CHECK_EQ(r.row.size(), blocks_for(length), "row of a new request");
   for (uint64_t i = 0; i < blocks_for(r.cached); ++i)
     CHECK_EQ(r.row[i], tree_.at(path[i]).block, "row entry ", i);
+  note("  " + std::to_string(id) + ": " + std::to_string(r.cached) + " cached, " +
+       std::to_string(info.pending_tokens) + " borrowed, first block " +
+       std::to_string(r.row.empty() ? -1 : r.row[0]));
   check_pending(r, m, blocks, t, cap);
   if (with_match) {
     CHECK_EQ(m.cached_tokens, r.cached, "match");

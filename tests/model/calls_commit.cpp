@@ -10,8 +10,6 @@ struct World::CommitPlan {
   uint64_t published = 0, duplicates_lo = 0, duplicates_hi = 0;
   uint32_t worst_remaps = 0;
   std::vector<radix_remap> remaps;
-  uint32_t optional_remaps =
-      0;  // of requests that an earlier item may have taken along over the same duplicate
   std::vector<Hash> new_blocks;
   std::map<radix_req, uint64_t> committed_before;
   std::set<radix_block>
@@ -52,15 +50,15 @@ void World::commit(Rng& rng) {
   CommitPlan p;
   if (why.empty()) p = plan_commit(items);
 
-  std::vector<radix_remap> remaps(64);
   radix_commit_out out{};
   out.struct_size = sizeof out;
+  std::vector<radix_remap> remaps(
+      std::max<size_t>(p.worst_remaps, 1));  // exactly: a write too many shows
   out.remaps = remaps.data();
-  out.remaps_cap = std::max<uint32_t>(p.worst_remaps, 1);
-  if (p.worst_remaps > remaps.size()) remaps.resize(p.worst_remaps), out.remaps = remaps.data();
+  out.remaps_cap = static_cast<uint32_t>(remaps.size());
   bool little = false;
-  if (why.empty() && p.remaps.size() > p.optional_remaps && rng.percent(15)) {
-    out.remaps_cap = static_cast<uint32_t>(p.remaps.size() - p.optional_remaps - 1);
+  if (why.empty() && !p.remaps.empty() && rng.percent(15)) {
+    out.remaps_cap = static_cast<uint32_t>(p.remaps.size() - 1);
     little = true;
   }
   const bool with_out = p.worst_remaps > 0 || rng.percent(70);
@@ -88,10 +86,12 @@ void World::commit(Rng& rng) {
   if (st == RADIX_E_STATE && vague) return undo();
   if (little) {
     CHECK_EQ(st, RADIX_E_BUFFER, "commit with too little room for remaps");
-    CHECK(out.num_remaps + p.optional_remaps >= p.remaps.size(), "needed remaps ", out.num_remaps);
+    CHECK(out.num_remaps >= p.remaps.size(), "needed remaps ", out.num_remaps);
     return undo();
   }
   CHECK_EQ(st, RADIX_OK, "commit");
+  for (const radix_commit_item& x : items)  // what later prompts start from
+    if (rng.percent(40)) history_[rng.below(history_.size())] = live_.at(x.req).tokens;
   if (with_out) {
     finish_commit(p, items, out);
   } else {
@@ -111,10 +111,17 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
     p.committed_before[id] = r.committed;
   }
   for (const radix_commit_item& x : items) {
+    const Request& r = live_.at(x.req);
+    if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) == 0) continue;
+    const uint64_t full = full_blocks(x.num_valid_tokens), done = r.committed / bs;
+    if (full > done) p.worst_remaps += static_cast<uint32_t>(full - done);
+    for (uint64_t i = 0; i < done; ++i)
+      if (tree_.at(r.hashes[(i + 1) * bs]).block != r.row[i]) ++p.worst_remaps;
+  }
+  for (const radix_commit_item& x : items) {
     Request& r = live_.at(x.req);
     const uint64_t full = full_blocks(x.num_valid_tokens);
-    if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) != 0 && full * bs > r.committed)
-      p.worst_remaps += static_cast<uint32_t>(full - r.committed / bs);
+    if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) != 0) remap_kept(r, p);
     std::vector<Hash> path;
     for (uint64_t i = r.committed / bs; i < full; ++i) {
       const Hash h = r.hashes[(i + 1) * bs];
@@ -135,14 +142,12 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
       } else if (it->second.block != r.row[i]) {
         it->second.used_by_others = true;
         ++p.duplicates_hi;
-        const bool again = !p.duplicated.insert(r.row[i]).second;
-        if (!again) ++p.duplicates_lo;
+        if (p.duplicated.insert(r.row[i]).second) ++p.duplicates_lo;
         if ((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) == 0) {
           seen("event.duplicate_kept");
           continue;
         }
         p.remaps.push_back({r.id, static_cast<uint32_t>(i), r.row[i], it->second.block});
-        if (again) ++p.optional_remaps;
         r.row[i] = it->second.block;
         seen("event.duplicate_remapped");
       }
@@ -159,23 +164,30 @@ void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
   CHECK_EQ(out.published_blocks, p.published, "published");
   CHECK(out.num_duplicates >= p.duplicates_lo && out.num_duplicates <= p.duplicates_hi,
         "duplicates ", out.num_duplicates, ", expected ", p.duplicates_lo);
-  size_t seen_remaps = 0;
-  uint32_t left_out = 0;
+  CHECK(out.num_remaps <= out.remaps_cap, "more remaps than room: ", out.num_remaps);
+  CHECK_EQ(out.num_remaps, p.remaps.size(), "remaps");
   for (const radix_remap& b : p.remaps) {
-    const radix_remap& a = out.remaps[seen_remaps];
-    const bool same = seen_remaps < out.num_remaps && a.req == b.req && a.index == b.index &&
-                      a.old_block == b.old_block && a.new_block == b.new_block;
-    if (same) {
-      ++seen_remaps;
-    } else {
-      ++left_out;
-      live_.at(b.req).row[b.index] = b.old_block;
-    }
-    CHECK(left_out <= p.optional_remaps, "request ", b.req, " entry ", b.index, ": ", b.old_block,
-          " -> ", b.new_block, " expected among the remaps, next is request ", a.req, " entry ",
-          a.index, ": ", a.old_block, " -> ", a.new_block);
+    const bool told =
+        std::any_of(out.remaps, out.remaps + out.num_remaps, [&](const radix_remap& a) {
+          return a.req == b.req && a.index == b.index && a.old_block == b.old_block &&
+                 a.new_block == b.new_block;
+        });
+    CHECK(told, "no remap of request ", b.req, " entry ", b.index, ": ", b.old_block, " -> ",
+          b.new_block);
   }
-  CHECK_EQ(out.num_remaps, seen_remaps, "remaps");
+}
+
+// A commit of a request that shares its blocks may have taken this one along over duplicates: its
+// own commit swaps them.
+void World::remap_kept(Request& r, CommitPlan& p) {
+  const uint64_t bs = shape_.block_size;
+  for (uint64_t i = 0; i < r.committed / bs; ++i) {
+    const radix_block cached = tree_.at(r.hashes[(i + 1) * bs]).block;
+    if (cached == r.row[i]) continue;
+    p.remaps.push_back({r.id, static_cast<uint32_t>(i), r.row[i], cached});
+    r.row[i] = cached;
+    seen("event.duplicate_remapped_later");
+  }
 }
 
 // Requests that share the blocks move along: surely over blocks that are now the cached ones,

@@ -81,6 +81,10 @@ Tokens World::prompt(Rng& rng) {
 // Tokens to append: often what an earlier prompt says next, so that requests compute the same
 // blocks.
 Tokens World::continuation(Rng& rng, const Request& r, uint32_t n) {
+  if (r.length() + n <= r.prompt.size() && rng.percent(90)) {
+    const auto from = r.prompt.begin() + static_cast<int64_t>(r.length());
+    return Tokens(from, from + n);
+  }
   if (rng.percent(60)) {
     for (const Tokens& h : history_) {
       if (h.size() < r.length() + n || !std::equal(r.tokens.begin(), r.tokens.end(), h.begin()))

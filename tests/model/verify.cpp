@@ -104,6 +104,8 @@ void World::verify_rows() {
            RADIX_OK, "tables");
   for (size_t i = 0; i < ids.size(); ++i)
     verify_request(live_.at(ids[i]), v, &rows[i * stride], stride, versions[i], lengths[i]);
+  for (const auto& [id, r] : live_)
+    if (!r.forked) verify_promises(r, v);
 }
 
 void World::verify_request(Request& r, const View& v, const radix_block* row, size_t stride,
@@ -145,7 +147,6 @@ void World::verify_request(Request& r, const View& v, const radix_block* row, si
   if (info.ready_tokens < r.ready && info.ready_tokens < r.borrowed_end)
     seen("event.promise_broken");
   r.ready = info.ready_tokens;
-  verify_promises(r, v);
 }
 
 // Each token that a request need not compute is cached, or somebody else who holds its block
@@ -163,7 +164,14 @@ void World::verify_promises(const Request& r, const View& v) const {
       return q.id != r.id && holds &&
              (q.forked || q.borrowed_end <= t || q.borrowed_begin > t || q.ready <= t);
     });
-    CHECK(computed, "request ", r.id, " token ", t, " is promised by nobody");
+    std::string others;
+    for (const auto& [id, q] : live_)
+      if (t < q.length() && q.row[t / shape_.block_size] == b)
+        others += " " + std::to_string(id) + " (ready " + std::to_string(q.ready) + " of " +
+                  std::to_string(q.length()) + ", borrowed " + std::to_string(q.borrowed_begin) +
+                  ".." + std::to_string(q.borrowed_end) + ")";
+    CHECK(computed, "request ", r.id, " token ", t, " in block ", b, " is promised by none of",
+          others);
   }
 }
 

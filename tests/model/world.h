@@ -67,6 +67,7 @@ struct Request {
   radix_ns ns = 0;
   uint64_t extra_key = 0;
   uint32_t flags = 0;
+  Tokens prompt;             // what it was begun with: mostly what is appended first
   Tokens tokens;             // all of them, whether the library knows them or not
   std::vector<Hash> hashes;  // hashes[i]: of the first i tokens
   uint64_t known = 0, committed = 0, cached = 0;
@@ -174,17 +175,18 @@ class World {
                      const Tokens& prompt, uint64_t cap);
   struct AppendPlan;
   void append(Rng& rng, bool one_token);
-  AppendPlan plan_append(const std::vector<radix_append>& items, uint32_t flags) const;
+  AppendPlan plan_append(const std::vector<radix_append>& items, uint32_t flags, bool reuse) const;
   void check_append_failure(const AppendPlan& p, radix_status st,
                             const radix_append_out& out) const;
   void finish_append(const AppendPlan& p, const std::vector<radix_append>& items,
                      const std::vector<Tokens>& texts, const radix_append_out& out,
-                     const View& before, bool cut);
+                     const View& before);
   struct CommitPlan;
   void commit(Rng& rng);
   CommitPlan plan_commit(const std::vector<radix_commit_item>& items);
   void finish_commit(CommitPlan& p, const std::vector<radix_commit_item>& items,
                      const radix_commit_out& out);
+  void remap_kept(Request& r, CommitPlan& p);
   void commit_along(const CommitPlan& p);
   void set_tokens(Rng& rng);
   void tables(Rng& rng);
