@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from radixattn._ffi import ffi, lib
-from radixattn.cache import row_stride
 from radixattn.config import aligned_memory
 from radixattn.core import ContextCore
-from radixattn.enums import KvLayout, RopeScaling, RopeStyle, to_enum
+from radixattn.enums import DType, KvLayout, RopeScaling, RopeStyle, to_enum
 from radixattn.errors import check, make_error
 from radixattn.memory import stream_pointer
 from radixattn.tensors import (
@@ -27,6 +26,7 @@ from radixattn.tensors import (
     Ints,
     Tensor,
     View,
+    bf16,
     float_input,
     int_input,
     numpy_dtype,
@@ -135,16 +135,21 @@ class _Launch:
             table = int_input(options["block_tables"], np.int32, "block_tables", ndim=2)
             if table.shape[0] < n:
                 raise ValueError(f"block_tables has {table.shape[0]} rows: expected {n}")
+            table = np.ascontiguousarray(table)  # the library may read a row up to the next one
             self.keep.append(table)
             self.d.block_tables = pointer("int32_t *", table)
-            self.d.block_table_stride = row_stride(table)
+            self.d.block_table_stride = table.shape[1]
             return
         if options.get("block_begin") is None or options.get("block_ids") is None:
             raise TypeError("give block_tables, or block_begin and block_ids")
         begin = self.ints("block_begin", options["block_begin"], "int32_t *")
         ids = self.ints("block_ids", options["block_ids"], "int32_t *")
-        if begin.size != n + 1 or int(begin[-1]) > ids.size:
-            raise ValueError(f"block_begin must have {n + 1} entries and end within block_ids")
+        if begin.size != n + 1 or begin[0] < 0 or (np.diff(begin) < 0).any():
+            raise ValueError(f"block_begin must have {n + 1} entries that never fall")
+        if int(begin[-1]) > ids.size:
+            raise ValueError(
+                f"block_begin ends at {begin[-1]}: expected at most {ids.size}, the block_ids"
+            )
 
     def _caches(self, options: Any) -> None:
         k, v = options.get("k_cache"), options.get("v_cache")
@@ -172,25 +177,17 @@ class _Launch:
         rows, heads, _ = self.q.shape
         out = self.options.get("out")
         if out is None:
-            out = np.empty((rows, heads, self.head_dim_v), numpy_dtype(self.q.dtype))
-            self._set_new("out", out, self.q.dtype)
+            out = np.zeros((rows, heads, self.head_dim_v), numpy_dtype(self.q.dtype))
+            self.tensor("out", bf16(out) if self.q.dtype == DType.BF16 else out)
         else:
             self.tensor("out", out, writable=True)
         lse = self.options.get("lse")
         if lse is None or lse is False:
             return out, None
         if lse is True:
-            lse = np.empty((rows, heads), np.float32)
+            lse = np.full((rows, heads), -np.inf, np.float32)
         self.tensor("lse", lse, writable=True)
         return out, lse
-
-    def _set_new(self, name: str, array: Array, dtype: int) -> None:
-        """An output that this package made: uint16 stands for bfloat16 without ml_dtypes."""
-        bits = array.view(np.uint16) if array.dtype.itemsize == 2 else array
-        as_tensor = view(array if array.dtype != np.uint16 else bits.view(np.float16), name)
-        as_tensor.t.dtype = dtype
-        self.keep.append(as_tensor)
-        setattr(self.d, name, as_tensor.t[0])
 
     def run(self, call: Any) -> tuple[Tensor, Tensor | None]:
         result = self.outputs()
@@ -308,7 +305,8 @@ class AttentionCalls(ContextCore):
 
         q              [num_rows, num_q_heads, head_dim], sequence after sequence
         context_lens   int32 [num_seqs]: tokens with K/V, this launch's new ones included
-        cu_q_lens      int32 [num_seqs + 1]: row offsets, from 0; the last is num_rows
+        cu_q_lens      int32 [num_seqs + 1]: row offsets, from 0; rows beyond the last are padding
+                       and left alone: in new outputs they are 0, lse -inf
         max_query_len  bound on rows of a sequence; default their maximum
         options        AttentionOptions; block_tables, or block_begin and block_ids, are required
         """

@@ -281,7 +281,7 @@ class CacheCalls(ContextCore):
                 pointer("radix_req *", ids),
                 ids.size,
                 pointer("int32_t *", tables),
-                row_stride(tables),
+                tables.shape[1],
                 pointer("int32_t *", lens),
                 pointer("uint64_t *", row_versions),
             )
@@ -404,11 +404,6 @@ class CacheCalls(ContextCore):
             raise make_error(status) from sink.error
         check(status)
         return sink.text()
-
-
-def row_stride(table: Array) -> int:
-    """Elements from row to row of a 2-D int32 array with contiguous rows."""
-    return int(table.strides[0] // 4) if table.shape[0] > 1 else int(table.shape[1])
 
 
 def _batch_output(array: Array | None, dtype: type, name: str, n: int) -> Array:

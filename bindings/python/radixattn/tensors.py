@@ -182,18 +182,17 @@ def _view_dlpack(tensor: Any, name: str, writable: bool) -> View:
 
 
 def int_input(values: Ints, dtype: type, name: str, ndim: int = 1) -> Array:
-    """An integer argument as an array of dtype with contiguous rows; the caller's own memory
-    when that fits."""
+    """An integer argument as an array of dtype with contiguous rows; in place when that fits."""
     array = _host_array(values, dtype)
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}: expected {ndim} dimension(s)")
     if array.dtype != dtype:
         array = _convert(array, dtype, name)
-    if array.size and array.strides[-1] != array.itemsize and array.shape[-1] > 1:
-        array = np.ascontiguousarray(array)
-    if ndim == 1 and not array.flags.c_contiguous:
-        array = np.ascontiguousarray(array)
-    return array
+    return array if _has_contiguous_rows(array) else np.ascontiguousarray(array)
+
+
+def _has_contiguous_rows(array: Array) -> bool:
+    return array.size == 0 or array.shape[-1] == 1 or array.strides[-1] == array.itemsize
 
 
 def _host_array(values: Ints, dtype: type) -> Array:
@@ -224,15 +223,14 @@ def float_input(values: Any, name: str, count: int) -> Array:
 
 
 def output(array: Any, dtype: type, name: str, ndim: int = 1) -> Array:
-    """An output argument, checked: a writable array of exactly this dtype with contiguous rows,
-    or ValueError."""
+    """An output argument, checked: a writable array of exactly this dtype with contiguous rows."""
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
         array = np.from_dlpack(array)
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
         raise ValueError(f"{name}: expected an array of {np.dtype(dtype).name}, {ndim}-D")
     if not array.flags.writeable:
         raise ValueError(f"{name} is read-only: it would be written")
-    if array.size and array.strides[-1] != array.itemsize and array.shape[-1] > 1:
+    if not _has_contiguous_rows(array):
         raise ValueError(f"{name} has gaps between the elements of a row: expected contiguous rows")
     return array
 

@@ -113,6 +113,20 @@ def test_prefill_over_a_cached_prefix(make_ctx, rng, reference, dtype):
         np.testing.assert_allclose(lse[rows], expected_lse, atol=tolerance(dtype))
 
 
+def test_padded_query_rows_are_left_alone(ctx, rng):
+    request = fill(ctx, rng, 9)[0]
+    table = request.block_table()[None]
+    q = rng.standard_normal((5, 4, 32), np.float32)
+    expected, _ = ctx.prefill(q[:3], [9], [0, 3], block_tables=table)
+    out, lse = ctx.prefill(q, [9], [0, 3], block_tables=table, lse=True)
+    assert np.array_equal(out[:3], expected)
+    assert (out[3:] == 0).all()
+    assert (lse[3:] == -np.inf).all()
+    mine = np.full((5, 4, 32), 8, np.float32)
+    ctx.prefill(q, [9], [0, 3], block_tables=table, out=mine)
+    assert (mine[3:] == 8).all()
+
+
 def test_options_arrive(ctx, rng, reference):
     request, k, v = fill(ctx, rng, 20)
     q = rng.standard_normal((1, 4, 32), np.float32)
@@ -147,6 +161,10 @@ def test_tables_as_csr(ctx, rng):
     assert np.array_equal(out, expected)
     with pytest.raises(ValueError, match="block_begin must have 3 entries"):
         ctx.paged_attention(q, lens, block_begin=[0, 2], block_ids=ids)
+    with pytest.raises(ValueError, match="entries that never fall"):
+        ctx.paged_attention(q, lens, block_begin=[0, 100, 6], block_ids=ids)
+    with pytest.raises(ValueError, match="block_begin ends at 7: expected at most 6"):
+        ctx.paged_attention(q, lens, block_begin=[0, 2, 7], block_ids=ids)
     with pytest.raises(TypeError, match="give block_tables"):
         ctx.paged_attention(q, lens)
 
@@ -287,6 +305,44 @@ def test_what_the_library_refuses(ctx, rng):
         ctx.paged_attention(q, [9], block_tables=table, max_context_len=5)
     with pytest.raises(ValueError, match="cu_q_lens has 3 entries: expected 2"):
         ctx.prefill(q, [9], [0, 1, 1], block_tables=table)
+
+
+def test_lengths_that_do_not_fit_together_are_refused(ctx, rng):
+    """Nothing is read or written beyond what the arrays hold."""
+    request = fill(ctx, rng, 9)[0]
+    table = request.block_table()[None]
+    q = rng.standard_normal((4, 4, 32), np.float32)
+    for cu_q_lens in ([0, 5], [1, 4], [0, -1]):
+        with pytest.raises(rx.InvalidArgumentError):
+            ctx.prefill(q, [9], cu_q_lens, block_tables=table, max_query_len=5)
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.paged_attention(q[:1], [13], block_tables=table)
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.paged_attention(q[:1], [9], block_tables=table[:, :2])
+    for shape in ((1, 4, 31), (2, 4, 32), (1, 3, 32), (4, 32)):
+        with pytest.raises(rx.InvalidArgumentError):
+            ctx.paged_attention(q[:1], [9], block_tables=table, out=np.empty(shape, np.float32))
+    for shape in ((1, 3), (2, 4), (4,)):
+        with pytest.raises(rx.InvalidArgumentError):
+            ctx.paged_attention(q[:1], [9], block_tables=table, lse=np.empty(shape, np.float32))
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.paged_attention(q[:1], [9], block_tables=table, lse=np.empty((1, 4), np.float16))
+    k = rng.standard_normal((3, 2, 32), np.float32)
+    slots = [0, 1, 2]
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.rope_append(k[:2], k, slots)
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.rope_append(k, k[:, :1], slots)
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.rope_append(k, k, slots, slots, q=k[:2].copy(), rotary_dim=32)
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.rope_append(k, k, [0, 1, 32 * 4])
+    with pytest.raises(rx.InvalidArgumentError):
+        ctx.rope_append(k, k, slots, rotary_dim=32)
+    with pytest.raises(ValueError, match="positions has 2 entries: expected 3"):
+        ctx.rope_append(k, k, slots, [0, 1], rotary_dim=32)
+    with pytest.raises(TypeError, match="come together"):
+        ctx.rope_append(k, k, slots, k_cache=k)
 
 
 def test_the_workspace(ctx, rng):
