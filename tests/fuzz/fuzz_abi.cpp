@@ -338,11 +338,14 @@ radix_status Fuzzer::attention(bool prefill) {
   Sized<radix_attn> d(in_);
   const uint32_t seqs = in_.below(4);
   const int64_t dim = config_.head_dim, heads = int64_t{config_.num_kv_heads} * (1 + in_.below(3));
+  auto after = [&](int32_t x, uint32_t most) {
+    return x > 1000 ? x : x + static_cast<int32_t>(in_.below(most));
+  };
   int32_t cu[8] = {}, lens[8] = {}, begin[8] = {};
   for (uint32_t i = 0; i < 7; ++i) {
     lens[i] = in_.chance(10) ? in_.i32(100) : static_cast<int32_t>(in_.below(12));
-    cu[i + 1] = in_.chance(6) ? in_.i32(20) : cu[i] + static_cast<int32_t>(in_.below(4));
-    begin[i + 1] = in_.chance(6) ? in_.i32(20) : begin[i] + static_cast<int32_t>(in_.below(12));
+    cu[i + 1] = in_.chance(6) ? in_.i32(20) : after(cu[i], 4);
+    begin[i + 1] = in_.chance(6) ? in_.i32(20) : after(begin[i], 12);
   }
   for (uint32_t i = 0; i < 512; ++i)
     ints_[i] = static_cast<int32_t>(i % (config_.num_blocks + (in_.chance(1) ? 1 : 0)));
