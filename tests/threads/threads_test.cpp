@@ -13,7 +13,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <random>
+#include <shared_mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -90,12 +92,19 @@ class Context {
 
   Setup setup;
   radix_ctx* ctx = nullptr;
+  // The source of a COPY is given up by the append, so nothing may be written to blocks of later
+  // appends before the copy has run: without fences a thread holds `copies` from append to run_ops.
+  std::mutex copies;
+  // With DEFER_FREE the fence does that; an epoch is retired when no launch of it runs, which is
+  // what `launches` says.
+  std::shared_mutex launches;
 };
 
 // One thread's view: runs requests and checks what attention returns.
 class Worker {
  public:
-  Worker(Context& c, uint64_t seed) : ctx_(c.ctx), block_size_(c.setup.block_size), random_(seed) {}
+  Worker(Context& c, uint64_t seed)
+      : context_(c), ctx_(c.ctx), block_size_(c.setup.block_size), random_(seed) {}
 
   // One request from begin to free.
   void round() {
@@ -146,6 +155,10 @@ class Worker {
     out.slots_cap = slots.size();
     out.ops = &op;
     out.ops_cap = 1;
+    const bool fenced = (context_.setup.flags & RADIX_CTX_DEFER_FREE) != 0;
+    std::shared_lock<std::shared_mutex> launch(context_.launches);
+    std::unique_lock<std::mutex> step(context_.copies, std::defer_lock);
+    if (!fenced) step.lock();
     const radix_status st = radix_append_slot(ctx_, &item, 1, &out);
     if (st == RADIX_E_NO_BLOCKS) {
       if (out.short_blocks == 0) failed("NO_BLOCKS without a shortfall", st);
@@ -156,6 +169,7 @@ class Worker {
     g_evicted += out.evicted_blocks;
     g_copies += out.num_ops;
     ok(radix_run_ops(ctx_, &op, out.num_ops, nullptr), "run_ops");
+    if (!fenced) step.unlock();
     const size_t old_length = tokens.size();
     tokens.insert(tokens.end(), more.begin(), more.end());
     write(tokens, old_length, slots);
@@ -270,6 +284,7 @@ class Worker {
     if (extend(r, tokens, {5, 6})) attend(r, tokens);
   }
 
+  Context& context_;
   radix_ctx* ctx_;
   uint32_t block_size_;
   std::mt19937_64 random_;
@@ -312,6 +327,7 @@ void housekeeping(Context& c, uint64_t seed, const std::atomic<bool>& stop) {
     if (defers) {
       radix_epoch e = 0;
       ok(radix_epoch_begin(c.ctx, &e), "epoch_begin");
+      const std::unique_lock<std::shared_mutex> no_launches(c.launches);
       ok(radix_epoch_retire(c.ctx, e - 1), "epoch_retire");
     }
     std::this_thread::yield();
