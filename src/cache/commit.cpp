@@ -12,7 +12,8 @@ radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t 
     uint32_t index;
     const radix_status st = find_request(items[i].req, "items.req", &index);
     if (st != RADIX_OK) return st;
-    const Request& r = requests_[index];
+    Request& r = requests_[index];
+    r.remap_budget = 0;
     if (items[i].num_valid_tokens > r.num_tokens) {
       return fail(RADIX_E_INVALID, "items[%u].num_valid_tokens is %llu: the request has %llu tokens", i,
                   static_cast<unsigned long long>(items[i].num_valid_tokens),
@@ -23,10 +24,15 @@ radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t 
       return fail(RADIX_E_STATE, "items[%u]: ids of tokens [%llu, %llu) are unknown: set them first", i,
                   static_cast<unsigned long long>(r.known_tokens), static_cast<unsigned long long>(target * bs));
     }
-    remaps += r.kept_duplicates;
-    if (target <= r.commit_blocks) continue;
-    new_blocks += target - r.commit_blocks;
-    if (r.remap != 0) remaps += target - r.commit_blocks;
+  }
+  for (uint32_t i = 0; i < n; ++i) {
+    Request& r = requests_[id_index(items[i].req)];
+    const auto target = static_cast<uint32_t>(items[i].num_valid_tokens / bs);
+    const uint32_t fresh = target > r.commit_blocks ? target - r.commit_blocks : 0;
+    const uint32_t worst = r.kept_duplicates + (r.remap != 0 ? fresh : 0);
+    r.remap_budget += worst;
+    remaps += worst;
+    new_blocks += fresh;
   }
   if (remaps > 0 && (out == nullptr || out->remaps == nullptr || out->remaps_cap < remaps)) {
     if (out != nullptr) out->num_remaps = remaps > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(remaps);
@@ -72,17 +78,19 @@ void CacheManager::commit_one(uint32_t index, uint32_t target, radix_commit_out*
 
 void CacheManager::remap_to(uint32_t index, uint32_t entry, int32_t cached, radix_commit_out* out) {
   Request& r = requests_[index];
+  --r.remap_budget;
   const uint32_t own = block_of(r.row[entry]);
   out->remaps[out->num_remaps++] = {requests_.id(index), entry, static_cast<int32_t>(own), cached};
   r.row[entry] = static_cast<uint32_t>(cached);
   drop_private(r.ns, own);
 }
 
-// Duplicates that a commit of the family left in this row.
+// Duplicates that a commit of the family left in this row, as many as there is room for: an earlier item of this call may
+// have left some that were not planned for.
 void CacheManager::remap_kept(uint32_t index, radix_commit_out* out) {
   Request& r = requests_[index];
   Position at = tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
-  for (; r.kept_duplicates > 0; at = tree_.ascend(at, 1)) {
+  for (; r.kept_duplicates > 0 && r.remap_budget > 0; at = tree_.ascend(at, 1)) {
     if (!is_private(r.row[at.blocks - 1])) continue;
     remap_to(index, at.blocks - 1, tree_.node_blocks(at.node)[at.in - 1], out);
     --r.kept_duplicates;

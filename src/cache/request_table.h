@@ -7,6 +7,7 @@
 // Thread rule: callers serialise.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/array.h"
@@ -18,36 +19,41 @@ constexpr uint32_t kPrivateBit = 1u << 31;
 constexpr uint32_t block_of(uint32_t entry) { return entry & ~kPrivateBit; }
 constexpr bool is_private(uint32_t entry) { return (entry & kPrivateBit) != 0; }
 
-struct Request {
+// What an append of one token touches comes first, in one cache line: a batch of hundreds of requests is bound by misses.
+struct alignas(64) Request {
   uint32_t* row;
   uint64_t num_tokens;
   uint64_t known_tokens;
-  uint64_t table_version;
   uint32_t generation;
+  uint32_t live;
   uint32_t num_blocks;
-  uint32_t row_cap;
-  uint32_t commit_blocks;
-  uint32_t lease_blocks;  // blocks from the root that the lease covers, >= commit_blocks
   uint32_t ns;
+  uint32_t batch_mark;  // call that last named it, to find one named twice
+  uint32_t row_cap;
+  uint64_t table_version;
+  uint8_t planned_copy;  // scratch of one append: the plan dropped a reference to the last block
+  uint8_t remap;
+  uint8_t reserved[2];
+  uint32_t remap_budget;  // scratch of one commit: remaps that the caller was asked room for, and are not used up
+
   uint64_t ready_tokens;
   uint64_t cached_tokens;
   uint64_t extra_key;
+  uint32_t commit_blocks;
+  uint32_t lease_blocks;    // blocks from the root that the lease covers, >= commit_blocks
   uint32_t foreign_blocks;  // leading blocks that others published: matched at begin, or found as duplicates
   uint32_t kept_duplicates;  // with remap: private entries below commit_blocks, for the next commit to remap
   uint32_t ring_next, ring_prev;
   uint32_t lender;      // index of the request that this one borrows from, kNone = nobody
   uint32_t borrow_end;  // blocks; borrowed are [commit_blocks, borrow_end)
-  uint32_t batch_mark;  // call that last named it, to find one named twice
   uint32_t shared_end;  // scratch of one commit
   uint32_t next_free;
-  uint8_t remap;
-  uint8_t planned_copy;  // scratch of one append: the plan dropped a reference to the last block
-  uint8_t reserved[2];
-  uint32_t live;
 
   uint64_t room(uint32_t block_size) const { return uint64_t{num_blocks} * block_size - num_tokens; }
   bool borrows() const { return lender != kNone && borrow_end > commit_blocks; }
 };
+
+static_assert(sizeof(Request) == 128 && offsetof(Request, ready_tokens) == 64);
 
 struct Pin {
   uint32_t generation;

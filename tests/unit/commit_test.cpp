@@ -105,6 +105,35 @@ TEST(Commit, AForkThatWantsRemapsGetsItsOwn) {
   EXPECT_EQ(cache.stats().blocks_free, 6u);
 }
 
+TEST(Commit, AFamilyInOneCallStaysWithinTheRoomThatWasAskedFor) {
+  Cache cache(8, 2);
+  const radix_req parent = cache.start(range(0, 4), RADIX_BEGIN_REMAP_DUPLICATES);
+  const radix_req child = cache.fork(parent, 1)[0];
+  cache.remember(range(0, 4));  // both blocks exist twice
+  radix_remap remaps[3] = {};
+  remaps[2].index = 77;
+  radix_commit_out out = {};
+  out.remaps = remaps;
+  out.remaps_cap = 2;
+  const radix_commit_item items[2] = {{parent, 4}, {child, 0}};  // the child asks for nothing
+  ASSERT_EQ(cache->commit(items, 2, &out), RADIX_OK) << last_message();
+  cache.check();
+  EXPECT_EQ(out.num_remaps, 2u);
+  EXPECT_EQ(remaps[2].index, 77u);
+  EXPECT_EQ(cache.commit(child, 0).num_remaps, 2u) << "the next call does the rest";
+
+  const radix_req a = cache.start(range(20, 24), RADIX_BEGIN_REMAP_DUPLICATES);
+  const radix_req b = cache.fork(a, 1)[0];
+  cache.remember(range(20, 24));
+  radix_remap room[4];
+  out.remaps = room;
+  out.remaps_cap = 4;
+  const radix_commit_item both[2] = {{a, 4}, {b, 4}};
+  ASSERT_EQ(cache->commit(both, 2, &out), RADIX_OK) << last_message();
+  cache.check();
+  EXPECT_EQ(out.num_remaps, 4u) << "both are named, both are remapped";
+}
+
 TEST(Commit, ATruncatedForkKeepsItsPartOfAPublishedBlock) {
   Cache cache(8, 4);
   const radix_req parent = cache.start(range(0, 8));
