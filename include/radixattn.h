@@ -373,7 +373,7 @@ typedef struct radix_rope_append {
   radix_tensor k;                  /* [num_tokens, num_kv_heads, head_dim], read only */
   radix_tensor v;                  /* [num_tokens, num_kv_heads, head_dim_v], read only */
   radix_tensor k_cache, v_cache;   /* data NULL = the context's own; shapes as in radix_attn */
-  const int64_t *slots;            /* [num_tokens] from radix_append_slot; negative = padded row, written nowhere */
+  const int64_t *slots;            /* [num_tokens] from radix_append_slot; negative = padded row: K and V not written, q not turned */
   const int32_t *positions;        /* [num_tokens]; may be NULL when rotary_dim is 0 */
   uint64_t num_tokens;
   const void *next;                /* NULL in this version */
@@ -385,7 +385,7 @@ RADIX_API(uint32_t) radix_version(void) RADIX_NOEXCEPT;              /* [F] RADI
 RADIX_API(const char *) radix_version_string(void) RADIX_NOEXCEPT;   /* [F] static, "0.1.0" */
 RADIX_API(uint32_t) radix_abi(void) RADIX_NOEXCEPT;                  /* [F] RADIXATTN_ABI of the library */
 RADIX_API(const char *) radix_build_info(void) RADIX_NOEXCEPT;       /* [F] static: compiler, targets, options */
-RADIX_API(const char *) radix_status_name(radix_status st) RADIX_NOEXCEPT; /* [F] static, never NULL */
+RADIX_API(const char *) radix_status_name(radix_status st) RADIX_NOEXCEPT; /* [F] static, never NULL: "INVALID" */
 
 /* [F] Copies this thread's last failure message into buf (cut to cap - 1 bytes, always terminated when cap > 0) and
  * returns its full length. buf may be NULL when cap is 0. The message stays until the next failure. */
@@ -442,7 +442,9 @@ RADIX_API(radix_status) radix_peek_prefix(radix_ctx *ctx, const radix_request_de
 /* [C] Reserves slots for new tokens of n requests (each at most once in a call). Plans first: when free and evictable
  * blocks do not suffice, returns NO_BLOCKS (or QUOTA) with the exact shortfall and nothing has changed; with
  * APPEND_PARTIAL the items before the first that fails take effect. Evicts as much as needed and no more. A
- * last block that is shared is copied on write: run the ops before writing K/V. Slots of a request are
+ * last block that is shared is copied on write: run the ops before any K/V is written into blocks that this or
+ * a later call hands out (steps on several threads: hold one lock over append and ops, or use DEFER_FREE,
+ * where the source waits for the fence). Slots of a request are
  * where its tokens [old length, new length) go. Errors: INVALID, STALE, STATE (ids of earlier tokens
  * unknown), NO_BLOCKS, QUOTA, BUFFER, FULL (row longer than max_blocks_per_request), NOMEM.
  * Cost: O(1) a token, O(log nodes) an evicted block. */
@@ -549,7 +551,8 @@ RADIX_API(radix_status) radix_attn_workspace(const radix_ctx *ctx, const radix_a
 /* [D] Decode: one query row a sequence, split over the context. cu_q_lens must be NULL. K/V are read once for all query
  * heads of a KV head. Errors: INVALID (shape, dtype, stride, block id, length: named), BUFFER (workspace). */
 RADIX_API(radix_status) radix_paged_attention_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
-/* [D] Prefill: causal attention of variable-length new tokens over cached prefix plus themselves. cu_q_lens required. */
+/* [D] Prefill: causal attention of variable-length new tokens over cached prefix plus themselves. cu_q_lens required. Rows
+ * of q beyond cu_q_lens[num_seqs] are padding: their out and lse stay as they are. */
 RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
 
 /* @cdef-end */
