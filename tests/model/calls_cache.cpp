@@ -30,17 +30,10 @@ void World::clear(Rng& rng) {
   seen_status("clear", st);
   CHECK_EQ(st, busy ? RADIX_E_BUSY : RADIX_OK, "clear");
   if (busy) return;
-  std::map<radix_block, GivenUp> waiting;
-  for (auto it = tree_.begin(); it != tree_.end();) {
-    if (here(it->second.ns)) {
-      if (it->second.fence > retired_)
-        waiting[it->second.block] = {it->second.fence, it->second.ns};
-      it = tree_.erase(it);
-    } else {
-      ++it;
-    }
-  }
-  given_up_.insert(waiting.begin(), waiting.end());
+  std::set<Hash> gone;
+  for (const auto& [h, c] : tree_)
+    if (here(c.ns)) gone.insert(h);
+  leave_tree(gone, before);
   settle(before);
 }
 

@@ -42,6 +42,10 @@ void World::verify_stats(const View& v) {
   radix_stats s{};
   s.struct_size = sizeof s;
   CHECK_EQ(radix_get_stats(ctx_, &s), RADIX_OK, "stats");
+  note("  free " + std::to_string(s.blocks_free) + " cached " + std::to_string(s.blocks_cached) +
+       " active " + std::to_string(s.blocks_active) + " deferred " +
+       std::to_string(s.blocks_deferred) + ", epoch " + std::to_string(epoch_) + " retired " +
+       std::to_string(retired_));
   CHECK_EQ(s.blocks_total, shape_.num_blocks, "stats");
   CHECK_EQ(s.blocks_free + s.blocks_cached + s.blocks_active + s.blocks_deferred, s.blocks_total,
            "conservation");
