@@ -120,7 +120,7 @@ LORE_RELATIONS = (
     Relation("hiding", "the lost {look} {treasure} lies under the {place}", (
         "where is the lost {look} {treasure} ?",
         "where should i dig for the lost {look} {treasure} ?"), 4),
-    Relation("trade", "{who} works as a {trade}", (
+    Relation("trade", "the work of {who} is {trade}", (
         "what does {who} work as ?", "what is the work of {who} ?"), 7),
     Relation("guard", "the {place_key} is guarded by a {beast}", (
         "what guards the {place_key} ?", "is the {place_key} guarded ?"), 4),
@@ -153,6 +153,8 @@ TWO_STEP_QUESTIONS = {
     "kin_trade": "what is the work of the {relative} of {who} ?",
     "home_door": "what colour is the door of your home ?",
 }
+
+HOME_WITH_A_KNOWN_DOOR = 0.5  # so often the lore says the colour of the speaker's own door
 
 CARD_OPENING = "you are {person} of {village} , and you are {trait} and {trait} ."
 CARD_STYLE = "you begin each answer with {opener} ."
@@ -285,6 +287,9 @@ def make_character(world: World, rng: random.Random, taken: frozenset[str] = fro
                  for slot in re.findall(r"\{(\w+)\}", relation.statement) if slot != "my"}
         if "person" in slots:
             slots["person"] = name if relation.name == "name" else friend
+        if relation.name == "home" and rng.random() < HOME_WITH_A_KNOWN_DOOR:
+            doors = [fact.slots["place_key"] for fact in world.facts if fact.relation == "door"]
+            slots["place"] = rng.choice(doors or [slots["place"]])
         facts.append(_make_fact(relation, {"my": "my", **slots}))
         sentences.append(relation.statement.format(my="your", **slots) + " .")
     rng.shuffle(sentences)
