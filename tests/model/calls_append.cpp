@@ -197,8 +197,15 @@ void World::append(Rng& rng, bool one_token) {
   const bool partial = (out.flags & RADIX_APPEND_PARTIAL) != 0;
   if (partial && out.num_done > p.done) {
     p = plan_append(items, out.flags, true);
-    for (Hash h : p.released) before.leased.erase(h), before.evictable.insert(h);
     seen("event.released_for_a_later_item");
+  }
+  if (partial) {  // what an item let go, a later item may evict
+    for (Hash h : p.released) {
+      before.leased.erase(h);
+      before.evictable.insert(h);
+      before.maybe_fenced.insert(
+          h);  // not from the start of the call: says nothing about the order
+    }
   }
   if (st == RADIX_E_NOMEM) {
     CHECK(out_of_memory(st), "append");

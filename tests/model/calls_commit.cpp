@@ -10,6 +10,7 @@ struct World::CommitPlan {
   uint64_t published = 0, duplicates_lo = 0, duplicates_hi = 0;
   uint32_t worst_remaps = 0;
   std::vector<radix_remap> remaps;
+  std::set<Hash> paths;  // what the items cover, published or found
   std::vector<Hash> new_blocks;
   std::map<radix_req, uint64_t> committed_before;
   std::set<radix_block>
@@ -153,6 +154,7 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
       }
     }
     touch(path, false);
+    p.paths.insert(path.begin(), path.end());
     for (Hash h : path) tree_.at(h).use.last_lo = now_;
     r.committed = std::max(r.committed, full * bs);
   }
@@ -206,7 +208,10 @@ void World::commit_along(const CommitPlan& p) {
     const uint64_t c = info_of(id).committed_tokens;
     CHECK(c >= lo * bs && c <= hi * bs && c % bs == 0, "committed_tokens of sharing request ", id,
           " is ", c, ", expected ", lo * bs, "..", hi * bs);
-    if (c > p.committed_before.at(id)) seen("event.committed_along");
+    if (c > p.committed_before.at(id)) {
+      seen("event.committed_along");
+      for (Hash h : p.paths) tree_.at(h).used_by_others = true;
+    }
     r.committed = c;
     r.borrowed_begin = std::min(r.borrowed_end, std::max(r.borrowed_begin, c));  // kept promises
   }
