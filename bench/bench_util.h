@@ -1,8 +1,9 @@
 // What every benchmark program shares: timing, interleaved medians, the table and the JSON file.
 //
-// A row compares a value with a reference that was measured in the same run; ratio is what the caller says it is
-// (value/reference, or reference/value for times). Timings are interleaved: one round runs every case once, so that a
-// noisy neighbour disturbs all of them alike; the median over rounds is the figure.
+// A row compares a value with a reference that was measured in the same run; ratio is what the
+// caller says it is (value/reference, or reference/value for times). Timings are interleaved: one
+// round runs every case once, so that a noisy neighbour disturbs all of them alike; the median over
+// rounds is the figure.
 //
 //   bench::Options options = bench::parse_options(argc, argv);        // [--json FILE] [--quick]
 //   std::vector<bench::Case> cases = {{"ours", [&] { ... }}, {"memcmp", [&] { ... }}};
@@ -99,24 +100,26 @@ class Report {
   void add(Row row) { rows_.push_back(std::move(row)); }
 
   void print() const {
-    std::printf("%-40s %12s %-9s  %-34s %12s %8s\n", "name", "value", "unit", "reference", "reference", "ratio");
+    std::printf("%-40s %12s %-9s  %-34s %12s %8s\n", "name", "value", "unit", "reference",
+                "reference", "ratio");
     for (const Row& r : rows_) {
-      std::printf("%-40s %12.4g %-9s  %-34s %12.4g %8.3f\n", r.name.c_str(), r.value, r.unit.c_str(),
-                  r.reference.c_str(), r.reference_value, r.ratio);
+      std::printf("%-40s %12.4g %-9s  %-34s %12.4g %8.3f\n", r.name.c_str(), r.value,
+                  r.unit.c_str(), r.reference.c_str(), r.reference_value, r.ratio);
     }
   }
 
-  // An array of {name, value, unit, reference, reference_value, ratio}. False when the file cannot be written.
+  // An array of {name, value, unit, reference, reference_value, ratio}. False when the file cannot
+  // be written.
   bool write_json(const std::string& path) const {
     std::FILE* f = std::fopen(path.c_str(), "w");
     if (f == nullptr) return false;
     std::fprintf(f, "[");
     for (size_t i = 0; i < rows_.size(); ++i) {
       const Row& r = rows_[i];
-      std::fprintf(f, "%s\n  {\"name\": \"%s\", \"value\": %.9g, \"unit\": \"%s\", ", i == 0 ? "" : ",",
-                   r.name.c_str(), r.value, r.unit.c_str());
-      std::fprintf(f, "\"reference\": \"%s\", \"reference_value\": %.9g, \"ratio\": %.6g}", r.reference.c_str(),
-                   r.reference_value, r.ratio);
+      std::fprintf(f, "%s\n  {\"name\": \"%s\", \"value\": %.9g, \"unit\": \"%s\", ",
+                   i == 0 ? "" : ",", r.name.c_str(), r.value, r.unit.c_str());
+      std::fprintf(f, "\"reference\": \"%s\", \"reference_value\": %.9g, \"ratio\": %.6g}",
+                   r.reference.c_str(), r.reference_value, r.ratio);
     }
     std::fprintf(f, "\n]\n");
     return std::fclose(f) == 0;

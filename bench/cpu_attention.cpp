@@ -1,10 +1,13 @@
-// Attention on the CPU against the limits of the machine, both measured in this run through the public C API.
+// Attention on the CPU against the limits of the machine, both measured in this run through the
+// public C API.
 //
-//   decode    GB/s of K/V (each byte counted once) over the read bandwidth of the same memory with as many threads
-//   prefill   GFLOP/s (causal: only visible pairs counted) over the f32 FMA rate of as many threads
+//   decode    GB/s of K/V (each byte counted once) over the read bandwidth of the same memory with
+//   as many threads prefill   GFLOP/s (causal: only visible pairs counted) over the f32 FMA rate of
+//   as many threads
 //
-// Shapes: 32 query heads, 8 KV heads, head dim 128, blocks of 16, NHD, K/V as named, f32 queries and outputs. Block
-// tables are shuffled (the worst case of a pool); rows named .contiguous have their blocks in order.
+// Shapes: 32 query heads, 8 KV heads, head dim 128, blocks of 16, NHD, K/V as named, f32 queries
+// and outputs. Block tables are shuffled (the worst case of a pool); rows named .contiguous have
+// their blocks in order.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -23,7 +26,8 @@
 namespace {
 
 constexpr uint32_t kQueryHeads = 32, kKvHeads = 8, kHeadDim = 128, kBlock = 16;
-constexpr uint32_t kTokens = 32768 * 8;  // of the largest case; every sequence has blocks of its own
+constexpr uint32_t kTokens =
+    32768 * 8;  // of the largest case; every sequence has blocks of its own
 constexpr uint32_t kPrefill = 2048;
 
 void check(radix_status st, const char* what) {
@@ -62,12 +66,14 @@ void fill_random(char* data, uint64_t bytes, int32_t dtype) {
     } else {
       const uint32_t mantissa = dtype == RADIX_F16 ? 10 : 7;
       const uint32_t bias = dtype == RADIX_F16 ? 15 : 127;
-      const uint32_t bits = (r & 0x8000u) | ((bias - 3 + (r >> 24) % 4) << mantissa) | (r & ((1u << mantissa) - 1));
+      const uint32_t bits =
+          (r & 0x8000u) | ((bias - 3 + (r >> 24) % 4) << mantissa) | (r & ((1u << mantissa) - 1));
       const auto half = static_cast<uint16_t>(bits);
       std::memcpy(data + i, &half, 2);
     }
   }
-  for (uint64_t i = pattern; i < bytes; i += pattern) std::memcpy(data + i, data, std::min(pattern, bytes - i));
+  for (uint64_t i = pattern; i < bytes; i += pattern)
+    std::memcpy(data + i, data, std::min(pattern, bytes - i));
 }
 
 template <class F>
@@ -116,7 +122,8 @@ struct Launch {
   radix_attn attn = {};
 
   void run() const {
-    check(prefill ? radix_prefill_launch(ctx, &attn, nullptr) : radix_paged_attention_launch(ctx, &attn, nullptr),
+    check(prefill ? radix_prefill_launch(ctx, &attn, nullptr)
+                  : radix_paged_attention_launch(ctx, &attn, nullptr),
           name.c_str());
   }
 };
@@ -128,20 +135,22 @@ struct Kv {
   char* v;
 };
 
-std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threads, uint32_t context, uint32_t batch,
-                                    bool prefill, bool shuffled) {
+std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threads,
+                                    uint32_t context, uint32_t batch, bool prefill, bool shuffled) {
   auto l = std::make_unique<Launch>();
   const uint32_t rows = prefill ? kPrefill : batch;
   const uint32_t num_blocks = kTokens / kBlock, row = context / kBlock;
   l->name = std::string("cpu.") + (prefill ? "prefill." : "decode.") + kv.dtype_name;
-  l->name += prefill ? "." + std::to_string(context) : ".ctx" + std::to_string(context) + ".b" + std::to_string(batch);
+  l->name += prefill ? "." + std::to_string(context)
+                     : ".ctx" + std::to_string(context) + ".b" + std::to_string(batch);
   l->name += ".t" + std::to_string(threads) + (shuffled ? "" : ".contiguous");
   l->ctx = ctx;
   l->threads = threads;
   l->prefill = prefill;
   const double heads = prefill ? kQueryHeads : kKvHeads;
   l->work = prefill ? 4.0 * kHeadDim * heads * context * (context + 1.0) / 2
-                    : 2.0 * kHeadDim * heads * context * batch * static_cast<double>(element_bytes(kv.dtype));
+                    : 2.0 * kHeadDim * heads * context * batch *
+                          static_cast<double>(element_bytes(kv.dtype));
   l->q.resize(uint64_t{rows} * kQueryHeads * kHeadDim);
   l->out.resize(l->q.size());
   std::mt19937 random(11);
@@ -182,32 +191,42 @@ void add_limit_cases(const Kv& kv, uint64_t half_bytes, uint32_t max_threads, Li
                      std::vector<bench::Case>* cases) {
   limits->bytes = 2.0 * static_cast<double>(half_bytes);
   for (uint32_t threads = 1; threads <= max_threads; ++threads) {
-    cases->push_back({"read", [=] {
+    cases->push_back({"read",
+                      [=] {
                         on_threads(threads, [=](uint32_t t) {
                           const uint64_t part = half_bytes / threads / 1024 * 1024;
                           bench::keep(bench::read_all(kv.k + t * part, part));
                           bench::keep(bench::read_all(kv.v + t * part, part));
                         });
                       },
-                      0, 0, {}});
-    cases->push_back({"fma", [=] {
+                      0,
+                      0,
+                      {}});
+    cases->push_back({"fma",
+                      [=] {
                         std::vector<double> flops(threads);
-                        on_threads(threads, [&](uint32_t t) { bench::keep(bench::run_fma(4000000, &flops[t])); });
+                        on_threads(threads, [&](uint32_t t) {
+                          bench::keep(bench::run_fma(4000000, &flops[t]));
+                        });
                         limits->flops[threads - 1] = 0;
                         for (const double f : flops) limits->flops[threads - 1] += f;
                       },
-                      0, 0, {}});
+                      0,
+                      0,
+                      {}});
   }
 }
 
-void report(const std::vector<std::unique_ptr<Launch>>& launches, const std::vector<bench::Case>& cases,
-            const Limits& limits, uint32_t max_threads, bench::Report* out) {
+void report(const std::vector<std::unique_ptr<Launch>>& launches,
+            const std::vector<bench::Case>& cases, const Limits& limits, uint32_t max_threads,
+            bench::Report* out) {
   for (size_t i = 0; i < launches.size(); ++i) {
     const Launch& l = *launches[i];
     const double rate = l.work / cases[2 * max_threads + i].median_ns;  // per ns: G per s
     const double read = limits.bytes / cases[2 * (l.threads - 1)].median_ns;
     const double fma = limits.flops[l.threads - 1] / cases[2 * (l.threads - 1) + 1].median_ns;
-    const std::string with = " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
+    const std::string with =
+        " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
     if (l.prefill) {
       out->add({l.name, rate, "GFLOP/s", "f32 FMA rate" + with, fma, rate / fma});
     } else {
@@ -216,8 +235,8 @@ void report(const std::vector<std::unique_ptr<Launch>>& launches, const std::vec
   }
 }
 
-void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts, const bench::Options& options,
-                 bench::Report* out) {
+void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts,
+                 const bench::Options& options, bench::Report* out) {
   const uint64_t half = uint64_t{kTokens} * kKvHeads * kHeadDim * element_bytes(kv.dtype);
   fill_random(kv.k, half, kv.dtype);
   fill_random(kv.v, half, kv.dtype);
@@ -228,7 +247,8 @@ void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts, const be
   std::vector<std::unique_ptr<Launch>> launches;
   for (uint32_t threads = 1; threads <= max_threads; ++threads) {
     const auto add = [&](uint32_t context, uint32_t batch, bool prefill, bool shuffled) {
-      launches.push_back(make_launch(kv, contexts[threads - 1], threads, context, batch, prefill, shuffled));
+      launches.push_back(
+          make_launch(kv, contexts[threads - 1], threads, context, batch, prefill, shuffled));
     };
     for (const uint32_t context : {4096u, 32768u}) {
       for (const uint32_t batch : {1u, 8u}) add(context, batch, false, true);
@@ -237,7 +257,8 @@ void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts, const be
     if (kv.dtype == RADIX_F16) add(32768, 1, false, false);
     add(kPrefill, 1, true, true);
   }
-  for (const auto& l : launches) cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});
+  for (const auto& l : launches)
+    cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});
   bench::run_interleaved(cases, options.quick ? 3 : 11);
   report(launches, cases, limits, max_threads, out);
 }

@@ -42,7 +42,8 @@ __attribute__((target("avx512f"))) uint64_t read_avx512(const char* p, size_t by
   for (__m512i& s : sum) s = _mm512_setzero_si512();
   for (size_t i = 0; i < bytes; i += 512) {
 #pragma GCC unroll 8
-    for (size_t j = 0; j < 8; ++j) sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + i + 64 * j));
+    for (size_t j = 0; j < 8; ++j)
+      sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + i + 64 * j));
   }
   for (int j = 1; j < 8; ++j) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
   alignas(64) uint64_t lanes[8];
@@ -58,7 +59,8 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const char* p, size_t bytes) 
   for (size_t i = 0; i < bytes; i += 256) {
 #pragma GCC unroll 8
     for (size_t j = 0; j < 8; ++j) {
-      sum[j] = _mm256_add_epi64(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
+      sum[j] = _mm256_add_epi64(
+          sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
     }
   }
   for (int j = 1; j < 8; ++j) sum[0] = _mm256_add_epi64(sum[0], sum[j]);
@@ -112,7 +114,8 @@ uint64_t read_all(const void* data, size_t bytes) {
 float run_fma(uint64_t rounds, double* flops) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) return fma_avx512(rounds, flops);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fma_avx2(rounds, flops);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return fma_avx2(rounds, flops);
 #endif
   return fma_plain(rounds, flops);
 }

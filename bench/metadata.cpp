@@ -1,13 +1,17 @@
-// The cost of the cache's bookkeeping through the public C API, without K/V memory: what a scheduler pays a step.
+// The cost of the cache's bookkeeping through the public C API, without K/V memory: what a
+// scheduler pays a step.
 //
-//   metadata.match_32k     radix_match_prefix of a cached prompt of 32,768 tokens in blocks of 16, against memcmp over the
+//   metadata.match_32k     radix_match_prefix of a cached prompt of 32,768 tokens in blocks of 16,
+//   against memcmp over the
 //                          same bytes (it compares every token: less than memcmp is not possible)
 //   metadata.begin_32k     the same with a lease and a row, and its free
 //   metadata.commit_32k    the publication of such a prompt, for each of its blocks
-//   metadata.append_256    one token for each of 256 requests, a token, block changes included, against the bare stores of ids
+//   metadata.append_256    one token for each of 256 requests, a token, block changes included,
+//   against the bare stores of ids
 //                          and slots
-//   metadata.tables_256    the rows of 256 requests of 64 blocks when nothing changed, and when all must be written
-//   metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves, against the same in one of 1,000
+//   metadata.tables_256    the rows of 256 requests of 64 blocks when nothing changed, and when all
+//   must be written metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves,
+//   against the same in one of 1,000
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -79,7 +83,8 @@ void append(radix_ctx* ctx, const std::vector<radix_append>& items, std::vector<
   out.struct_size = sizeof out;
   out.slots = slots->data();
   out.slots_cap = slots->size();
-  check(radix_append_slot(ctx, items.data(), static_cast<uint32_t>(items.size()), &out), "radix_append_slot");
+  check(radix_append_slot(ctx, items.data(), static_cast<uint32_t>(items.size()), &out),
+        "radix_append_slot");
 }
 
 void commit(radix_ctx* ctx, radix_req r, uint64_t num_tokens) {
@@ -95,12 +100,15 @@ void remember(radix_ctx* ctx, const std::vector<radix_token>& t) {
   radix_req r = 0;
   check(radix_begin_request(ctx, &d, &r, &m), "radix_begin_request");
   std::vector<int64_t> slots(t.size());
-  append(ctx, {{r, t.data() + m.cached_tokens, static_cast<uint32_t>(t.size() - m.cached_tokens), 0}}, &slots);
+  append(ctx,
+         {{r, t.data() + m.cached_tokens, static_cast<uint32_t>(t.size() - m.cached_tokens), 0}},
+         &slots);
   commit(ctx, r, t.size());
   check(radix_free_request(ctx, r, 0), "radix_free_request");
 }
 
-// Median over `rounds` of the time of work(), for each piece; prepare() runs before each round, untimed.
+// Median over `rounds` of the time of work(), for each piece; prepare() runs before each round,
+// untimed.
 template <class Prepare, class Work>
 double median_ns(int rounds, double pieces, Prepare prepare, Work work) {
   std::vector<double> samples;
@@ -164,16 +172,20 @@ void bench_commit(bench::Report* report, int rounds) {
   const double ns = median_ns(
       rounds, kPrompt / kBlock,
       [&] {
-        if (r != 0) check(radix_free_request(ctx.get(), r, RADIX_FREE_DISCARD), "radix_free_request");
+        if (r != 0)
+          check(radix_free_request(ctx.get(), r, RADIX_FREE_DISCARD), "radix_free_request");
         r = begin(ctx.get(), prompt);
         append(ctx.get(), {{r, prompt.data(), kPrompt, 0}}, &slots);
       },
       [&] { commit(ctx.get(), r, kPrompt); });
-  const double copy_ns = median_ns(rounds, kPrompt / kBlock, [] {}, [&] {
-    std::memcpy(copy.data(), prompt.data(), kPrompt * sizeof(radix_token));
-    bench::keep(copy[7]);
-  });
-  report->add({"metadata.commit_32k", ns, "ns/block", "memcpy of the tokens", copy_ns, ns / copy_ns});
+  const double copy_ns = median_ns(
+      rounds, kPrompt / kBlock, [] {},
+      [&] {
+        std::memcpy(copy.data(), prompt.data(), kPrompt * sizeof(radix_token));
+        bench::keep(copy[7]);
+      });
+  report->add(
+      {"metadata.commit_32k", ns, "ns/block", "memcpy of the tokens", copy_ns, ns / copy_ns});
 }
 
 struct Batch {
@@ -205,23 +217,27 @@ void bench_append(bench::Report* report, int rounds) {
   const double ns = median_ns(
       rounds, double{kSteps} * kBatch,
       [&] {
-        for (const radix_req r : b.reqs) check(radix_truncate(b.ctx.get(), r, kLength), "radix_truncate");
+        for (const radix_req r : b.reqs)
+          check(radix_truncate(b.ctx.get(), r, kLength), "radix_truncate");
       },
       [&] {
         for (uint32_t step = 0; step < kSteps; ++step) append(b.ctx.get(), b.items, &b.slots);
       });
   std::vector<radix_token> tokens(size_t{kBatch} * 1024);
   uint32_t at = 0;
-  const double stores = median_ns(rounds, double{kSteps} * kBatch, [&] { at = 0; }, [&] {
-    for (uint32_t step = 0; step < kSteps; ++step, ++at) {
-      for (uint32_t i = 0; i < kBatch; ++i) {
-        tokens[size_t{i} * 1024 + at] = b.ids[i];
-        b.slots[i] = int64_t{i} * 1024 + at;
-      }
-      bench::keep(b.slots[0]);
-    }
-  });
-  report->add({"metadata.append_256", ns, "ns/token", "bare stores of id and slot", stores, ns / stores});
+  const double stores = median_ns(
+      rounds, double{kSteps} * kBatch, [&] { at = 0; },
+      [&] {
+        for (uint32_t step = 0; step < kSteps; ++step, ++at) {
+          for (uint32_t i = 0; i < kBatch; ++i) {
+            tokens[size_t{i} * 1024 + at] = b.ids[i];
+            b.slots[i] = int64_t{i} * 1024 + at;
+          }
+          bench::keep(b.slots[0]);
+        }
+      });
+  report->add(
+      {"metadata.append_256", ns, "ns/token", "bare stores of id and slot", stores, ns / stores});
 }
 
 void bench_tables(bench::Report* report, int rounds) {
@@ -230,7 +246,8 @@ void bench_tables(bench::Report* report, int rounds) {
   std::vector<int32_t> tables(size_t{kBatch} * kRow), lens(kBatch), copy(tables.size());
   std::vector<uint64_t> versions(kBatch);
   const auto get = [&] {
-    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), kRow, lens.data(), versions.data()),
+    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), kRow,
+                                 lens.data(), versions.data()),
           "radix_get_block_tables");
   };
   get();
@@ -241,15 +258,16 @@ void bench_tables(bench::Report* report, int rounds) {
                                        get();
                                      }},
                                     {"memcpy", [&] {
-                                       std::memcpy(copy.data(), tables.data(), tables.size() * sizeof(int32_t));
+                                       std::memcpy(copy.data(), tables.data(),
+                                                   tables.size() * sizeof(int32_t));
                                        bench::keep(copy[1]);
                                      }}};
   bench::run_interleaved(cases, rounds * 20);
   const double reference = cases[2].median_ns;
-  report->add({"metadata.tables_256.current", cases[0].median_ns, "ns", "memcpy of the tables", reference,
-               cases[0].median_ns / reference});
-  report->add({"metadata.tables_256.written", cases[1].median_ns, "ns", "memcpy of the tables", reference,
-               cases[1].median_ns / reference});
+  report->add({"metadata.tables_256.current", cases[0].median_ns, "ns", "memcpy of the tables",
+               reference, cases[0].median_ns / reference});
+  report->add({"metadata.tables_256.written", cases[1].median_ns, "ns", "memcpy of the tables",
+               reference, cases[1].median_ns / reference});
 }
 
 // A shared block, then one block that nobody else has: `leaves` leaves.
@@ -293,7 +311,8 @@ void bench_evict(bench::Report* report, int rounds) {
     timed(&few, &of_few);
   }
   const double value = bench::median(of_many), reference = bench::median(of_few);
-  report->add({"metadata.evict_100k", value, "ns/call", "the same with 1,000 leaves", reference, value / reference});
+  report->add({"metadata.evict_100k", value, "ns/call", "the same with 1,000 leaves", reference,
+               value / reference});
 }
 
 }  // namespace

@@ -78,7 +78,6 @@ bool Engine::step() {
 
 // ---- memory: reserve, admit, preempt
 
-
 // Slots for all tokens that `sequences` have beyond their reserved ones, all or none.
 radix_status Engine::append(const std::vector<Sequence*>& sequences) {
   std::vector<radix_append> items;

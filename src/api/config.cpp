@@ -40,7 +40,8 @@ radix_status check_words(const radix_config& c) {
     return fail(RADIX_E_INVALID, "cfg->flags has unknown bits 0x%x: expected RADIX_CTX_*",
                 c.flags & ~kKnownFlags);
   }
-  if (c.reserved0 != 0) return fail(RADIX_E_INVALID, "cfg->reserved0 is %u: expected 0", c.reserved0);
+  if (c.reserved0 != 0)
+    return fail(RADIX_E_INVALID, "cfg->reserved0 is %u: expected 0", c.reserved0);
   if (c.next != nullptr) return fail(RADIX_E_INVALID, "cfg->next is %p: expected NULL", c.next);
   return RADIX_OK;
 }
@@ -49,7 +50,8 @@ radix_status check_device(const radix_config& c) {
   radix_status st = one_of("cfg->device", c.device, RADIX_DEV_HIP, "RADIX_DEV_*");
   if (st != RADIX_OK) return st;
   if (c.device == RADIX_DEV_CUDA || c.device == RADIX_DEV_HIP) {
-    return fail(RADIX_E_UNSUPPORTED, "cfg->device is %d: this build computes on the CPU only", c.device);
+    return fail(RADIX_E_UNSUPPORTED, "cfg->device is %d: this build computes on the CPU only",
+                c.device);
   }
   if (c.device_index != 0) {
     return fail(RADIX_E_INVALID, "cfg->device_index is %d: expected 0 on the CPU", c.device_index);
@@ -67,11 +69,12 @@ radix_status check_choices(const radix_config& c) {
   if (st == RADIX_OK) st = one_of("cfg->kv_dtype", c.kv_dtype, RADIX_U8, "RADIX_F32, F16 or BF16");
   if (st != RADIX_OK) return st;
   if (element_bytes(c.kv_dtype) == 0) {
-    return fail(RADIX_E_UNSUPPORTED, "cfg->kv_dtype is %d: expected RADIX_F32, F16 or BF16", c.kv_dtype);
+    return fail(RADIX_E_UNSUPPORTED, "cfg->kv_dtype is %d: expected RADIX_F32, F16 or BF16",
+                c.kv_dtype);
   }
   if (select_kernels(c.cpu_target) == nullptr) {
-    return fail(RADIX_E_UNSUPPORTED, "cfg->cpu_target is %d: this build or machine has no such kernels",
-                c.cpu_target);
+    return fail(RADIX_E_UNSUPPORTED,
+                "cfg->cpu_target is %d: this build or machine has no such kernels", c.cpu_target);
   }
   return RADIX_OK;
 }
@@ -84,7 +87,8 @@ radix_status check_shape(const radix_config& c) {
   if (st == RADIX_OK) {
     st = in_range("cfg->num_kv_heads", c.num_kv_heads, free_shape ? 0 : 1, 1u << 16);
   }
-  if (st == RADIX_OK && !(free_shape && c.head_dim == 0)) st = check_head_dim("cfg->head_dim", c.head_dim);
+  if (st == RADIX_OK && !(free_shape && c.head_dim == 0))
+    st = check_head_dim("cfg->head_dim", c.head_dim);
   if (st == RADIX_OK && !(free_shape && c.head_dim_v == 0)) {
     st = check_head_dim("cfg->head_dim_v", c.head_dim_v);
   }
@@ -120,8 +124,10 @@ radix_status resolve_blocks(radix_config* c) {
     const radix_status st = kv_layout_of(one, &layout);
     if (st != RADIX_OK) return st;
     if (c->memory_budget == 0 || layout.total_bytes == 0) {
-      return fail(RADIX_E_INVALID, "cfg->num_blocks is 0 and memory_budget is %" PRIu64
-                  ": expected one of them, and a shape with a budget", c->memory_budget);
+      return fail(RADIX_E_INVALID,
+                  "cfg->num_blocks is 0 and memory_budget is %" PRIu64
+                  ": expected one of them, and a shape with a budget",
+                  c->memory_budget);
     }
     // Without the padding behind each K and V: an upper bound, at most a block or two too high.
     const uint64_t block = (layout.k_block_bytes + layout.v_block_bytes) * c->num_layers;
@@ -132,7 +138,8 @@ radix_status resolve_blocks(radix_config* c) {
       if (kv_layout_of(one, &layout) == RADIX_OK && layout.total_bytes <= c->memory_budget) break;
     }
     if (blocks == 0) {
-      return fail(RADIX_E_INVALID, "cfg->memory_budget is %" PRIu64 ": one block takes %" PRIu64 " bytes",
+      return fail(RADIX_E_INVALID,
+                  "cfg->memory_budget is %" PRIu64 ": one block takes %" PRIu64 " bytes",
                   c->memory_budget, block);
     }
     c->num_blocks = static_cast<uint32_t>(blocks);
@@ -147,7 +154,8 @@ radix_status check_kv_memory(const radix_config& c) {
                 c.kv_memory_size);
   }
   if ((c.flags & RADIX_CTX_METADATA_ONLY) != 0) {
-    return fail(RADIX_E_INVALID, "cfg->kv_memory is given with RADIX_CTX_METADATA_ONLY: expected NULL");
+    return fail(RADIX_E_INVALID,
+                "cfg->kv_memory is given with RADIX_CTX_METADATA_ONLY: expected NULL");
   }
   if (reinterpret_cast<uintptr_t>(c.kv_memory) % kAlign != 0) {
     return fail(RADIX_E_INVALID, "cfg->kv_memory is %p: expected a multiple of 64", c.kv_memory);
@@ -156,7 +164,8 @@ radix_status check_kv_memory(const radix_config& c) {
   const radix_status st = kv_layout_of(c, &layout);
   if (st != RADIX_OK) return st;
   if (c.kv_memory_size < layout.total_bytes) {
-    return fail(RADIX_E_INVALID, "cfg->kv_memory_size is %" PRIu64 ": %u blocks need %" PRIu64 " bytes",
+    return fail(RADIX_E_INVALID,
+                "cfg->kv_memory_size is %" PRIu64 ": %u blocks need %" PRIu64 " bytes",
                 c.kv_memory_size, c.num_blocks, layout.total_bytes);
   }
   return RADIX_OK;
@@ -186,7 +195,8 @@ radix_status kv_layout_of(const radix_config& c, KvLayout* out) {
            out->total_bytes > SIZE_MAX / 2;
   }
   if (!over) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "KV memory of %u blocks of %" PRIu64 " bytes in %u layers passes 2^63 bytes",
+  return fail(RADIX_E_INVALID,
+              "KV memory of %u blocks of %" PRIu64 " bytes in %u layers passes 2^63 bytes",
               c.num_blocks, out->k_block_bytes + out->v_block_bytes, c.num_layers);
 }
 

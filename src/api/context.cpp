@@ -50,8 +50,8 @@ radix_status start_executor(radix_ctx* ctx) {
   } else if (ctx->config.executor != nullptr) {
     ctx->executor = Executor(ctx->executor_copy);
   }
-  ctx->backend = new (ctx->backend_memory)
-      CpuBackend(*select_kernels(ctx->config.cpu_target), ctx->executor);
+  ctx->backend =
+      new (ctx->backend_memory) CpuBackend(*select_kernels(ctx->config.cpu_target), ctx->executor);
   return RADIX_OK;
 }
 
@@ -136,7 +136,8 @@ radix_status create(const radix_config& resolved, const radix_allocator& allocat
     destroy(ctx);
     return st;
   }
-  ctx->log(RADIX_LOG_INFO, "context: %u blocks of %u tokens, %" PRIu64 " bytes of K/V, %s kernels, %u workers",
+  ctx->log(RADIX_LOG_INFO,
+           "context: %u blocks of %u tokens, %" PRIu64 " bytes of K/V, %s kernels, %u workers",
            resolved.num_blocks, resolved.block_size, ctx->layout.total_bytes,
            select_kernels(resolved.cpu_target)->name, ctx->executor.workers());
   *out = ctx;
@@ -186,7 +187,9 @@ void radix_ctx::log(int32_t level, const char* format, ...) const {
   va_start(args, format);
   const int len = std::vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  const size_t n = len < 0 ? 0 : static_cast<size_t>(len) < sizeof text ? static_cast<size_t>(len) : sizeof text - 1;
+  const size_t n = len < 0                                  ? 0
+                   : static_cast<size_t>(len) < sizeof text ? static_cast<size_t>(len)
+                                                            : sizeof text - 1;
   config.log(config.log_user, level, text, n);
 }
 
@@ -224,14 +227,16 @@ radix_status radix_ctx_kv_bytes(const radix_config* cfg, uint64_t* out) RADIX_NO
   radix_status st = not_null(out, "out");
   if (st == RADIX_OK) st = radixattn::read_struct(cfg, "cfg", &given);
   if (st != RADIX_OK) return st;
-  if (given.num_blocks == 0) return fail(RADIX_E_INVALID, "cfg->num_blocks is 0: expected the number of blocks");
+  if (given.num_blocks == 0)
+    return fail(RADIX_E_INVALID, "cfg->num_blocks is 0: expected the number of blocks");
   given.kv_memory = nullptr;  // its size is the question
   given.kv_memory_size = 0;
   st = radixattn::resolve_config(given, &resolved);
   if (st != RADIX_OK) return st;
   radixattn::KvLayout layout;
   st = radixattn::kv_layout_of(resolved, &layout);
-  if (st == RADIX_OK) *out = (resolved.flags & RADIX_CTX_METADATA_ONLY) != 0 ? 0 : layout.total_bytes;
+  if (st == RADIX_OK)
+    *out = (resolved.flags & RADIX_CTX_METADATA_ONLY) != 0 ? 0 : layout.total_bytes;
   return st;
 }
 
@@ -243,7 +248,8 @@ radix_status radix_ctx_kv_tensor(const radix_ctx* ctx, uint32_t layer, radix_ten
     return fail(RADIX_E_STATE, "the context is RADIX_CTX_METADATA_ONLY: it has no KV memory");
   }
   if (layer >= ctx->config.num_layers) {
-    return fail(RADIX_E_INVALID, "layer is %u: expected less than %u", layer, ctx->config.num_layers);
+    return fail(RADIX_E_INVALID, "layer is %u: expected less than %u", layer,
+                ctx->config.num_layers);
   }
   const uint64_t at = layer * ctx->layout.layer_bytes;
   if (out_k != nullptr) radixattn::describe(*ctx, at, ctx->config.head_dim, out_k);

@@ -1,7 +1,8 @@
 // The context: configuration, memory, cache, backend and the lock. What `radix_ctx` points to.
 //
-// Lives in memory of its own allocator, made and unmade in place. The cache is reached through Control
-// only, which holds the lock for as long as it lives. Does not: decide anything about blocks or numbers.
+// Lives in memory of its own allocator, made and unmade in place. The cache is reached through
+// Control only, which holds the lock for as long as it lives. Does not: decide anything about
+// blocks or numbers.
 #pragma once
 
 #include <mutex>
@@ -15,7 +16,8 @@
 
 namespace radixattn {
 
-// Where K and V of each layer lie in KV memory: per layer K, then V, each on a multiple of 64 bytes.
+// Where K and V of each layer lie in KV memory: per layer K, then V, each on a multiple of 64
+// bytes.
 struct KvLayout {
   uint64_t k_block_bytes = 0, v_block_bytes = 0;  // one block, one layer
   uint64_t v_offset_bytes = 0;                    // from a layer's K to its V
@@ -28,7 +30,8 @@ radix_status resolve_config(const radix_config& given, radix_config* out);
 // Needs resolved shapes and num_blocks. INVALID when the bytes do not fit 64 bits.
 radix_status kv_layout_of(const radix_config& config, KvLayout* out);
 
-uint64_t element_bytes(int32_t dtype);  // 4 or 2; 0 for a dtype that the library does not compute with
+uint64_t element_bytes(
+    int32_t dtype);  // 4 or 2; 0 for a dtype that the library does not compute with
 
 }  // namespace radixattn
 
@@ -42,8 +45,8 @@ struct radix_ctx {
   radixattn::HostAllocator memory;
   radixattn::CacheManager cache;
   radixattn::KvLayout layout;
-  radixattn::KvBlocks kv;          // base null: METADATA_ONLY
-  void* own_kv = nullptr;          // released at destroy
+  radixattn::KvBlocks kv;  // base null: METADATA_ONLY
+  void* own_kv = nullptr;  // released at destroy
   radixattn::ThreadPool pool;
   radixattn::Executor executor;
   alignas(radixattn::CpuBackend) unsigned char backend_memory[sizeof(radixattn::CpuBackend)];
@@ -59,7 +62,8 @@ namespace radixattn {
 // One control call: takes the context's lock unless the caller serialises, and reports its failure.
 class Control {
  public:
-  explicit Control(radix_ctx* ctx) : ctx_(ctx), locks_((ctx->config.flags & RADIX_CTX_EXTERNAL_SYNC) == 0) {
+  explicit Control(radix_ctx* ctx)
+      : ctx_(ctx), locks_((ctx->config.flags & RADIX_CTX_EXTERNAL_SYNC) == 0) {
     if (locks_) ctx_->mutex.lock();
   }
   ~Control() {

@@ -41,7 +41,8 @@ radix_status look_up(radix_ctx* ctx, const radix_request_desc* d, bool count_use
   if (st == RADIX_OK) st = read_struct(m, "m", &match);
   if (st != RADIX_OK) return st;
   Control cache(ctx);
-  st = cache.done(count_use ? "match_prefix" : "peek_prefix", cache->match(desc, count_use, &match));
+  st =
+      cache.done(count_use ? "match_prefix" : "peek_prefix", cache->match(desc, count_use, &match));
   if (st == RADIX_OK) write_struct(match, m);
   return st;
 }
@@ -116,14 +117,15 @@ radix_status radix_commit(radix_ctx* ctx, const radix_commit_item* items, uint32
   return st;
 }
 
-radix_status radix_get_block_tables(radix_ctx* ctx, const radix_req* reqs, uint32_t n, int32_t* tables,
-                                    int64_t row_stride, int32_t* context_lens,
+radix_status radix_get_block_tables(radix_ctx* ctx, const radix_req* reqs, uint32_t n,
+                                    int32_t* tables, int64_t row_stride, int32_t* context_lens,
                                     uint64_t* row_versions) RADIX_NOEXCEPT {
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(reqs, n, "reqs");
   if (st == RADIX_OK) st = check_array(tables, n, "tables");
   if (st == RADIX_OK && row_stride < 0) {
-    st = fail(RADIX_E_INVALID, "row_stride is %lld: expected 0 or more", static_cast<long long>(row_stride));
+    st = fail(RADIX_E_INVALID, "row_stride is %lld: expected 0 or more",
+              static_cast<long long>(row_stride));
   }
   if (st != RADIX_OK) return st;
   Control cache(ctx);
@@ -131,7 +133,8 @@ radix_status radix_get_block_tables(radix_ctx* ctx, const radix_req* reqs, uint3
                     cache->block_tables(reqs, n, tables, row_stride, context_lens, row_versions));
 }
 
-radix_status radix_get_request(radix_ctx* ctx, radix_req r, radix_request_info* out) RADIX_NOEXCEPT {
+radix_status radix_get_request(radix_ctx* ctx, radix_req r,
+                               radix_request_info* out) RADIX_NOEXCEPT {
   radix_request_info local = {};
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_out(out, "out");
@@ -152,7 +155,8 @@ radix_status radix_get_tokens(radix_ctx* ctx, radix_req r, radix_token* out, uin
   return cache.done("get_tokens", cache->tokens(r, out, cap, n));
 }
 
-radix_status radix_fork(radix_ctx* ctx, radix_req parent, uint32_t n, radix_req* out) RADIX_NOEXCEPT {
+radix_status radix_fork(radix_ctx* ctx, radix_req parent, uint32_t n,
+                        radix_req* out) RADIX_NOEXCEPT {
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(out, n, "out");
   if (st != RADIX_OK) return st;
@@ -177,7 +181,8 @@ radix_status radix_free_request(radix_ctx* ctx, radix_req r, uint32_t flags) RAD
 
 // ---- what stays cached
 
-radix_status radix_evict(radix_ctx* ctx, radix_ns ns, uint32_t want, uint32_t* freed) RADIX_NOEXCEPT {
+radix_status radix_evict(radix_ctx* ctx, radix_ns ns, uint32_t want,
+                         uint32_t* freed) RADIX_NOEXCEPT {
   const radix_status st = check_ctx(ctx);
   if (st != RADIX_OK) return st;
   Control cache(ctx);
@@ -215,8 +220,8 @@ radix_status radix_clear(radix_ctx* ctx, radix_ns ns) RADIX_NOEXCEPT {
 
 // ---- namespaces
 
-radix_status radix_ns_create(radix_ctx* ctx, const char* name, size_t name_len, uint32_t quota_blocks,
-                             radix_ns* out) RADIX_NOEXCEPT {
+radix_status radix_ns_create(radix_ctx* ctx, const char* name, size_t name_len,
+                             uint32_t quota_blocks, radix_ns* out) RADIX_NOEXCEPT {
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = not_null(name, "name");
   if (st == RADIX_OK) st = not_null(out, "out");
@@ -282,8 +287,8 @@ radix_status radix_check(radix_ctx* ctx) RADIX_NOEXCEPT {
 
 // ---- what is shared
 
-radix_status radix_find_shared(radix_ctx* ctx, const radix_request_desc* d, radix_req* out, uint32_t cap,
-                               uint32_t* n, uint64_t* shared_tokens) RADIX_NOEXCEPT {
+radix_status radix_find_shared(radix_ctx* ctx, const radix_request_desc* d, radix_req* out,
+                               uint32_t cap, uint32_t* n, uint64_t* shared_tokens) RADIX_NOEXCEPT {
   radix_request_desc desc;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = read_desc(d, 0, &desc);

@@ -57,10 +57,13 @@ radix_status given_kv(const radix_tensor& k, const radix_tensor& v, int32_t layo
   radix_status st = read_paged(k, "k_cache", layout, need_data, &out->k, &ks);
   if (st == RADIX_OK) st = read_paged(v, "v_cache", layout, need_data, &out->v, &vs);
   if (st != RADIX_OK) return st;
-  if (ks.num_blocks != vs.num_blocks || ks.block_size != vs.block_size || ks.num_kv_heads != vs.num_kv_heads) {
-    return fail(RADIX_E_INVALID, "k_cache has %" PRId64 " blocks of %" PRId64 " tokens and %" PRId64
+  if (ks.num_blocks != vs.num_blocks || ks.block_size != vs.block_size ||
+      ks.num_kv_heads != vs.num_kv_heads) {
+    return fail(RADIX_E_INVALID,
+                "k_cache has %" PRId64 " blocks of %" PRId64 " tokens and %" PRId64
                 " heads, v_cache %" PRId64 ", %" PRId64 ", %" PRId64 ": expected the same",
-                ks.num_blocks, ks.block_size, ks.num_kv_heads, vs.num_blocks, vs.block_size, vs.num_kv_heads);
+                ks.num_blocks, ks.block_size, ks.num_kv_heads, vs.num_blocks, vs.block_size,
+                vs.num_kv_heads);
   }
   out->num_blocks = static_cast<uint32_t>(ks.num_blocks);
   out->block_size = static_cast<uint32_t>(ks.block_size);
@@ -71,8 +74,8 @@ radix_status given_kv(const radix_tensor& k, const radix_tensor& v, int32_t layo
 }
 
 // The caller's tensors when they are described, else the context's memory.
-radix_status read_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_tensor& v, int32_t layout,
-                     uint32_t layer, bool need_data, KvView* out) {
+radix_status read_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_tensor& v,
+                     int32_t layout, uint32_t layer, bool need_data, KvView* out) {
   const bool given_k = k.data != nullptr || (!need_data && k.ndim != 0);
   const bool given_v = v.data != nullptr || (!need_data && v.ndim != 0);
   if (given_k != given_v) {
@@ -87,12 +90,14 @@ radix_status read_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_te
 radix_status check_attn_words(const radix_attn& d) {
   if (d.flags != 0) return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected 0", d.flags);
   if (d.next != nullptr) return fail(RADIX_E_INVALID, "d->next is %p: expected NULL", d.next);
-  if (!std::isfinite(d.scale)) return fail(RADIX_E_INVALID, "d->scale is %g: expected a finite number", d.scale);
+  if (!std::isfinite(d.scale))
+    return fail(RADIX_E_INVALID, "d->scale is %g: expected a finite number", d.scale);
   if (!std::isfinite(d.softcap) || d.softcap < 0.f) {
     return fail(RADIX_E_INVALID, "d->softcap is %g: expected 0 or more", d.softcap);
   }
   if (d.max_context_len > INT32_MAX) {
-    return fail(RADIX_E_INVALID, "d->max_context_len is %u: expected at most 2^31-1", d.max_context_len);
+    return fail(RADIX_E_INVALID, "d->max_context_len is %u: expected at most 2^31-1",
+                d.max_context_len);
   }
   return RADIX_OK;
 }
@@ -105,7 +110,8 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   if (st != RADIX_OK) return st;
   const int64_t heads = d.q.shape[1];
   if (heads == 0 || heads % kv.num_kv_heads != 0) {
-    return fail(RADIX_E_INVALID, "q.shape[1] is %" PRId64 ": expected a multiple of the %u KV heads", heads,
+    return fail(RADIX_E_INVALID,
+                "q.shape[1] is %" PRId64 ": expected a multiple of the %u KV heads", heads,
                 kv.num_kv_heads);
   }
   p->num_q_heads = static_cast<uint32_t>(heads);
@@ -113,14 +119,17 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   st = read_rows(d.out, "out", {rows, heads, kv.head_dim_v}, true, true, &p->out);
   if (st != RADIX_OK) return st;
   if (rows > 0 && d.out.data == d.q.data) {
-    return fail(RADIX_E_INVALID, "out.data is %p, which is q.data: expected memory of its own", d.out.data);
+    return fail(RADIX_E_INVALID, "out.data is %p, which is q.data: expected memory of its own",
+                d.out.data);
   }
   if (d.lse.data == nullptr) return RADIX_OK;
   st = check_tensor(d.lse, "lse", 2, true);
   if (st != RADIX_OK) return st;
   if (d.lse.dtype != RADIX_F32 || d.lse.shape[0] != rows || d.lse.shape[1] != heads) {
-    return fail(RADIX_E_INVALID, "lse is [%" PRId64 ", %" PRId64 "] of dtype %d: expected [%" PRId64 ", %" PRId64
-                "] of RADIX_F32", d.lse.shape[0], d.lse.shape[1], d.lse.dtype, rows, heads);
+    return fail(RADIX_E_INVALID,
+                "lse is [%" PRId64 ", %" PRId64 "] of dtype %d: expected [%" PRId64 ", %" PRId64
+                "] of RADIX_F32",
+                d.lse.shape[0], d.lse.shape[1], d.lse.dtype, rows, heads);
   }
   p->lse = static_cast<float*>(d.lse.data);
   p->lse_row_stride = stride_of(d.lse, 0);
@@ -132,10 +141,12 @@ radix_status read_attn_arrays(const radix_attn& d, AttentionParams* p) {
   if (d.num_seqs == 0) return RADIX_OK;
   if (d.context_lens == nullptr) return fail(RADIX_E_INVALID, "d->context_lens is NULL");
   if (d.block_tables == nullptr && (d.block_begin == nullptr || d.block_ids == nullptr)) {
-    return fail(RADIX_E_INVALID, "d->block_tables is NULL: expected it, or block_begin and block_ids");
+    return fail(RADIX_E_INVALID,
+                "d->block_tables is NULL: expected it, or block_begin and block_ids");
   }
   if (d.block_tables != nullptr && d.block_table_stride < 0) {
-    return fail(RADIX_E_INVALID, "d->block_table_stride is %" PRId64 ": expected 0 or more", d.block_table_stride);
+    return fail(RADIX_E_INVALID, "d->block_table_stride is %" PRId64 ": expected 0 or more",
+                d.block_table_stride);
   }
   p->blocks = {d.block_tables, d.block_table_stride, d.block_begin, d.block_ids};
   p->context_lens = d.context_lens;
@@ -160,7 +171,8 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
   if (st == RADIX_OK && need_data) st = read_attn_arrays(d, p);
   if (st != RADIX_OK) return st;
   if (!prefill && d.max_query_len > 1) {
-    return fail(RADIX_E_INVALID, "d->max_query_len is %u: expected 0 or 1 for decode", d.max_query_len);
+    return fail(RADIX_E_INVALID, "d->max_query_len is %u: expected 0 or 1 for decode",
+                d.max_query_len);
   }
   p->num_seqs = d.num_seqs;
   p->num_kv_heads = kv.num_kv_heads;
@@ -182,7 +194,8 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
   return RADIX_OK;
 }
 
-radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool prefill, radix_stream s) {
+radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool prefill,
+                              radix_stream s) {
   radix_attn d;
   AttentionParams p;
   radix_status st = check_ctx(ctx);
@@ -190,7 +203,8 @@ radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool pref
   if (st == RADIX_OK) st = check_stream(s);
   if (st != RADIX_OK) return st;
   if (prefill && d.cu_q_lens == nullptr && d.num_seqs > 0) {
-    return fail(RADIX_E_INVALID, "d->cu_q_lens is NULL: expected row offsets (decode has a call of its own)");
+    return fail(RADIX_E_INVALID,
+                "d->cu_q_lens is NULL: expected row offsets (decode has a call of its own)");
   }
   if (!prefill && d.cu_q_lens != nullptr) {
     return fail(RADIX_E_INVALID, "d->cu_q_lens is given: expected NULL for decode");
@@ -204,14 +218,16 @@ radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool pref
 
 radix_status positive(const char* name, float value) {
   if (std::isfinite(value) && value > 0.f) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "d->%s is %g: expected a positive number, or 0 for the default", name, value);
+  return fail(RADIX_E_INVALID, "d->%s is %g: expected a positive number, or 0 for the default",
+              name, value);
 }
 
 float or_default(float value, float fallback) { return value != 0.f ? value : fallback; }
 
 radix_status read_rope_scaling(const radix_rope_append& d, RopeAppendParams* p) {
   if (d.style != RADIX_ROPE_NEOX && d.style != RADIX_ROPE_INTERLEAVED) {
-    return fail(RADIX_E_INVALID, "d->style is %d: expected RADIX_ROPE_NEOX or _INTERLEAVED", d.style);
+    return fail(RADIX_E_INVALID, "d->style is %d: expected RADIX_ROPE_NEOX or _INTERLEAVED",
+                d.style);
   }
   if (d.scaling < RADIX_ROPE_SCALE_NONE || d.scaling > RADIX_ROPE_SCALE_YARN) {
     return fail(RADIX_E_INVALID, "d->scaling is %d: expected RADIX_ROPE_SCALE_*", d.scaling);
@@ -232,10 +248,12 @@ radix_status read_rope_scaling(const radix_rope_append& d, RopeAppendParams* p) 
   if (st == RADIX_OK) st = positive("high_freq_factor", p->high_freq_factor);
   if (st == RADIX_OK) st = positive("beta_fast", p->beta_fast);
   if (st == RADIX_OK) st = positive("beta_slow", p->beta_slow);
-  if (st == RADIX_OK && d.attention_factor != 0.f) st = positive("attention_factor", d.attention_factor);
+  if (st == RADIX_OK && d.attention_factor != 0.f)
+    st = positive("attention_factor", d.attention_factor);
   if (st != RADIX_OK) return st;
   if (d.scaling == RADIX_ROPE_SCALE_LLAMA3 && p->high_freq_factor <= p->low_freq_factor) {
-    return fail(RADIX_E_INVALID, "d->high_freq_factor is %g: expected more than low_freq_factor (%g)",
+    return fail(RADIX_E_INVALID,
+                "d->high_freq_factor is %g: expected more than low_freq_factor (%g)",
                 p->high_freq_factor, p->low_freq_factor);
   }
   if (d.scaling >= RADIX_ROPE_SCALE_LLAMA3 && d.original_max_position == 0) {
@@ -249,7 +267,8 @@ radix_status check_rope_words(const radix_rope_append& d) {
   if (d.reserved0 != 0) return fail(RADIX_E_INVALID, "d->reserved0 is %u: expected 0", d.reserved0);
   if (d.next != nullptr) return fail(RADIX_E_INVALID, "d->next is %p: expected NULL", d.next);
   if (d.num_tokens > INT32_MAX) {
-    return fail(RADIX_E_INVALID, "d->num_tokens is %" PRIu64 ": expected at most 2^31-1", d.num_tokens);
+    return fail(RADIX_E_INVALID, "d->num_tokens is %" PRIu64 ": expected at most 2^31-1",
+                d.num_tokens);
   }
   return RADIX_OK;
 }
@@ -257,7 +276,8 @@ radix_status check_rope_words(const radix_rope_append& d) {
 radix_status read_rope_rows(const radix_rope_append& d, const KvView& kv, RopeAppendParams* p) {
   const auto rows = static_cast<int64_t>(d.num_tokens);
   radix_status st = read_rows(d.k, "k", {rows, kv.num_kv_heads, kv.head_dim}, false, true, &p->k);
-  if (st == RADIX_OK) st = read_rows(d.v, "v", {rows, kv.num_kv_heads, kv.head_dim_v}, false, true, &p->v);
+  if (st == RADIX_OK)
+    st = read_rows(d.v, "v", {rows, kv.num_kv_heads, kv.head_dim_v}, false, true, &p->v);
   if (st != RADIX_OK || d.q.data == nullptr) return st;
   p->num_q_heads = static_cast<uint32_t>(d.q.shape[1]);
   return read_rows(d.q, "q", {rows, 0, kv.head_dim}, true, true, &p->q);
@@ -270,11 +290,12 @@ radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeApp
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, true, &kv);
   if (st == RADIX_OK) st = read_rope_rows(d, kv, p);
   if (st == RADIX_OK) st = check_array(d.slots, d.num_tokens, "d->slots");
-  if (st == RADIX_OK && d.rotary_dim != 0) st = check_array(d.positions, d.num_tokens, "d->positions");
+  if (st == RADIX_OK && d.rotary_dim != 0)
+    st = check_array(d.positions, d.num_tokens, "d->positions");
   if (st != RADIX_OK) return st;
   if (d.rotary_dim % 2 != 0 || d.rotary_dim > kv.head_dim) {
-    return fail(RADIX_E_INVALID, "d->rotary_dim is %u: expected an even number up to %u", d.rotary_dim,
-                kv.head_dim);
+    return fail(RADIX_E_INVALID, "d->rotary_dim is %u: expected an even number up to %u",
+                d.rotary_dim, kv.head_dim);
   }
   p->num_tokens = d.num_tokens;
   p->num_kv_heads = kv.num_kv_heads;
@@ -293,7 +314,9 @@ radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeApp
 // ---- operations
 
 radix_status check_op(const radix_ctx& ctx, const radix_op& op, uint32_t i) {
-  const auto bad_block = [&](radix_block b) { return b < 0 || static_cast<uint32_t>(b) >= ctx.kv.num_blocks; };
+  const auto bad_block = [&](radix_block b) {
+    return b < 0 || static_cast<uint32_t>(b) >= ctx.kv.num_blocks;
+  };
   if (op.kind != RADIX_OP_COPY) {
     return fail(RADIX_E_INVALID, "ops[%u].kind is %d: expected RADIX_OP_COPY", i, op.kind);
   }
@@ -315,7 +338,8 @@ using namespace radixattn;  // NOLINT(google-build-using-namespace): everything 
 
 extern "C" {
 
-radix_status radix_run_ops(radix_ctx* ctx, const radix_op* ops, uint32_t n, radix_stream s) RADIX_NOEXCEPT {
+radix_status radix_run_ops(radix_ctx* ctx, const radix_op* ops, uint32_t n,
+                           radix_stream s) RADIX_NOEXCEPT {
   radix_status st = check_memory(ctx);
   if (st == RADIX_OK) st = check_array(ops, n, "ops");
   if (st == RADIX_OK) st = check_stream(s);
@@ -345,8 +369,8 @@ radix_status radix_swap_bytes(const radix_ctx* ctx, uint32_t n, uint64_t* out) R
   return RADIX_OK;
 }
 
-radix_status radix_swap_out(radix_ctx* ctx, const radix_block* blocks, uint32_t n, void* host, uint64_t cap,
-                            radix_stream s) RADIX_NOEXCEPT {
+radix_status radix_swap_out(radix_ctx* ctx, const radix_block* blocks, uint32_t n, void* host,
+                            uint64_t cap, radix_stream s) RADIX_NOEXCEPT {
   uint64_t bytes = 0;
   radix_status st = radix_swap_bytes(ctx, n, &bytes);
   if (st == RADIX_OK) st = check_array(blocks, n, "blocks");
@@ -354,7 +378,8 @@ radix_status radix_swap_out(radix_ctx* ctx, const radix_block* blocks, uint32_t 
   if (st == RADIX_OK) st = check_stream(s);
   if (st != RADIX_OK) return st;
   if (cap < bytes) {
-    return fail(RADIX_E_BUFFER, "cap is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", cap, n, bytes);
+    return fail(RADIX_E_BUFFER, "cap is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", cap, n,
+                bytes);
   }
   return ctx->backend->swap_out(ctx->kv, blocks, n, host, s);
 }
@@ -368,7 +393,8 @@ radix_status radix_swap_in(radix_ctx* ctx, const radix_block* blocks, uint32_t n
   if (st == RADIX_OK) st = check_stream(s);
   if (st != RADIX_OK) return st;
   if (len != bytes) {
-    return fail(RADIX_E_INVALID, "len is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", len, n, bytes);
+    return fail(RADIX_E_INVALID, "len is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", len, n,
+                bytes);
   }
   return ctx->backend->swap_in(ctx->kv, blocks, n, host, s);
 }
@@ -402,7 +428,8 @@ radix_status radix_paged_attention_launch(radix_ctx* ctx, const radix_attn* d,
   return launch_attention(ctx, d, false, s);
 }
 
-radix_status radix_prefill_launch(radix_ctx* ctx, const radix_attn* d, radix_stream s) RADIX_NOEXCEPT {
+radix_status radix_prefill_launch(radix_ctx* ctx, const radix_attn* d,
+                                  radix_stream s) RADIX_NOEXCEPT {
   return launch_attention(ctx, d, true, s);
 }
 

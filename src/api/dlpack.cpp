@@ -1,4 +1,5 @@
-// radix_tensor_from_dlpack: the DLTensor of dlpack.h, whose layout is the same in its v0 and v1 ABI.
+// radix_tensor_from_dlpack: the DLTensor of dlpack.h, whose layout is the same in its v0 and v1
+// ABI.
 //
 // The struct is declared here as the DLPack specification gives it, so that users need no dlpack.h.
 #include "base/error.h"
@@ -24,19 +25,21 @@ struct DlType {
   uint8_t code, bits;
   int32_t dtype;
 };
-constexpr DlType kTypes[] = {{2, 32, RADIX_F32},    {2, 16, RADIX_F16},     {4, 16, RADIX_BF16},
+constexpr DlType kTypes[] = {{2, 32, RADIX_F32},     {2, 16, RADIX_F16},     {4, 16, RADIX_BF16},
                              {10, 8, RADIX_F8_E4M3}, {12, 8, RADIX_F8_E5M2}, {0, 8, RADIX_I8},
-                             {0, 32, RADIX_I32},    {0, 64, RADIX_I64},     {1, 8, RADIX_U8}};
+                             {0, 32, RADIX_I32},     {0, 64, RADIX_I64},     {1, 8, RADIX_U8}};
 
 struct DlDevice {
   int32_t type, device;
 };
 // 3 is page-locked host memory: the CPU reads it as its own.
-constexpr DlDevice kDevices[] = {{1, RADIX_DEV_CPU}, {2, RADIX_DEV_CUDA}, {3, RADIX_DEV_CPU}, {10, RADIX_DEV_HIP}};
+constexpr DlDevice kDevices[] = {
+    {1, RADIX_DEV_CPU}, {2, RADIX_DEV_CUDA}, {3, RADIX_DEV_CPU}, {10, RADIX_DEV_HIP}};
 
 int32_t dtype_of(const DlTensor& t) {
   for (const DlType& type : kTypes) {
-    if (type.code == t.type_code && type.bits == t.type_bits && t.type_lanes == 1) return type.dtype;
+    if (type.code == t.type_code && type.bits == t.type_bits && t.type_lanes == 1)
+      return type.dtype;
   }
   return RADIX_DT_DEFAULT;
 }
@@ -48,7 +51,8 @@ int32_t device_of(const DlTensor& t) {
   return RADIX_DEV_AUTO;
 }
 
-// Strides as they are. All of them 0 would read as compact: such a view (one element, repeated) is refused.
+// Strides as they are. All of them 0 would read as compact: such a view (one element, repeated) is
+// refused.
 radix_status copy_strides(const DlTensor& t, radix_tensor* out) {
   bool any = false, repeats = false;
   for (int32_t i = 0; i < t.ndim; ++i) {
@@ -57,11 +61,13 @@ radix_status copy_strides(const DlTensor& t, radix_tensor* out) {
     repeats = repeats || t.shape[i] > 1;
   }
   if (!any && repeats) {
-    return radixattn::fail(RADIX_E_INVALID, "dl_tensor->strides are all 0: expected a tensor that is not broadcast");
+    return radixattn::fail(RADIX_E_INVALID,
+                           "dl_tensor->strides are all 0: expected a tensor that is not broadcast");
   }
   const int32_t last = t.ndim - 1;
   if (t.shape[last] > 1 && t.strides[last] != 1) {
-    return radixattn::fail(RADIX_E_INVALID, "dl_tensor->strides[%d] is %lld: the last dimension must be contiguous",
+    return radixattn::fail(RADIX_E_INVALID,
+                           "dl_tensor->strides[%d] is %lld: the last dimension must be contiguous",
                            last, static_cast<long long>(t.strides[last]));
   }
   return RADIX_OK;
@@ -69,20 +75,24 @@ radix_status copy_strides(const DlTensor& t, radix_tensor* out) {
 
 }  // namespace
 
-extern "C" radix_status radix_tensor_from_dlpack(const void* dl_tensor, radix_tensor* out) RADIX_NOEXCEPT {
+extern "C" radix_status radix_tensor_from_dlpack(const void* dl_tensor,
+                                                 radix_tensor* out) RADIX_NOEXCEPT {
   using radixattn::fail;
   if (dl_tensor == nullptr) return fail(RADIX_E_INVALID, "dl_tensor is NULL");
   if (out == nullptr) return fail(RADIX_E_INVALID, "out is NULL");
   const DlTensor& t = *static_cast<const DlTensor*>(dl_tensor);
-  if (t.ndim < 0 || t.ndim > 5) return fail(RADIX_E_INVALID, "dl_tensor->ndim is %d: expected 0..5", t.ndim);
+  if (t.ndim < 0 || t.ndim > 5)
+    return fail(RADIX_E_INVALID, "dl_tensor->ndim is %d: expected 0..5", t.ndim);
   if (t.ndim > 0 && t.shape == nullptr) return fail(RADIX_E_INVALID, "dl_tensor->shape is NULL");
   const int32_t dtype = dtype_of(t), device = device_of(t);
   if (dtype == RADIX_DT_DEFAULT) {
-    return fail(RADIX_E_UNSUPPORTED, "dl_tensor->dtype is (code %u, bits %u, lanes %u): no counterpart here",
+    return fail(RADIX_E_UNSUPPORTED,
+                "dl_tensor->dtype is (code %u, bits %u, lanes %u): no counterpart here",
                 t.type_code, t.type_bits, t.type_lanes);
   }
   if (device == RADIX_DEV_AUTO) {
-    return fail(RADIX_E_UNSUPPORTED, "dl_tensor->device is type %d: expected the CPU, CUDA or ROCm", t.device_type);
+    return fail(RADIX_E_UNSUPPORTED, "dl_tensor->device is type %d: expected the CPU, CUDA or ROCm",
+                t.device_type);
   }
   radix_tensor view = {};
   view.data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;

@@ -8,8 +8,8 @@ using radixattn::fail;
 
 #define RADIX_TEXT_OF(x) #x
 #define RADIX_TEXT(x) RADIX_TEXT_OF(x)
-#define RADIX_VERSION_TEXT                                                  \
-  RADIX_TEXT(RADIXATTN_VERSION_MAJOR)                                       \
+#define RADIX_VERSION_TEXT            \
+  RADIX_TEXT(RADIXATTN_VERSION_MAJOR) \
   "." RADIX_TEXT(RADIXATTN_VERSION_MINOR) "." RADIX_TEXT(RADIXATTN_VERSION_PATCH)
 
 #if defined(__clang__)
@@ -31,14 +31,15 @@ struct NamedSize {
   const char* name;
   size_t size;
 };
-#define RADIX_SIZE(type) {#type, sizeof(type)}
+#define RADIX_SIZE(type) \
+  { #type, sizeof(type) }
 constexpr NamedSize kSizes[] = {
-    RADIX_SIZE(radix_allocator),   RADIX_SIZE(radix_executor),     RADIX_SIZE(radix_tensor),
-    RADIX_SIZE(radix_config),      RADIX_SIZE(radix_request_desc), RADIX_SIZE(radix_match),
-    RADIX_SIZE(radix_request_info), RADIX_SIZE(radix_op),          RADIX_SIZE(radix_append),
-    RADIX_SIZE(radix_append_out),  RADIX_SIZE(radix_commit_item),  RADIX_SIZE(radix_remap),
-    RADIX_SIZE(radix_commit_out),  RADIX_SIZE(radix_stats),        RADIX_SIZE(radix_ns_info),
-    RADIX_SIZE(radix_attn),        RADIX_SIZE(radix_rope_append)};
+    RADIX_SIZE(radix_allocator),    RADIX_SIZE(radix_executor),     RADIX_SIZE(radix_tensor),
+    RADIX_SIZE(radix_config),       RADIX_SIZE(radix_request_desc), RADIX_SIZE(radix_match),
+    RADIX_SIZE(radix_request_info), RADIX_SIZE(radix_op),           RADIX_SIZE(radix_append),
+    RADIX_SIZE(radix_append_out),   RADIX_SIZE(radix_commit_item),  RADIX_SIZE(radix_remap),
+    RADIX_SIZE(radix_commit_out),   RADIX_SIZE(radix_stats),        RADIX_SIZE(radix_ns_info),
+    RADIX_SIZE(radix_attn),         RADIX_SIZE(radix_rope_append)};
 #undef RADIX_SIZE
 
 }  // namespace
@@ -50,34 +51,56 @@ const char* radix_version_string(void) RADIX_NOEXCEPT { return RADIX_VERSION_TEX
 uint32_t radix_abi(void) RADIX_NOEXCEPT { return RADIXATTN_ABI; }
 
 const char* radix_build_info(void) RADIX_NOEXCEPT {
-  return "radixattn " RADIX_VERSION_TEXT "; " RADIX_COMPILER "; cpu targets: " RADIXATTN_CPU_TARGET_LIST
-         "; cuda: no; assertions: " RADIX_ASSERTS;
+  return "radixattn " RADIX_VERSION_TEXT "; " RADIX_COMPILER
+         "; cpu targets: " RADIXATTN_CPU_TARGET_LIST "; cuda: no; assertions: " RADIX_ASSERTS;
 }
 
 const char* radix_status_name(radix_status st) RADIX_NOEXCEPT {
   switch (st) {
-    case RADIX_OK: return "OK";
-    case RADIX_E_INVALID: return "INVALID";
-    case RADIX_E_VERSION: return "VERSION";
-    case RADIX_E_NOMEM: return "NOMEM";
-    case RADIX_E_NO_BLOCKS: return "NO_BLOCKS";
-    case RADIX_E_BUFFER: return "BUFFER";
-    case RADIX_E_STALE: return "STALE";
-    case RADIX_E_STATE: return "STATE";
-    case RADIX_E_UNSUPPORTED: return "UNSUPPORTED";
-    case RADIX_E_NO_DEVICE: return "NO_DEVICE";
-    case RADIX_E_DEVICE: return "DEVICE";
-    case RADIX_E_DEVICE_LOST: return "DEVICE_LOST";
-    case RADIX_E_IO: return "IO";
-    case RADIX_E_CORRUPT: return "CORRUPT";
-    case RADIX_E_MISMATCH: return "MISMATCH";
-    case RADIX_E_CANCELLED: return "CANCELLED";
-    case RADIX_E_QUOTA: return "QUOTA";
-    case RADIX_E_BUSY: return "BUSY";
-    case RADIX_E_CALLBACK: return "CALLBACK";
-    case RADIX_E_FULL: return "FULL";
-    case RADIX_E_INTERNAL: return "INTERNAL";
-    default: return "unknown status";
+    case RADIX_OK:
+      return "OK";
+    case RADIX_E_INVALID:
+      return "INVALID";
+    case RADIX_E_VERSION:
+      return "VERSION";
+    case RADIX_E_NOMEM:
+      return "NOMEM";
+    case RADIX_E_NO_BLOCKS:
+      return "NO_BLOCKS";
+    case RADIX_E_BUFFER:
+      return "BUFFER";
+    case RADIX_E_STALE:
+      return "STALE";
+    case RADIX_E_STATE:
+      return "STATE";
+    case RADIX_E_UNSUPPORTED:
+      return "UNSUPPORTED";
+    case RADIX_E_NO_DEVICE:
+      return "NO_DEVICE";
+    case RADIX_E_DEVICE:
+      return "DEVICE";
+    case RADIX_E_DEVICE_LOST:
+      return "DEVICE_LOST";
+    case RADIX_E_IO:
+      return "IO";
+    case RADIX_E_CORRUPT:
+      return "CORRUPT";
+    case RADIX_E_MISMATCH:
+      return "MISMATCH";
+    case RADIX_E_CANCELLED:
+      return "CANCELLED";
+    case RADIX_E_QUOTA:
+      return "QUOTA";
+    case RADIX_E_BUSY:
+      return "BUSY";
+    case RADIX_E_CALLBACK:
+      return "CALLBACK";
+    case RADIX_E_FULL:
+      return "FULL";
+    case RADIX_E_INTERNAL:
+      return "INTERNAL";
+    default:
+      return "unknown status";
   }
 }
 

@@ -50,7 +50,8 @@ void write_struct_bytes(const void* from, void* to, uint32_t known) {
   const uint32_t size = size_of(to);
   const uint32_t given = size < known ? size : known;
   constexpr uint32_t kHead = sizeof(uint32_t);
-  std::memcpy(static_cast<char*>(to) + kHead, static_cast<const char*>(from) + kHead, given - kHead);
+  std::memcpy(static_cast<char*>(to) + kHead, static_cast<const char*>(from) + kHead,
+              given - kHead);
 }
 
 }  // namespace radixattn

@@ -1,7 +1,7 @@
 // The size rule of the header: structs of callers that were compiled with an older or a newer one.
 //
-//   in    bytes beyond the caller's struct_size read as 0; bytes beyond what this library knows must be 0
-//   out   at most struct_size bytes are written, struct_size itself stays
+//   in    bytes beyond the caller's struct_size read as 0; bytes beyond what this library knows
+//   must be 0 out   at most struct_size bytes are written, struct_size itself stays
 // Every public struct begins with uint32_t struct_size. Nothing here allocates.
 #pragma once
 
@@ -13,7 +13,8 @@
 namespace radixattn {
 
 // Copies the caller's struct into `to`, which has `known` bytes. VERSION: a size below 4 or above
-// 4096, or bytes set beyond `known`; INVALID: null. `name` is the argument's name, `type` the struct's.
+// 4096, or bytes set beyond `known`; INVALID: null. `name` is the argument's name, `type` the
+// struct's.
 radix_status read_struct_bytes(const void* from, const char* name, const char* type, void* to,
                                uint32_t known);
 // Copies `known` bytes of `from` back, as far as the caller's struct_size goes.
@@ -21,9 +22,11 @@ void write_struct_bytes(const void* from, void* to, uint32_t known);
 // Of a struct that is only written: its struct_size makes sense.
 radix_status check_out_bytes(const void* to, const char* name, const char* type);
 
-#define RADIX_STRUCT_NAME(T) \
-  template <>                \
-  constexpr const char* struct_name<T>() { return #T; }
+#define RADIX_STRUCT_NAME(T)               \
+  template <>                              \
+  constexpr const char* struct_name<T>() { \
+    return #T;                             \
+  }
 
 template <class T>
 constexpr const char* struct_name();

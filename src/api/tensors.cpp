@@ -61,12 +61,14 @@ radix_status check_head_dim(const char* name, int64_t dim) {
 }
 
 radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data) {
-  if (t.ndim != ndim) return fail(RADIX_E_INVALID, "%s.ndim is %d: expected %d", name, t.ndim, ndim);
+  if (t.ndim != ndim)
+    return fail(RADIX_E_INVALID, "%s.ndim is %d: expected %d", name, t.ndim, ndim);
   if (t.dtype <= RADIX_DT_DEFAULT || t.dtype > RADIX_U8) {
     return fail(RADIX_E_INVALID, "%s.dtype is %d: expected RADIX_F32, F16 or BF16", name, t.dtype);
   }
   if (element_bytes(t.dtype) == 0) {
-    return fail(RADIX_E_UNSUPPORTED, "%s.dtype is %d: expected RADIX_F32, F16 or BF16", name, t.dtype);
+    return fail(RADIX_E_UNSUPPORTED, "%s.dtype is %d: expected RADIX_F32, F16 or BF16", name,
+                t.dtype);
   }
   if ((t.device != RADIX_DEV_AUTO && t.device != RADIX_DEV_CPU) || t.device_index != 0) {
     return fail(RADIX_E_INVALID, "%s is on device %d:%d: the context is on the CPU", name, t.device,
@@ -74,7 +76,8 @@ radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim,
   }
   int64_t elements = 1;
   for (int32_t i = 0; i < ndim; ++i) {
-    if (t.shape[i] < 0 || t.shape[i] > INT32_MAX || __builtin_mul_overflow(elements, t.shape[i], &elements)) {
+    if (t.shape[i] < 0 || t.shape[i] > INT32_MAX ||
+        __builtin_mul_overflow(elements, t.shape[i], &elements)) {
       return fail(RADIX_E_INVALID, "%s.shape[%d] is %lld: expected 0..2^31-1", name, i,
                   static_cast<ll>(t.shape[i]));
     }
@@ -86,8 +89,8 @@ radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim,
     }
   }
   if (t.shape[ndim - 1] > 1 && stride_of(t, ndim - 1) != 1) {
-    return fail(RADIX_E_INVALID, "%s.stride[%d] is %lld: the last dimension must be contiguous", name,
-                ndim - 1, static_cast<ll>(t.stride[ndim - 1]));
+    return fail(RADIX_E_INVALID, "%s.stride[%d] is %lld: the last dimension must be contiguous",
+                name, ndim - 1, static_cast<ll>(t.stride[ndim - 1]));
   }
   int64_t extent = 0;
   if (elements > 0 && !extent_of(t, &extent)) {
@@ -102,16 +105,16 @@ radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim,
   return RADIX_OK;
 }
 
-radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected, bool written,
-                       bool need_data, RowTensor* out) {
+radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected,
+                       bool written, bool need_data, RowTensor* out) {
   const radix_status st = check_tensor(t, name, 3, need_data);
   if (st != RADIX_OK) return st;
   const int64_t wanted[3] = {expected.rows, expected.heads, expected.dim};
   for (int32_t i = 0; i < 3; ++i) {
     const bool any = i > 0 && wanted[i] == 0;
     if (!any && t.shape[i] != wanted[i]) {
-      return fail(RADIX_E_INVALID, "%s.shape[%d] is %lld: expected %lld", name, i, static_cast<ll>(t.shape[i]),
-                  static_cast<ll>(wanted[i]));
+      return fail(RADIX_E_INVALID, "%s.shape[%d] is %lld: expected %lld", name, i,
+                  static_cast<ll>(t.shape[i]), static_cast<ll>(wanted[i]));
     }
   }
   if (written && overlaps_itself(t, 3)) {
@@ -125,7 +128,8 @@ radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& 
 radix_status read_paged(const radix_tensor& t, const char* name, int32_t layout, bool need_data,
                         PagedTensor* out, PagedShape* shape) {
   if (layout != RADIX_LAYOUT_NHD && layout != RADIX_LAYOUT_HND) {
-    return fail(RADIX_E_INVALID, "kv_layout is %d: expected RADIX_LAYOUT_NHD or RADIX_LAYOUT_HND", layout);
+    return fail(RADIX_E_INVALID, "kv_layout is %d: expected RADIX_LAYOUT_NHD or RADIX_LAYOUT_HND",
+                layout);
   }
   radix_status st = check_tensor(t, name, 4, need_data);
   if (st != RADIX_OK) return st;
@@ -133,10 +137,11 @@ radix_status read_paged(const radix_tensor& t, const char* name, int32_t layout,
   const int32_t head = 3 - token;
   *shape = {t.shape[0], t.shape[token], t.shape[head], t.shape[3]};
   if (shape->block_size < 1 || shape->block_size > 256) {
-    return fail(RADIX_E_INVALID, "%s.shape[%d] is %lld: expected a block size of 1..256", name, token,
-                static_cast<ll>(shape->block_size));
+    return fail(RADIX_E_INVALID, "%s.shape[%d] is %lld: expected a block size of 1..256", name,
+                token, static_cast<ll>(shape->block_size));
   }
-  if (shape->num_kv_heads < 1) return fail(RADIX_E_INVALID, "%s.shape[%d] is 0: expected KV heads", name, head);
+  if (shape->num_kv_heads < 1)
+    return fail(RADIX_E_INVALID, "%s.shape[%d] is 0: expected KV heads", name, head);
   st = check_head_dim(name, shape->head_dim);
   if (st != RADIX_OK) return st;
   *out = {t.data, t.dtype, stride_of(t, 0), stride_of(t, token), stride_of(t, head)};

@@ -16,8 +16,8 @@ struct RowShape {
 };
 
 // `need_data`: data must be there and aligned; false for workspace queries.
-radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected, bool written,
-                       bool need_data, RowTensor* out);
+radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected,
+                       bool written, bool need_data, RowTensor* out);
 
 // Paged K or V of one layer, as a caller's own tensor says it.
 struct PagedShape {
@@ -27,7 +27,8 @@ radix_status read_paged(const radix_tensor& t, const char* name, int32_t layout,
                         PagedTensor* out, PagedShape* shape);
 
 radix_status check_head_dim(const char* name, int64_t dim);
-// dtype that the library computes with, device CPU, rank, sizes, last dimension contiguous, no negative strides.
+// dtype that the library computes with, device CPU, rank, sizes, last dimension contiguous, no
+// negative strides.
 radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data);
 // Element stride of dimension i, with the compact ones filled in.
 int64_t stride_of(const radix_tensor& t, int32_t i);

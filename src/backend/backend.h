@@ -1,9 +1,10 @@
 // The contract of a backend: what the C boundary asks of the CPU and, later, of a device.
 //
-// A backend owns memory of its kind and runs launches. It knows no tree, no request and no plan: it gets raw pointers,
-// strides and lengths, already checked by src/api for everything that needs no look at array contents. Launches
-// never allocate on the heap, never throw and may be called from any thread; two launches may run at the same
-// time when their outputs do not overlap. All sizes are in elements unless a name says bytes.
+// A backend owns memory of its kind and runs launches. It knows no tree, no request and no plan: it
+// gets raw pointers, strides and lengths, already checked by src/api for everything that needs no
+// look at array contents. Launches never allocate on the heap, never throw and may be called from
+// any thread; two launches may run at the same time when their outputs do not overlap. All sizes
+// are in elements unless a name says bytes.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,8 @@
 namespace radixattn {
 
 // Paged K or V of one layer. The vector of (block b, token t, KV head h) starts at
-// data + (b*block_stride + t*token_stride + h*head_stride) elements; its head_dim elements are contiguous.
-// NHD, HND and views of either differ only in strides.
+// data + (b*block_stride + t*token_stride + h*head_stride) elements; its head_dim elements are
+// contiguous. NHD, HND and views of either differ only in strides.
 struct PagedTensor {
   void* data = nullptr;
   int32_t dtype = 0;  // RADIX_F32, RADIX_F16, RADIX_BF16
@@ -44,10 +45,12 @@ struct BlockTables {
   }
 };
 
-// One attention launch over paged K/V. Query row r of sequence s (rows [cu_q_lens[s], cu_q_lens[s+1]) for prefill,
-// row s for decode) stands at position p = context_len - q_len + (r - first row) and sees the keys
-// j in [max(0, p - window + 1), p] (window 0: from 0). For a visible key:
-//   x = scale * dot(q, k_j);  if softcap > 0: x = softcap * tanh(x / softcap);  if alibi: x += slope[h] * (j - p)
+// One attention launch over paged K/V. Query row r of sequence s (rows [cu_q_lens[s],
+// cu_q_lens[s+1]) for prefill, row s for decode) stands at position p = context_len - q_len + (r -
+// first row) and sees the keys j in [max(0, p - window + 1), p] (window 0: from 0). For a visible
+// key:
+//   x = scale * dot(q, k_j);  if softcap > 0: x = softcap * tanh(x / softcap);  if alibi: x +=
+//   slope[h] * (j - p)
 // With sinks, exp(sink[h]) is added once to the softmax's denominator, and counts in the LSE.
 // A row that sees no key gives zeros and LSE = -inf (sinks or not), never NaN.
 struct AttentionParams {
@@ -62,19 +65,21 @@ struct AttentionParams {
   uint32_t max_query_len = 1;
   uint32_t window = 0;  // visible tokens, the query's own included; 0 = unlimited
   float scale = 0.f;
-  float softcap = 0.f;  // 0 = off
-  RowTensor q;          // [rows, num_q_heads, head_dim]
-  RowTensor out;        // [rows, num_q_heads, head_dim_v]
+  float softcap = 0.f;   // 0 = off
+  RowTensor q;           // [rows, num_q_heads, head_dim]
+  RowTensor out;         // [rows, num_q_heads, head_dim_v]
   float* lse = nullptr;  // [rows, num_q_heads] natural log, or null
   int64_t lse_row_stride = 0;
   int64_t lse_head_stride = 1;
   PagedTensor k, v;
   BlockTables blocks;
-  const int32_t* context_lens = nullptr;  // [num_seqs] K/V tokens of each sequence, its new ones included; 0 = empty
-  const int32_t* cu_q_lens = nullptr;     // [num_seqs + 1] for prefill; null for decode (one row a sequence)
-  const float* alibi_slopes = nullptr;    // [num_q_heads] or null
-  const float* sinks = nullptr;           // [num_q_heads] or null
-  void* workspace = nullptr;              // 64-byte aligned, at least what workspace_bytes asked for
+  const int32_t* context_lens =
+      nullptr;  // [num_seqs] K/V tokens of each sequence, its new ones included; 0 = empty
+  const int32_t* cu_q_lens =
+      nullptr;  // [num_seqs + 1] for prefill; null for decode (one row a sequence)
+  const float* alibi_slopes = nullptr;  // [num_q_heads] or null
+  const float* sinks = nullptr;         // [num_q_heads] or null
+  void* workspace = nullptr;            // 64-byte aligned, at least what workspace_bytes asked for
   uint64_t workspace_bytes = 0;
 };
 
@@ -87,9 +92,10 @@ struct RopeAppendParams {
   uint32_t head_dim_v = 0;  // of v
   uint32_t block_size = 0;
   uint32_t num_blocks = 0;
-  uint32_t rotary_dim = 0;  // first rotary_dim elements of a head turn; 0 = no rotation, only the write; even
-  int32_t style = 0;        // RADIX_ROPE_NEOX | RADIX_ROPE_INTERLEAVED
-  int32_t scaling = 0;      // RADIX_ROPE_SCALE_*
+  uint32_t rotary_dim =
+      0;  // first rotary_dim elements of a head turn; 0 = no rotation, only the write; even
+  int32_t style = 0;    // RADIX_ROPE_NEOX | RADIX_ROPE_INTERLEAVED
+  int32_t scaling = 0;  // RADIX_ROPE_SCALE_*
   float theta = 10000.f;
   float scale = 1.f;  // the scaling's factor (LINEAR, LLAMA3, YARN): positions stretch by it
   float low_freq_factor = 1.f, high_freq_factor = 4.f;  // LLAMA3
@@ -100,12 +106,13 @@ struct RopeAppendParams {
   RowTensor k;  // [num_tokens, num_kv_heads, head_dim], read only
   RowTensor v;  // [num_tokens, num_kv_heads, head_dim_v], read only
   PagedTensor k_cache, v_cache;
-  const int64_t* slots = nullptr;  // [num_tokens] block*block_size + offset; a negative slot = a padded row, written nowhere
+  const int64_t* slots = nullptr;  // [num_tokens] block*block_size + offset; a negative slot = a
+                                   // padded row, written nowhere
   const int32_t* positions = nullptr;  // [num_tokens]; may be null when rotary_dim is 0
 };
 
-// All layers' K/V of the blocks of a context, as launches on whole blocks see it. One block of one layer's K (or V)
-// is `k_block_bytes` (`v_block_bytes`) contiguous bytes.
+// All layers' K/V of the blocks of a context, as launches on whole blocks see it. One block of one
+// layer's K (or V) is `k_block_bytes` (`v_block_bytes`) contiguous bytes.
 struct KvBlocks {
   char* base = nullptr;
   uint32_t num_layers = 0;
@@ -114,30 +121,34 @@ struct KvBlocks {
   uint64_t k_block_bytes = 0, v_block_bytes = 0;
   uint64_t layer_bytes = 0;     // from one layer's K to the next layer's K
   uint64_t v_offset_bytes = 0;  // from a layer's K to its V
-  uint64_t token_chunk_bytes_k = 0;  // NHD: bytes of one token (all heads), contiguous from the block's start
+  uint64_t token_chunk_bytes_k =
+      0;  // NHD: bytes of one token (all heads), contiguous from the block's start
   uint64_t token_chunk_bytes_v = 0;  //   (0 for HND, where a partial copy moves the whole block)
 };
 
-// A backend. Every call returns RADIX_OK or sets the thread's message (base/error.h) and returns the code.
+// A backend. Every call returns RADIX_OK or sets the thread's message (base/error.h) and returns
+// the code.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual radix_status attention_workspace(const AttentionParams& p, bool prefill, uint64_t* bytes) const = 0;
+  virtual radix_status attention_workspace(const AttentionParams& p, bool prefill,
+                                           uint64_t* bytes) const = 0;
   virtual radix_status decode(const AttentionParams& p, radix_stream stream) = 0;
   virtual radix_status prefill(const AttentionParams& p, radix_stream stream) = 0;
   virtual radix_status rope_append(const RopeAppendParams& p, radix_stream stream) = 0;
 
   // dst block <- src block, in order, for every layer; pairs = {src, dst} * n.
-  virtual radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n, radix_stream stream) = 0;
-  // The first num_tokens tokens of src to dst (the COPY operation of a copy-on-write).
-  virtual radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+  virtual radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                                    radix_stream stream) = 0;
+  // The first num_tokens tokens of src to dst (the COPY operation of a copy-on-write).
+  virtual radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst,
+                                   uint32_t num_tokens, radix_stream stream) = 0;
   // Host image of n blocks: for each block in order, for each layer: K then V bytes.
   virtual radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
                                 radix_stream stream) = 0;
-  virtual radix_status swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n, const void* host,
-                               radix_stream stream) = 0;
+  virtual radix_status swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                               const void* host, radix_stream stream) = 0;
 };
 
 }  // namespace radixattn

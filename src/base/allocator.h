@@ -1,7 +1,8 @@
 // Host memory through the context's allocator callbacks (malloc when the caller gave none).
 //
-// Promises: every block is freed with the size and alignment it was taken with; `bytes()` is what is held now. Nothing
-// throws; a failed allocation returns nullptr. Thread rule: as the context's lock (callers serialise).
+// Promises: every block is freed with the size and alignment it was taken with; `bytes()` is what
+// is held now. Nothing throws; a failed allocation returns nullptr. Thread rule: as the context's
+// lock (callers serialise).
 #pragma once
 
 #include <cstddef>

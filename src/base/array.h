@@ -1,7 +1,8 @@
 // A growable array of trivially copyable elements over the context's allocator.
 //
-// Unlike std::vector it never throws: reserve says whether there is room, everything else cannot fail. Elements of fresh
-// capacity are zero. Growth doubles. Indexing is unchecked in release builds.
+// Unlike std::vector it never throws: reserve says whether there is room, everything else cannot
+// fail. Elements of fresh capacity are zero. Growth doubles. Indexing is unchecked in release
+// builds.
 #pragma once
 
 #include <cassert>

@@ -1,5 +1,6 @@
-// A fast 64-bit mixing hash for in-memory tables: the folded 64x64 multiply of wyhash (Wang Yi, public domain), our own
-// arrangement. Never stored, never trusted: every hit is verified by comparing tokens.
+// A fast 64-bit mixing hash for in-memory tables: the folded 64x64 multiply of wyhash (Wang Yi,
+// public domain), our own arrangement. Never stored, never trusted: every hit is verified by
+// comparing tokens.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Generation-checked ids: generation << 32 | kind << 30 | index. Generation is never 0 for requests and pins, so 0 is no id;
-// the default namespace is generation 0, index 0, kind 0 on purpose.
+// Generation-checked ids: generation << 32 | kind << 30 | index. Generation is never 0 for requests
+// and pins, so 0 is no id; the default namespace is generation 0, index 0, kind 0 on purpose.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,8 @@ constexpr uint64_t make_id(IdKind kind, uint32_t generation, uint32_t index) {
 }
 constexpr uint32_t id_generation(uint64_t id) { return static_cast<uint32_t>(id >> 32); }
 constexpr uint32_t id_index(uint64_t id) { return static_cast<uint32_t>(id) & kMaxIdIndex; }
-constexpr IdKind id_kind(uint64_t id) { return static_cast<IdKind>(static_cast<uint32_t>(id) >> 30); }
+constexpr IdKind id_kind(uint64_t id) {
+  return static_cast<IdKind>(static_cast<uint32_t>(id) >> 30);
+}
 
 }  // namespace radixattn

@@ -11,21 +11,25 @@ bool CacheManager::needs_copy(const Request& r) const {
   return !is_private(entry) || pool_.refs(block_of(entry)) > 1;
 }
 
-radix_status CacheManager::plan_item(const radix_append& item, uint32_t position, AppendPlan* plan) {
+radix_status CacheManager::plan_item(const radix_append& item, uint32_t position,
+                                     AppendPlan* plan) {
   uint32_t index;
   const radix_status st = find_request(item.req, "items.req", &index);
   if (st != RADIX_OK) return st;
   Request& r = requests_[index];
   if (r.batch_mark == batch_mark_) {
-    return fail(RADIX_E_INVALID, "items[%u].req names a request that an earlier item names", position);
+    return fail(RADIX_E_INVALID, "items[%u].req names a request that an earlier item names",
+                position);
   }
   r.batch_mark = batch_mark_;
   r.planned_copy = 0;
   if (item.num_tokens == 0) return RADIX_OK;
   if (item.tokens != nullptr && r.known_tokens != r.num_tokens) {
-    return fail(RADIX_E_STATE, "items[%u].tokens given while ids of tokens [%llu, %llu) are unknown: set them first",
-                position, static_cast<unsigned long long>(r.known_tokens),
-                static_cast<unsigned long long>(r.num_tokens));
+    return fail(
+        RADIX_E_STATE,
+        "items[%u].tokens given while ids of tokens [%llu, %llu) are unknown: set them first",
+        position, static_cast<unsigned long long>(r.known_tokens),
+        static_cast<unsigned long long>(r.num_tokens));
   }
   plan->need_slots += item.num_tokens;
   const uint64_t room = r.room(config_.block_size);
@@ -33,7 +37,8 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
   if (item.num_tokens > room) {
     fresh = blocks_for(r.num_tokens + item.num_tokens) - r.num_blocks;
     if (r.num_blocks + fresh > requests_.max_row()) {
-      return fail(RADIX_E_FULL, "items[%u] needs a row of %llu blocks: max_blocks_per_request is %u", position,
+      return fail(RADIX_E_FULL,
+                  "items[%u] needs a row of %llu blocks: max_blocks_per_request is %u", position,
                   static_cast<unsigned long long>(r.num_blocks + fresh), requests_.max_row());
     }
     if (!requests_.reserve_row(index, r.num_blocks + fresh)) {
@@ -44,8 +49,9 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
   if (needs_copy(r)) {
     ++fresh;
     ++plan->need_ops;
-    // The copy drops a reference; a later item of this batch that shares the block may then write in place. The plan must
-    // count as the execution will, so the reference goes now and comes back when planning is done.
+    // The copy drops a reference; a later item of this batch that shares the block may then write
+    // in place. The plan must count as the execution will, so the reference goes now and comes back
+    // when planning is done.
     const uint32_t entry = r.row[r.num_blocks - 1];
     if (is_private(entry)) {
       pool_.remove_ref(block_of(entry));
@@ -68,8 +74,9 @@ radix_status CacheManager::plan_capacity(const radix_append* items, uint32_t n, 
     const uint64_t wanted = uint64_t{space.used} + space.plan_need;
     if (wanted > limit) {
       plan->short_blocks = static_cast<uint32_t>(wanted - limit);
-      return fail(RADIX_E_QUOTA, "the namespace of items[%u] uses %u of its %u blocks and needs %u more: %u short", i,
-                  space.used, space.quota, space.plan_need, plan->short_blocks);
+      return fail(RADIX_E_QUOTA,
+                  "the namespace of items[%u] uses %u of its %u blocks and needs %u more: %u short",
+                  i, space.used, space.quota, space.plan_need, plan->short_blocks);
     }
   }
   const uint64_t available = pool_.num_free() + (evicts ? tree_.evictable() : 0);
@@ -78,7 +85,8 @@ radix_status CacheManager::plan_capacity(const radix_append* items, uint32_t n, 
     plan->short_blocks = missing > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(missing);
     return fail(RADIX_E_NO_BLOCKS, "%llu blocks needed, %u free and %llu evictable: %u short",
                 static_cast<unsigned long long>(plan->need_blocks), pool_.num_free(),
-                static_cast<unsigned long long>(evicts ? tree_.evictable() : 0), plan->short_blocks);
+                static_cast<unsigned long long>(evicts ? tree_.evictable() : 0),
+                plan->short_blocks);
   }
   return RADIX_OK;
 }
@@ -96,7 +104,8 @@ radix_status CacheManager::plan_append(const radix_append* items, uint32_t n, Ap
   }
   if (st == RADIX_OK) st = plan_capacity(items, n, plan);
   if (st != RADIX_OK) {
-    for (uint32_t i = 0; i < planned; ++i) namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
+    for (uint32_t i = 0; i < planned; ++i)
+      namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
   }
   return st;
 }
@@ -139,7 +148,8 @@ void CacheManager::copy_on_write(uint32_t index, radix_append_out* out) {
   } else {
     shrink_lease(index, r.commit_blocks);
   }
-  out->ops[out->num_ops++] = {RADIX_OP_COPY, static_cast<int32_t>(old_block), static_cast<int32_t>(fresh), valid};
+  out->ops[out->num_ops++] = {RADIX_OP_COPY, static_cast<int32_t>(old_block),
+                              static_cast<int32_t>(fresh), valid};
   ++counters_.cow_copies;
   bump_version(&r);
 }
@@ -178,22 +188,27 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
 }
 
 // All of the items or none. `out` counts on from where it is.
-radix_status CacheManager::append_batch(const radix_append* items, uint32_t n, radix_append_out* out) {
+radix_status CacheManager::append_batch(const radix_append* items, uint32_t n,
+                                        radix_append_out* out) {
   AppendPlan plan = {};
   const radix_status st = plan_append(items, n, &plan);
   if (st != RADIX_OK) {
     out->short_blocks = plan.short_blocks;
     return st;
   }
-  const bool slots_fit = out->slots == nullptr || out->num_slots + plan.need_slots <= out->slots_cap;
-  const bool ops_fit = plan.need_ops == 0 || (out->ops != nullptr && out->num_ops + plan.need_ops <= out->ops_cap);
+  const bool slots_fit =
+      out->slots == nullptr || out->num_slots + plan.need_slots <= out->slots_cap;
+  const bool ops_fit =
+      plan.need_ops == 0 || (out->ops != nullptr && out->num_ops + plan.need_ops <= out->ops_cap);
   if (!slots_fit || !ops_fit) {
-    for (uint32_t i = 0; i < n; ++i) namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
+    for (uint32_t i = 0; i < n; ++i)
+      namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
     out->num_slots += plan.need_slots;
     out->num_ops += plan.need_ops;
     return fail(RADIX_E_BUFFER, "%s: %llu slots and %u ops needed, room for %llu and %u",
-                slots_fit ? "ops" : "slots", static_cast<unsigned long long>(out->num_slots), out->num_ops,
-                static_cast<unsigned long long>(out->slots_cap), out->ops != nullptr ? out->ops_cap : 0);
+                slots_fit ? "ops" : "slots", static_cast<unsigned long long>(out->num_slots),
+                out->num_ops, static_cast<unsigned long long>(out->slots_cap),
+                out->ops != nullptr ? out->ops_cap : 0);
   }
   out->evicted_blocks += make_room(items, n, plan.need_blocks);
   for (uint32_t i = 0; i < n; ++i) append_item(items[i], out);
@@ -223,15 +238,19 @@ radix_status CacheManager::append(const radix_append* items, uint32_t n, radix_a
   return RADIX_OK;
 }
 
-radix_status CacheManager::set_tokens(radix_req id, uint64_t pos, const radix_token* tokens, uint64_t n) {
+radix_status CacheManager::set_tokens(radix_req id, uint64_t pos, const radix_token* tokens,
+                                      uint64_t n) {
   uint32_t index;
   const radix_status st = find_request(id, "r", &index);
   if (st != RADIX_OK) return st;
   Request& r = requests_[index];
   if (pos > r.known_tokens || n > r.num_tokens - pos) {
-    return fail(RADIX_E_INVALID, "pos %llu and n %llu: expected pos <= known_tokens %llu and pos + n <= num_tokens %llu",
-                static_cast<unsigned long long>(pos), static_cast<unsigned long long>(n),
-                static_cast<unsigned long long>(r.known_tokens), static_cast<unsigned long long>(r.num_tokens));
+    return fail(
+        RADIX_E_INVALID,
+        "pos %llu and n %llu: expected pos <= known_tokens %llu and pos + n <= num_tokens %llu",
+        static_cast<unsigned long long>(pos), static_cast<unsigned long long>(n),
+        static_cast<unsigned long long>(r.known_tokens),
+        static_cast<unsigned long long>(r.num_tokens));
   }
   const uint32_t bs = config_.block_size;
   for (uint64_t i = 0; i < n && pos + i < r.known_tokens; ++i) {

@@ -6,7 +6,8 @@ namespace radixattn {
 
 radix_status CacheManager::reserve_for_begin(uint32_t new_requests, uint32_t new_roots) {
   if (requests_.num_free_slots() < new_requests) {
-    return fail(RADIX_E_FULL, "%u requests live: max_requests is %u", requests_.num_live(), config_.max_requests);
+    return fail(RADIX_E_FULL, "%u requests live: max_requests is %u", requests_.num_live(),
+                config_.max_requests);
   }
   if (!requests_.reserve_more(new_requests) || !tree_.reserve_leases(2 * requests_.capacity()) ||
       !tree_.reserve_nodes(0, new_roots)) {
@@ -33,27 +34,29 @@ radix_status CacheManager::match(const radix_request_desc& d, bool count_use, ra
 }
 
 // Full blocks after `at` that `lender` has reserved with the tokens of d.
-uint32_t CacheManager::shared_pending(const Request& lender, Position at, const radix_request_desc& d,
-                                      uint64_t max_blocks) const {
+uint32_t CacheManager::shared_pending(const Request& lender, Position at,
+                                      const radix_request_desc& d, uint64_t max_blocks) const {
   const uint32_t bs = config_.block_size;
   const uint64_t known_blocks = lender.known_tokens / bs;
   const uint64_t end = known_blocks < max_blocks ? known_blocks : max_blocks;
   uint32_t block = at.blocks;
   while (block < end && is_private(lender.row[block]) &&
-         std::memcmp(block_tokens(block_of(lender.row[block])), d.tokens + uint64_t{block} * bs, bs * sizeof(int32_t)) ==
-             0) {
+         std::memcmp(block_tokens(block_of(lender.row[block])), d.tokens + uint64_t{block} * bs,
+                     bs * sizeof(int32_t)) == 0) {
     ++block;
   }
   return block - at.blocks;
 }
 
-// The request whose published part ends exactly here and whose pending tokens go furthest along d; the lowest index on ties.
-// All candidates hold a lease at this position, so nothing else is looked at.
+// The request whose published part ends exactly here and whose pending tokens go furthest along d;
+// the lowest index on ties. All candidates hold a lease at this position, so nothing else is looked
+// at.
 uint32_t CacheManager::find_lender(Position at, const radix_request_desc& d, uint64_t max_blocks,
                                    uint32_t* num_blocks) const {
   uint32_t best = kNone;
   *num_blocks = 0;
-  for (uint32_t lease = tree_.first_lease(at.node); lease != kNone; lease = tree_.next_lease(lease)) {
+  for (uint32_t lease = tree_.first_lease(at.node); lease != kNone;
+       lease = tree_.next_lease(lease)) {
     if (lease % 2 != 0 || tree_.lease_position(lease).in != at.in) continue;  // pins are odd
     const uint32_t index = lease / 2;
     const Request& r = requests_[index];
@@ -143,8 +146,8 @@ radix_status CacheManager::begin(const radix_request_desc& d, radix_req* out, ra
   return RADIX_OK;
 }
 
-// `lender` will not write what it lent. The borrower that shares most takes its place: it computes from its published part on,
-// into the blocks it already names, and the others borrow from it.
+// `lender` will not write what it lent. The borrower that shares most takes its place: it computes
+// from its published part on, into the blocks it already names, and the others borrow from it.
 void CacheManager::promise_broken(uint32_t lender) {
   uint32_t heir = kNone;
   for (uint32_t s = requests_[lender].ring_next; s != lender; s = requests_[s].ring_next) {
@@ -173,8 +176,10 @@ radix_status CacheManager::pin(const radix_request_desc& d, radix_pin* out, radi
   uint32_t ns, root;
   const radix_status st = check_desc(d, &ns);
   if (st != RADIX_OK) return st;
-  if (pins_.full()) return fail(RADIX_E_FULL, "%u pins live: max_pins is %u", pins_.num_live(), config_.max_pins);
-  Position at = lookup(ns, d, m != nullptr ? m->blocks : nullptr, m != nullptr ? m->blocks_cap : 0, &root);
+  if (pins_.full())
+    return fail(RADIX_E_FULL, "%u pins live: max_pins is %u", pins_.num_live(), config_.max_pins);
+  Position at =
+      lookup(ns, d, m != nullptr ? m->blocks : nullptr, m != nullptr ? m->blocks_cap : 0, &root);
   if (!pins_.reserve_more(1) || !tree_.reserve_leases(2 * pins_.capacity()) ||
       !tree_.reserve_nodes(0, root == kNone ? 1 : 0)) {
     return fail(RADIX_E_NOMEM, "no memory for another pin");

@@ -1,4 +1,5 @@
-// The pool of physical blocks: who is free, who waits behind a fence, and how many rows hold a private block.
+// The pool of physical blocks: who is free, who waits behind a fence, and how many rows hold a
+// private block.
 //
 // A block is in exactly one of these states:
 //   free       in the extent allocator
@@ -23,7 +24,8 @@ class BlockPool {
   uint32_t num_free() const { return extents_.num_free(); }
   uint32_t num_deferred() const { return deferred_count_; }
 
-  // Takes up to `want` contiguous blocks as private with one reference each; see ExtentAllocator::take.
+  // Takes up to `want` contiguous blocks as private with one reference each; see
+  // ExtentAllocator::take.
   uint32_t take(uint32_t want, uint32_t hint, uint32_t* first);
   void add_ref(uint32_t block) { ++refs_[block]; }
   uint32_t refs(uint32_t block) const { return refs_[block]; }
@@ -40,7 +42,8 @@ class BlockPool {
   const ExtentAllocator& extents() const { return extents_; }
   template <class Fn>
   void for_each_deferred(Fn fn) const {
-    for (uint32_t i = 0; i < deferred_count_; ++i) fn(deferred_[(deferred_head_ + i) % num_blocks()].block);
+    for (uint32_t i = 0; i < deferred_count_; ++i)
+      fn(deferred_[(deferred_head_ + i) % num_blocks()].block);
   }
 
  private:
@@ -53,8 +56,8 @@ class BlockPool {
   void give_back(uint32_t block);
 
   ExtentAllocator extents_;
-  Array<uint32_t> refs_;       // [num_blocks]
-  Array<Deferred> deferred_;   // ring [num_blocks], by ascending epoch; empty without defer_free
+  Array<uint32_t> refs_;      // [num_blocks]
+  Array<Deferred> deferred_;  // ring [num_blocks], by ascending epoch; empty without defer_free
   uint32_t deferred_head_ = 0;
   uint32_t deferred_count_ = 0;
   bool defer_free_ = false;

@@ -18,14 +18,16 @@ CacheManager::CacheManager(HostAllocator* memory) : memory_(memory) {
 radix_status CacheManager::init(const CacheConfig& config) {
   config_ = config;
   const uint64_t slots = uint64_t{config.num_blocks} * config.block_size;
-  bool ok = pool_.init(config.num_blocks, config.defer_free) &&
-            tree_.init(config.num_blocks, config.block_size, config.policy) && slot_tokens_.reserve(slots) &&
-            scratch_.reserve(config.num_blocks) &&
-            requests_.init(config.max_requests, config.max_blocks_per_request, config.preallocate) &&
-            pins_.init(config.max_pins, config.preallocate) &&
-            namespaces_.init(config.max_namespaces, config.preallocate) &&
-            tree_.reserve_namespaces(uint64_t{config.max_namespaces} + 1) &&
-            tree_.reserve_leases(2 * uint64_t{config.max_requests > config.max_pins ? config.max_requests : config.max_pins});
+  bool ok =
+      pool_.init(config.num_blocks, config.defer_free) &&
+      tree_.init(config.num_blocks, config.block_size, config.policy) &&
+      slot_tokens_.reserve(slots) && scratch_.reserve(config.num_blocks) &&
+      requests_.init(config.max_requests, config.max_blocks_per_request, config.preallocate) &&
+      pins_.init(config.max_pins, config.preallocate) &&
+      namespaces_.init(config.max_namespaces, config.preallocate) &&
+      tree_.reserve_namespaces(uint64_t{config.max_namespaces} + 1) &&
+      tree_.reserve_leases(2 * uint64_t{config.max_requests > config.max_pins ? config.max_requests
+                                                                              : config.max_pins});
   if (ok && config.preallocate) {
     const uint64_t leases = uint64_t{config.max_requests} + config.max_pins;
     ok = tree_.reserve_nodes(config.num_blocks, config.num_blocks + leases);
@@ -33,8 +35,9 @@ radix_status CacheManager::init(const CacheConfig& config) {
   } else if (ok) {
     ok = tree_.reserve_nodes(0, 64);
   }
-  if (!ok) return fail(RADIX_E_NOMEM, "no memory for the metadata of %u blocks of %u tokens", config.num_blocks,
-                       config.block_size);
+  if (!ok)
+    return fail(RADIX_E_NOMEM, "no memory for the metadata of %u blocks of %u tokens",
+                config.num_blocks, config.block_size);
   tree_.reset_namespace(0);
   return RADIX_OK;
 }
@@ -65,7 +68,8 @@ radix_status CacheManager::check_desc(const radix_request_desc& d, uint32_t* ns)
   return RADIX_OK;
 }
 
-void CacheManager::report_match(uint64_t cached, uint64_t pending, uint64_t blocks, radix_match* m) const {
+void CacheManager::report_match(uint64_t cached, uint64_t pending, uint64_t blocks,
+                                radix_match* m) const {
   if (m == nullptr) return;
   m->cached_tokens = cached;
   m->pending_tokens = pending;
@@ -79,20 +83,21 @@ void CacheManager::drop_private(uint32_t ns, uint32_t block) {
 
 // ---- looking
 
-radix_status CacheManager::block_tables(const radix_req* reqs, uint32_t n, int32_t* tables, int64_t row_stride,
-                                        int32_t* context_lens, uint64_t* row_versions) {
+radix_status CacheManager::block_tables(const radix_req* reqs, uint32_t n, int32_t* tables,
+                                        int64_t row_stride, int32_t* context_lens,
+                                        uint64_t* row_versions) {
   for (uint32_t i = 0; i < n; ++i) {
     uint32_t index;
     const radix_status st = find_request(reqs[i], "reqs", &index);
     if (st != RADIX_OK) return st;
     const Request& r = requests_[index];
     if (r.num_blocks > row_stride) {
-      return fail(RADIX_E_BUFFER, "row_stride is %lld: request %u needs %u entries", static_cast<long long>(row_stride),
-                  i, r.num_blocks);
+      return fail(RADIX_E_BUFFER, "row_stride is %lld: request %u needs %u entries",
+                  static_cast<long long>(row_stride), i, r.num_blocks);
     }
     if (context_lens != nullptr && r.num_tokens > INT32_MAX) {
-      return fail(RADIX_E_INVALID, "request %u has %llu tokens: context_lens holds at most 2^31-1", i,
-                  static_cast<unsigned long long>(r.num_tokens));
+      return fail(RADIX_E_INVALID, "request %u has %llu tokens: context_lens holds at most 2^31-1",
+                  i, static_cast<unsigned long long>(r.num_tokens));
     }
   }
   for (uint32_t i = 0; i < n; ++i) {
@@ -120,7 +125,8 @@ radix_status CacheManager::request_info(radix_req id, radix_request_info* out) {
   out->known_tokens = r.known_tokens;
   out->committed_tokens = committed;
   out->cached_tokens = r.cached_tokens;
-  out->pending_tokens = r.borrows() ? uint64_t{r.borrow_end - r.commit_blocks} * config_.block_size : 0;
+  out->pending_tokens =
+      r.borrows() ? uint64_t{r.borrow_end - r.commit_blocks} * config_.block_size : 0;
   out->ready_tokens = r.ready_tokens > committed ? r.ready_tokens : committed;
   out->table_version = r.table_version;
   out->ns = namespaces_.id(r.ns);
@@ -128,7 +134,8 @@ radix_status CacheManager::request_info(radix_req id, radix_request_info* out) {
   return RADIX_OK;
 }
 
-void CacheManager::copy_prefix_tokens(uint32_t request, uint64_t begin, uint64_t end, int32_t* out) const {
+void CacheManager::copy_prefix_tokens(uint32_t request, uint64_t begin, uint64_t end,
+                                      int32_t* out) const {
   const Request& r = requests_[request];
   for (uint64_t at = begin; at < end;) {
     const uint64_t offset = at % config_.block_size;
@@ -147,8 +154,8 @@ radix_status CacheManager::tokens(radix_req id, radix_token* out, uint64_t cap, 
   const uint64_t known = requests_[index].known_tokens;
   *n = known;
   if (known > cap) {
-    return fail(RADIX_E_BUFFER, "cap is %llu: the request has %llu known tokens", static_cast<unsigned long long>(cap),
-                static_cast<unsigned long long>(known));
+    return fail(RADIX_E_BUFFER, "cap is %llu: the request has %llu known tokens",
+                static_cast<unsigned long long>(cap), static_cast<unsigned long long>(known));
   }
   copy_prefix_tokens(index, 0, known, out);
   return RADIX_OK;
@@ -173,7 +180,8 @@ void CacheManager::stats(radix_stats* out) {
   out->blocks_free = pool_.num_free();
   out->blocks_cached = tree_.evictable();
   out->blocks_deferred = pool_.num_deferred() + tree_.fenced();
-  out->blocks_active = out->blocks_total - out->blocks_free - out->blocks_cached - out->blocks_deferred;
+  out->blocks_active =
+      out->blocks_total - out->blocks_free - out->blocks_cached - out->blocks_deferred;
   out->blocks_pinned = pinned_blocks();
   out->requests_live = requests_.num_live();
   out->pins_live = pins_.num_live();

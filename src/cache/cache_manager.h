@@ -1,10 +1,11 @@
-// The one place where tree, blocks, eviction and requests meet; what the control plane of the C API calls.
+// The one place where tree, blocks, eviction and requests meet; what the control plane of the C API
+// calls.
 //
-// Promises: every method is one atomic operation; a method that returns anything but RADIX_OK has changed nothing but
-// statistics and the thread's message. Methods trust pointers (checked by src/api) and check values and ids
-// themselves. Order comes from a logical clock. With `preallocate` no method after init() allocates.
-// Thread rule: not thread-safe; src/api holds the context's lock.
-// Does not: touch K/V memory, run operations, know dtypes or devices.
+// Promises: every method is one atomic operation; a method that returns anything but RADIX_OK has
+// changed nothing but statistics and the thread's message. Methods trust pointers (checked by
+// src/api) and check values and ids themselves. Order comes from a logical clock. With
+// `preallocate` no method after init() allocates. Thread rule: not thread-safe; src/api holds the
+// context's lock. Does not: touch K/V memory, run operations, know dtypes or devices.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,8 @@ class CacheManager {
   radix_status match(const radix_request_desc& d, bool count_use, radix_match* m);
   radix_status append(const radix_append* items, uint32_t n, radix_append_out* out);
   radix_status set_tokens(radix_req r, uint64_t pos, const radix_token* tokens, uint64_t n);
-  radix_status commit(const radix_commit_item* items, uint32_t n, radix_commit_out* out);  // out may be null
+  radix_status commit(const radix_commit_item* items, uint32_t n,
+                      radix_commit_out* out);  // out may be null
   radix_status block_tables(const radix_req* reqs, uint32_t n, int32_t* tables, int64_t row_stride,
                             int32_t* context_lens, uint64_t* row_versions);
   radix_status request_info(radix_req r, radix_request_info* out);
@@ -61,7 +63,8 @@ class CacheManager {
   radix_status ns_info(radix_ns ns, radix_ns_info* out);
   radix_status epoch_begin(radix_epoch* out);
   radix_status epoch_retire(radix_epoch upto);
-  radix_status find_shared(const radix_request_desc& d, radix_req* out, uint32_t cap, uint32_t* n, uint64_t* tokens);
+  radix_status find_shared(const radix_request_desc& d, radix_req* out, uint32_t cap, uint32_t* n,
+                           uint64_t* tokens);
   radix_status sharing_graph(radix_write_fn fn, void* user, int32_t format);
   void stats(radix_stats* out);  // all but host_bytes and kv_bytes
   radix_status check();
@@ -73,8 +76,12 @@ class CacheManager {
   radix_status check_desc(const radix_request_desc& d, uint32_t* ns) const;
   static uint32_t lease_of_request(uint32_t index) { return index * 2; }
   static uint32_t lease_of_pin(uint32_t index) { return index * 2 + 1; }
-  uint64_t blocks_for(uint64_t tokens) const { return (tokens + config_.block_size - 1) / config_.block_size; }
-  int32_t* block_tokens(uint32_t block) { return slot_tokens_.data() + uint64_t{block} * config_.block_size; }
+  uint64_t blocks_for(uint64_t tokens) const {
+    return (tokens + config_.block_size - 1) / config_.block_size;
+  }
+  int32_t* block_tokens(uint32_t block) {
+    return slot_tokens_.data() + uint64_t{block} * config_.block_size;
+  }
   const int32_t* block_tokens(uint32_t block) const {
     return slot_tokens_.data() + uint64_t{block} * config_.block_size;
   }
@@ -85,9 +92,12 @@ class CacheManager {
 
   // ---- begin.cpp
   radix_status reserve_for_begin(uint32_t new_requests, uint32_t new_roots);
-  Position lookup(uint32_t ns, const radix_request_desc& d, int32_t* out, uint64_t cap, uint32_t* root) const;
-  uint32_t find_lender(Position at, const radix_request_desc& d, uint64_t max_blocks, uint32_t* num_blocks) const;
-  uint32_t shared_pending(const Request& lender, Position at, const radix_request_desc& d, uint64_t max_blocks) const;
+  Position lookup(uint32_t ns, const radix_request_desc& d, int32_t* out, uint64_t cap,
+                  uint32_t* root) const;
+  uint32_t find_lender(Position at, const radix_request_desc& d, uint64_t max_blocks,
+                       uint32_t* num_blocks) const;
+  uint32_t shared_pending(const Request& lender, Position at, const radix_request_desc& d,
+                          uint64_t max_blocks) const;
   void borrow(uint32_t index, uint32_t lender, uint32_t num_blocks);
   void promise_broken(uint32_t lender);
 
@@ -152,8 +162,9 @@ class CacheManager {
   RequestTable requests_;
   PinTable pins_;
   NamespaceTable namespaces_;
-  Array<int32_t> slot_tokens_;  // [num_blocks * block_size] token ids by slot, of private and cached blocks
-  Array<uint32_t> scratch_;     // [num_blocks] of check()
+  Array<int32_t>
+      slot_tokens_;  // [num_blocks * block_size] token ids by slot, of private and cached blocks
+  Array<uint32_t> scratch_;  // [num_blocks] of check()
   uint64_t clock_ = 0;
   uint64_t versions_ = 0;
   uint64_t cover_serial_ = 0;
@@ -162,7 +173,8 @@ class CacheManager {
   radix_stats counters_ = {};  // the statistics part only
 
   friend class SharingGraph;      // dump.cpp
-  friend struct CacheTestAccess;  // tests break invariants on purpose, to see that check() finds them
+  friend struct CacheTestAccess;  // tests break invariants on purpose, to see that check() finds
+                                  // them
 };
 
 }  // namespace radixattn

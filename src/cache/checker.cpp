@@ -11,22 +11,25 @@ using ull = unsigned long long;
 radix_status CacheManager::check_request(uint32_t index) const {
   const Request& r = requests_[index];
   const uint32_t bs = config_.block_size;
-  if (r.num_blocks != blocks_for(r.num_tokens) || r.num_blocks > r.row_cap || r.known_tokens > r.num_tokens) {
+  if (r.num_blocks != blocks_for(r.num_tokens) || r.num_blocks > r.row_cap ||
+      r.known_tokens > r.num_tokens) {
     return fail(RADIX_E_INTERNAL, "request %u: %u blocks for %llu tokens", index, r.num_blocks,
                 static_cast<ull>(r.num_tokens));
   }
   if (r.commit_blocks > r.num_tokens / bs || uint64_t{r.commit_blocks} * bs > r.known_tokens ||
       r.foreign_blocks > r.commit_blocks) {
-    return fail(RADIX_E_INTERNAL, "request %u: %u blocks published of %llu tokens", index, r.commit_blocks,
-                static_cast<ull>(r.num_tokens));
+    return fail(RADIX_E_INTERNAL, "request %u: %u blocks published of %llu tokens", index,
+                r.commit_blocks, static_cast<ull>(r.num_tokens));
   }
   const Position at = tree_.lease_position(lease_of_request(index));
   const bool cached_tail = r.num_blocks > r.commit_blocks && !is_private(r.row[r.commit_blocks]);
   if (at.blocks != r.lease_blocks || r.lease_blocks != r.commit_blocks + (cached_tail ? 1 : 0)) {
-    return fail(RADIX_E_INTERNAL, "request %u: lease of %u blocks, %u published", index, at.blocks, r.commit_blocks);
+    return fail(RADIX_E_INTERNAL, "request %u: lease of %u blocks, %u published", index, at.blocks,
+                r.commit_blocks);
   }
   if (cached_tail && r.num_tokens / bs != r.commit_blocks) {
-    return fail(RADIX_E_INTERNAL, "request %u: block %u is the tree's, full, and not published", index, r.commit_blocks);
+    return fail(RADIX_E_INTERNAL, "request %u: block %u is the tree's, full, and not published",
+                index, r.commit_blocks);
   }
   const uint32_t root = tree_.ascend(at, at.blocks).node;
   if (tree_.node(root).ns != r.ns || tree_.node(root).extra_key != r.extra_key) {
@@ -47,16 +50,20 @@ radix_status CacheManager::check_row(uint32_t index) const {
     const bool ok = is_private(r.row[j])
                         ? std::memcmp(tokens, block_tokens(block_of(r.row[j])), bytes) == 0
                         : r.row[j] == cached;
-    if (!ok) return fail(RADIX_E_INTERNAL, "request %u: entry %u is not what the tree holds there", index, j);
+    if (!ok)
+      return fail(RADIX_E_INTERNAL, "request %u: entry %u is not what the tree holds there", index,
+                  j);
     at = tree_.ascend(at, 1);
   }
   uint32_t kept = 0;
   for (uint32_t j = 0; j < r.commit_blocks; ++j) kept += is_private(r.row[j]) ? 1 : 0;
   if (r.remap != 0 && kept != r.kept_duplicates) {
-    return fail(RADIX_E_INTERNAL, "request %u: counts %u kept duplicates, has %u", index, r.kept_duplicates, kept);
+    return fail(RADIX_E_INTERNAL, "request %u: counts %u kept duplicates, has %u", index,
+                r.kept_duplicates, kept);
   }
   for (uint32_t j = r.lease_blocks; j < r.num_blocks; ++j) {
-    if (!is_private(r.row[j])) return fail(RADIX_E_INTERNAL, "request %u: entry %u is leased by nobody", index, j);
+    if (!is_private(r.row[j]))
+      return fail(RADIX_E_INTERNAL, "request %u: entry %u is leased by nobody", index, j);
   }
   return RADIX_OK;
 }
@@ -69,10 +76,12 @@ radix_status CacheManager::check_promise(uint32_t index) const {
   if (!r.borrows()) return RADIX_OK;
   const Request& from = requests_[r.lender];
   if (from.live == 0 || from.borrows() || from.ns != r.ns || from.num_blocks < r.borrow_end) {
-    return fail(RADIX_E_INTERNAL, "request %u: borrows from %u, which has nothing to lend", index, r.lender);
+    return fail(RADIX_E_INTERNAL, "request %u: borrows from %u, which has nothing to lend", index,
+                r.lender);
   }
   for (uint32_t j = r.commit_blocks; j < r.borrow_end; ++j) {
-    if (r.row[j] != from.row[j]) return fail(RADIX_E_INTERNAL, "request %u: entry %u is not its lender's", index, j);
+    if (r.row[j] != from.row[j])
+      return fail(RADIX_E_INTERNAL, "request %u: entry %u is not its lender's", index, j);
   }
   return RADIX_OK;
 }
@@ -81,7 +90,8 @@ radix_status CacheManager::check_promise(uint32_t index) const {
 radix_status CacheManager::check_refs() const {
   for (uint32_t b = 0; b < config_.num_blocks; ++b) {
     if (scratch_[b] != pool_.refs(b)) {
-      return fail(RADIX_E_INTERNAL, "block %u: %u references counted, %u rows name it", b, pool_.refs(b), scratch_[b]);
+      return fail(RADIX_E_INTERNAL, "block %u: %u references counted, %u rows name it", b,
+                  pool_.refs(b), scratch_[b]);
     }
   }
   return RADIX_OK;
@@ -108,17 +118,19 @@ radix_status CacheManager::check_owners() {
     for (uint32_t i = 0; n.live != 0 && i < n.num; ++i) {
       const uint32_t block = static_cast<uint32_t>(tree_.node_blocks(id)[i]);
       const int32_t* tokens = tree_.node_tokens(id) + uint64_t{i} * config_.block_size;
-      if (scratch_[block]++ != 0 || std::memcmp(tokens, block_tokens(block), bytes) != 0) twice = block;
+      if (scratch_[block]++ != 0 || std::memcmp(tokens, block_tokens(block), bytes) != 0)
+        twice = block;
       ++namespaces_[n.ns].plan_need;
     }
   }
   pool_.for_each_deferred([&](uint32_t block) { twice = scratch_[block]++ != 0 ? block : twice; });
-  if (twice != kNone) return fail(RADIX_E_INTERNAL, "block %u: two owners, or tokens that are not the tree's", twice);
+  if (twice != kNone)
+    return fail(RADIX_E_INTERNAL, "block %u: two owners, or tokens that are not the tree's", twice);
   uint64_t walked_free = 0;
   owned += tree_.num_cached() + pool_.num_deferred();
   if (!pool_.extents().check(&walked_free) || walked_free + owned != config_.num_blocks) {
-    return fail(RADIX_E_INTERNAL, "%llu blocks free and %llu owned of %u", static_cast<ull>(walked_free),
-                static_cast<ull>(owned), config_.num_blocks);
+    return fail(RADIX_E_INTERNAL, "%llu blocks free and %llu owned of %u",
+                static_cast<ull>(walked_free), static_cast<ull>(owned), config_.num_blocks);
   }
   return RADIX_OK;
 }
@@ -128,10 +140,13 @@ radix_status CacheManager::check_namespaces() {
   for (uint32_t i = 0; i < namespaces_.size(); ++i) {
     Namespace& ns = namespaces_[i];
     uint32_t requests = 0, pins = 0;
-    for (uint32_t k = 0; k < requests_.size(); ++k) requests += requests_[k].live != 0 && requests_[k].ns == i ? 1 : 0;
-    for (uint32_t k = 0; k < pins_.size(); ++k) pins += pins_[k].live != 0 && pins_[k].ns == i ? 1 : 0;
+    for (uint32_t k = 0; k < requests_.size(); ++k)
+      requests += requests_[k].live != 0 && requests_[k].ns == i ? 1 : 0;
+    for (uint32_t k = 0; k < pins_.size(); ++k)
+      pins += pins_[k].live != 0 && pins_[k].ns == i ? 1 : 0;
     if (ns.live != 0 && (ns.used != ns.plan_need || ns.requests != requests || ns.pins != pins)) {
-      st = fail(RADIX_E_INTERNAL, "namespace %u counts %u blocks, %u requests, %u pins: found %u, %u, %u", i, ns.used,
+      st = fail(RADIX_E_INTERNAL,
+                "namespace %u counts %u blocks, %u requests, %u pins: found %u, %u, %u", i, ns.used,
                 ns.requests, ns.pins, ns.plan_need, requests, pins);
     }
     ns.plan_need = 0;
@@ -149,7 +164,8 @@ radix_status CacheManager::check() {
   }
   if (st != RADIX_OK) return st;
   st = check_owners();
-  const radix_status spaces = check_namespaces();  // also after a failure: it clears the scratch counters
+  const radix_status spaces =
+      check_namespaces();  // also after a failure: it clears the scratch counters
   return st != RADIX_OK ? st : spaces;
 }
 

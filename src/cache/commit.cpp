@@ -1,10 +1,12 @@
-// commit: full blocks whose K/V is written enter the tree, for the request and for those who share them.
+// commit: full blocks whose K/V is written enter the tree, for the request and for those who share
+// them.
 #include "base/error.h"
 #include "cache/cache_manager.h"
 
 namespace radixattn {
 
-radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t n, radix_commit_out* out) {
+radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t n,
+                                       radix_commit_out* out) {
   const uint32_t bs = config_.block_size;
   uint64_t new_blocks = 0;
   uint64_t remaps = 0;
@@ -15,14 +17,17 @@ radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t 
     Request& r = requests_[index];
     r.remap_budget = 0;
     if (items[i].num_valid_tokens > r.num_tokens) {
-      return fail(RADIX_E_INVALID, "items[%u].num_valid_tokens is %llu: the request has %llu tokens", i,
+      return fail(RADIX_E_INVALID,
+                  "items[%u].num_valid_tokens is %llu: the request has %llu tokens", i,
                   static_cast<unsigned long long>(items[i].num_valid_tokens),
                   static_cast<unsigned long long>(r.num_tokens));
     }
     const uint64_t target = items[i].num_valid_tokens / bs;
     if (target * bs > r.known_tokens && target > r.commit_blocks) {
-      return fail(RADIX_E_STATE, "items[%u]: ids of tokens [%llu, %llu) are unknown: set them first", i,
-                  static_cast<unsigned long long>(r.known_tokens), static_cast<unsigned long long>(target * bs));
+      return fail(RADIX_E_STATE,
+                  "items[%u]: ids of tokens [%llu, %llu) are unknown: set them first", i,
+                  static_cast<unsigned long long>(r.known_tokens),
+                  static_cast<unsigned long long>(target * bs));
     }
   }
   for (uint32_t i = 0; i < n; ++i) {
@@ -35,17 +40,21 @@ radix_status CacheManager::plan_commit(const radix_commit_item* items, uint32_t 
     new_blocks += fresh;
   }
   if (remaps > 0 && (out == nullptr || out->remaps == nullptr || out->remaps_cap < remaps)) {
-    if (out != nullptr) out->num_remaps = remaps > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(remaps);
+    if (out != nullptr)
+      out->num_remaps = remaps > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(remaps);
     return fail(RADIX_E_BUFFER, "remaps has room for %u: %llu needed in the worst case",
-                out != nullptr && out->remaps != nullptr ? out->remaps_cap : 0, static_cast<unsigned long long>(remaps));
+                out != nullptr && out->remaps != nullptr ? out->remaps_cap : 0,
+                static_cast<unsigned long long>(remaps));
   }
   if (!tree_.reserve_nodes(new_blocks + n, 0)) {
-    return fail(RADIX_E_NOMEM, "no memory for %llu more tree nodes", static_cast<unsigned long long>(new_blocks + n));
+    return fail(RADIX_E_NOMEM, "no memory for %llu more tree nodes",
+                static_cast<unsigned long long>(new_blocks + n));
   }
   return RADIX_OK;
 }
 
-radix_status CacheManager::commit(const radix_commit_item* items, uint32_t n, radix_commit_out* out) {
+radix_status CacheManager::commit(const radix_commit_item* items, uint32_t n,
+                                  radix_commit_out* out) {
   radix_commit_out nowhere = {};
   if (out != nullptr) out->num_remaps = out->num_duplicates = out->published_blocks = 0;
   const radix_status st = plan_commit(items, n, out);
@@ -58,7 +67,8 @@ radix_status CacheManager::commit(const radix_commit_item* items, uint32_t n, ra
   return RADIX_OK;
 }
 
-// Publishes up to `target` blocks: remembers what the family shares, walks or extends the tree, moves everybody's lease.
+// Publishes up to `target` blocks: remembers what the family shares, walks or extends the tree,
+// moves everybody's lease.
 void CacheManager::commit_one(uint32_t index, uint32_t target, radix_commit_out* out) {
   Request& r = requests_[index];
   const uint32_t old_blocks = r.commit_blocks;
@@ -85,11 +95,12 @@ void CacheManager::remap_to(uint32_t index, uint32_t entry, int32_t cached, radi
   drop_private(r.ns, own);
 }
 
-// Duplicates that a commit of the family left in this row, as many as there is room for: an earlier item of this call may
-// have left some that were not planned for.
+// Duplicates that a commit of the family left in this row, as many as there is room for: an earlier
+// item of this call may have left some that were not planned for.
 void CacheManager::remap_kept(uint32_t index, radix_commit_out* out) {
   Request& r = requests_[index];
-  Position at = tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
+  Position at =
+      tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
   for (; r.kept_duplicates > 0 && r.remap_budget > 0; at = tree_.ascend(at, 1)) {
     if (!is_private(r.row[at.blocks - 1])) continue;
     remap_to(index, at.blocks - 1, tree_.node_blocks(at.node)[at.in - 1], out);
@@ -97,8 +108,9 @@ void CacheManager::remap_kept(uint32_t index, radix_commit_out* out) {
   }
 }
 
-// shared_end of each member that stands where the request stands: the end of the private blocks after its published part
-// that both rows name, whole ones or (after a truncate) a last, partly used one.
+// shared_end of each member that stands where the request stands: the end of the private blocks
+// after its published part that both rows name, whole ones or (after a truncate) a last, partly
+// used one.
 void CacheManager::mark_family(uint32_t index, uint32_t target) {
   const Request& r = requests_[index];
   for (uint32_t s = r.ring_next; s != index; s = requests_[s].ring_next) {
@@ -106,14 +118,17 @@ void CacheManager::mark_family(uint32_t index, uint32_t target) {
     other.shared_end = 0;
     if (other.commit_blocks != r.commit_blocks) continue;
     uint32_t end = r.commit_blocks;
-    while (end < target && end < other.num_blocks && other.row[end] == r.row[end] && is_private(r.row[end])) ++end;
+    while (end < target && end < other.num_blocks && other.row[end] == r.row[end] &&
+           is_private(r.row[end]))
+      ++end;
     other.shared_end = end;
   }
 }
 
 Position CacheManager::walk_or_publish(uint32_t index, uint32_t target, radix_commit_out* out) {
   const Request& r = requests_[index];
-  Position at = tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
+  Position at =
+      tree_.ascend(tree_.lease_position(lease_of_request(index)), r.lease_blocks - r.commit_blocks);
   while (at.blocks < target) {
     Position next = at;
     if (at.in == tree_.node(at.node).num) {
@@ -138,15 +153,16 @@ uint32_t CacheManager::match_own_run(const Request& r, Position at, uint32_t tar
   const int32_t* run = tree_.node_tokens(at.node) + uint64_t{at.in} * config_.block_size;
   uint32_t same = 0;
   while (at.in + same < n.num && at.blocks + same < target &&
-         std::memcmp(run + uint64_t{same} * config_.block_size, block_tokens(block_of(r.row[at.blocks + same])),
-                     bytes) == 0) {
+         std::memcmp(run + uint64_t{same} * config_.block_size,
+                     block_tokens(block_of(r.row[at.blocks + same])), bytes) == 0) {
     ++same;
   }
   return same;
 }
 
 // Somebody else published the `count` blocks after `at` with the same tokens.
-void CacheManager::settle_duplicates(uint32_t index, Position at, uint32_t count, radix_commit_out* out) {
+void CacheManager::settle_duplicates(uint32_t index, Position at, uint32_t count,
+                                     radix_commit_out* out) {
   Request& r = requests_[index];
   out->num_duplicates += count;
   counters_.blocks_duplicate += count;
@@ -156,8 +172,9 @@ void CacheManager::settle_duplicates(uint32_t index, Position at, uint32_t count
   for (uint32_t i = 0; i < count; ++i) remap_to(index, at.blocks + i, cached[i], out);
 }
 
-// Hands blocks [at.blocks, target) of the row to the tree, below `at`. A request makes its own leaf longer, nobody else's, so
-// that how often and how lately a shared prefix was used does not speak for one user's tail.
+// Hands blocks [at.blocks, target) of the row to the tree, below `at`. A request makes its own leaf
+// longer, nobody else's, so that how often and how lately a shared prefix was used does not speak
+// for one user's tail.
 Position CacheManager::publish(uint32_t index, Position at, uint32_t target) {
   Request& r = requests_[index];
   const size_t bytes = size_t{config_.block_size} * sizeof(int32_t);
@@ -178,8 +195,9 @@ Position CacheManager::publish(uint32_t index, Position at, uint32_t target) {
   return at;
 }
 
-// Members that share the blocks are committed along; true when there was one. A duplicate stays private to them; those
-// who want the cached block instead get it from the next commit that names them.
+// Members that share the blocks are committed along; true when there was one. A duplicate stays
+// private to them; those who want the cached block instead get it from the next commit that names
+// them.
 bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position end) {
   const Request& r = requests_[index];
   bool any = false;
@@ -195,8 +213,10 @@ bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position 
     for (uint32_t j = old_blocks; other.remap != 0 && j < other.commit_blocks; ++j) {
       other.kept_duplicates += is_private(other.row[j]) ? 1 : 0;
     }
-    other.lease_blocks = is_private(other.row[other.shared_end - 1]) ? other.commit_blocks : other.shared_end;
-    const uint32_t foreign = r.foreign_blocks < other.commit_blocks ? r.foreign_blocks : other.commit_blocks;
+    other.lease_blocks =
+        is_private(other.row[other.shared_end - 1]) ? other.commit_blocks : other.shared_end;
+    const uint32_t foreign =
+        r.foreign_blocks < other.commit_blocks ? r.foreign_blocks : other.commit_blocks;
     if (foreign > other.foreign_blocks) other.foreign_blocks = foreign;
     tree_.move_lease(lease_of_request(s), tree_.ascend(end, end.blocks - other.lease_blocks));
   }

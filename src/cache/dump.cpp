@@ -26,7 +26,8 @@ uint64_t CacheManager::shared_tokens(const Request& r, const radix_request_desc&
   while (at < end) {
     const uint64_t room = config_.block_size - at % config_.block_size;
     const uint64_t want = room < end - at ? room : end - at;
-    const int32_t* own = block_tokens(block_of(r.row[at / config_.block_size])) + at % config_.block_size;
+    const int32_t* own =
+        block_tokens(block_of(r.row[at / config_.block_size])) + at % config_.block_size;
     const uint64_t got = equal_tokens(own, d.tokens + at, want);
     at += got;
     if (got < want) break;
@@ -34,8 +35,8 @@ uint64_t CacheManager::shared_tokens(const Request& r, const radix_request_desc&
   return at;
 }
 
-radix_status CacheManager::find_shared(const radix_request_desc& d, radix_req* out, uint32_t cap, uint32_t* n,
-                                       uint64_t* tokens) {
+radix_status CacheManager::find_shared(const radix_request_desc& d, radix_req* out, uint32_t cap,
+                                       uint32_t* n, uint64_t* tokens) {
   uint32_t ns;
   const radix_status st = check_desc(d, &ns);
   if (st != RADIX_OK) return st;
@@ -73,7 +74,9 @@ class SharingGraph {
     if (format == RADIX_GRAPH_JSON) json();
     if (format == RADIX_GRAPH_DOT) dot();
     flush();
-    if (failed_) return fail(RADIX_E_CALLBACK, "fn took %lld of %u bytes", static_cast<long long>(taken_), offered_);
+    if (failed_)
+      return fail(RADIX_E_CALLBACK, "fn took %lld of %u bytes", static_cast<long long>(taken_),
+                  offered_);
     return RADIX_OK;
   }
 
@@ -96,7 +99,9 @@ class SharingGraph {
     va_start(args, format);
     const int len = std::vsnprintf(piece, sizeof piece, format, args);
     va_end(args);
-    const uint32_t n = len < 0 ? 0 : len < static_cast<int>(sizeof piece) ? static_cast<uint32_t>(len) : sizeof piece - 1;
+    const uint32_t n = len < 0                                ? 0
+                       : len < static_cast<int>(sizeof piece) ? static_cast<uint32_t>(len)
+                                                              : sizeof piece - 1;
     if (used_ + n > sizeof buffer_) flush();
     std::memcpy(buffer_ + used_, piece, n);
     used_ += n;
@@ -105,7 +110,8 @@ class SharingGraph {
   void count() {
     serial_ = ++cache_.cover_serial_;
     for (uint32_t i = 0; i < cache_.requests_.size(); ++i) {
-      if (live(i)) tree_.add_request(tree_.lease_position(CacheManager::lease_of_request(i)), serial_);
+      if (live(i))
+        tree_.add_request(tree_.lease_position(CacheManager::lease_of_request(i)), serial_);
     }
     for (uint32_t id = 0; id < tree_.node_capacity(); ++id) {
       if (shown(id)) saved_ += saving(id);
@@ -115,14 +121,17 @@ class SharingGraph {
   bool shown(uint32_t id) const { return tree_.node(id).live != 0 && tree_.node(id).is_root == 0; }
   uint32_t users(uint32_t id) const { return tree_.requests_on(id, serial_); }
   // Blocks that the live requests on this node would hold more without sharing.
-  uint64_t saving(uint32_t id) const { return users(id) > 1 ? uint64_t{users(id) - 1} * tree_.node(id).num : 0; }
+  uint64_t saving(uint32_t id) const {
+    return users(id) > 1 ? uint64_t{users(id) - 1} * tree_.node(id).num : 0;
+  }
 
   void tokens(uint32_t id) {
     const uint32_t total = tree_.node(id).num * cache_.config_.block_size;
     const uint32_t shown = total < kShownTokens ? total : kShownTokens;
     for (uint32_t i = 0; i < shown; ++i) put(i == 0 ? "%d" : ", %d", tree_.node_tokens(id)[i]);
   }
-  // The name of a namespace in quotes; bytes outside printable ASCII as \u00XX, which JSON, DOT and people read.
+  // The name of a namespace in quotes; bytes outside printable ASCII as \u00XX, which JSON, DOT and
+  // people read.
   void name(uint32_t ns) {
     const Namespace& space = cache_.namespaces_[ns];
     put("\"");
@@ -143,8 +152,8 @@ class SharingGraph {
 
   void text() {
     put("%u requests, %u nodes, %llu blocks of %u tokens cached, %llu blocks saved by sharing\n",
-        cache_.requests_.num_live(), tree_.num_nodes(), static_cast<ull>(tree_.num_cached()), cache_.config_.block_size,
-        static_cast<ull>(saved_));
+        cache_.requests_.num_live(), tree_.num_nodes(), static_cast<ull>(tree_.num_cached()),
+        cache_.config_.block_size, static_cast<ull>(saved_));
     for (uint32_t root = 0; root < tree_.node_capacity(); ++root) {
       const RadixTree::Node& n = tree_.node(root);
       if (n.live == 0 || n.is_root == 0) continue;
@@ -181,7 +190,8 @@ class SharingGraph {
     indent(level);
     put("node %u: %u blocks [", id, n.num);
     tokens(id);
-    put("%s], %u requests", n.num * cache_.config_.block_size > kShownTokens ? ", .." : "", users(id));
+    put("%s], %u requests", n.num * cache_.config_.block_size > kShownTokens ? ", .." : "",
+        users(id));
     if (saving(id) > 0) put(", saves %llu blocks", static_cast<ull>(saving(id)));
     put("\n");
     requests_at(id, level + 1);
@@ -194,8 +204,9 @@ class SharingGraph {
         continue;
       }
       const Request& r = cache_.requests_[lease / 2];
-      put("request 0x%llx: %llu tokens, %u blocks cached, %u own\n", static_cast<ull>(cache_.requests_.id(lease / 2)),
-          static_cast<ull>(r.num_tokens), r.num_blocks - own_blocks(r), own_blocks(r));
+      put("request 0x%llx: %llu tokens, %u blocks cached, %u own\n",
+          static_cast<ull>(cache_.requests_.id(lease / 2)), static_cast<ull>(r.num_tokens),
+          r.num_blocks - own_blocks(r), own_blocks(r));
     }
   }
   static uint32_t own_blocks(const Request& r) {
@@ -207,7 +218,8 @@ class SharingGraph {
   // ---- JSON
 
   void json() {
-    put("{\"block_size\": %u, \"cached_blocks\": %llu, \"saved_blocks\": %llu, \"saved_tokens\": %llu,\n\"nodes\": [",
+    put("{\"block_size\": %u, \"cached_blocks\": %llu, \"saved_blocks\": %llu, \"saved_tokens\": "
+        "%llu,\n\"nodes\": [",
         cache_.config_.block_size, static_cast<ull>(tree_.num_cached()), static_cast<ull>(saved_),
         static_cast<ull>(saved_ * cache_.config_.block_size));
     const char* comma = "\n";
@@ -243,21 +255,24 @@ class SharingGraph {
     json_id(n.parent);
     put(", \"namespace\": ");
     name(n.ns);
-    put(", \"extra_key\": \"0x%llx\", \"begin_token\": %llu, \"num_tokens\": %llu, \"first_tokens\": [",
-        static_cast<ull>(tree_.node(root).extra_key), static_cast<ull>(uint64_t{n.depth_blocks} * cache_.config_.block_size),
+    put(", \"extra_key\": \"0x%llx\", \"begin_token\": %llu, \"num_tokens\": %llu, "
+        "\"first_tokens\": [",
+        static_cast<ull>(tree_.node(root).extra_key),
+        static_cast<ull>(uint64_t{n.depth_blocks} * cache_.config_.block_size),
         static_cast<ull>(uint64_t{n.num} * cache_.config_.block_size));
     tokens(id);
     put("], \"blocks\": [");
     for (uint32_t i = 0; i < n.num; ++i) put(i == 0 ? "%d" : ", %d", tree_.node_blocks(id)[i]);
-    put("], \"requests\": %u, \"saved_blocks\": %llu, \"hits\": %u}", users(id), static_cast<ull>(saving(id)),
-        n.usage.hits);
+    put("], \"requests\": %u, \"saved_blocks\": %llu, \"hits\": %u}", users(id),
+        static_cast<ull>(saving(id)), n.usage.hits);
   }
   void json_request(uint32_t index) {
     const Request& r = cache_.requests_[index];
     put("{\"id\": \"0x%llx\", \"node\": ", static_cast<ull>(cache_.requests_.id(index)));
     json_id(tree_.lease_position(CacheManager::lease_of_request(index)).node);
     put(", \"num_tokens\": %llu, \"cached_tokens\": %llu, \"num_blocks\": %u, \"own_blocks\": %u}",
-        static_cast<ull>(r.num_tokens), static_cast<ull>(r.cached_tokens), r.num_blocks, own_blocks(r));
+        static_cast<ull>(r.num_tokens), static_cast<ull>(r.cached_tokens), r.num_blocks,
+        own_blocks(r));
   }
 
   // ---- DOT
@@ -268,18 +283,21 @@ class SharingGraph {
       const RadixTree::Node& n = tree_.node(id);
       if (n.live == 0) continue;
       if (n.is_root != 0) {
-        put("  n%u [label=\"namespace %u\\nextra_key 0x%llx\", shape=ellipse];\n", id, n.ns, static_cast<ull>(n.extra_key));
+        put("  n%u [label=\"namespace %u\\nextra_key 0x%llx\", shape=ellipse];\n", id, n.ns,
+            static_cast<ull>(n.extra_key));
         continue;
       }
       put("  n%u [label=\"%u blocks: ", id, n.num);
       tokens(id);
-      put(" ..\\n%u requests, saves %llu blocks\"];\n  n%u -> n%u;\n", users(id), static_cast<ull>(saving(id)), n.parent,
-          id);
+      put(" ..\\n%u requests, saves %llu blocks\"];\n  n%u -> n%u;\n", users(id),
+          static_cast<ull>(saving(id)), n.parent, id);
     }
     for (uint32_t i = 0; i < cache_.requests_.size(); ++i) {
       if (!live(i)) continue;
-      put("  r%u [label=\"request 0x%llx\\n%llu tokens\", shape=note];\n  n%u -> r%u [style=dashed];\n", i,
-          static_cast<ull>(cache_.requests_.id(i)), static_cast<ull>(cache_.requests_[i].num_tokens),
+      put("  r%u [label=\"request 0x%llx\\n%llu tokens\", shape=note];\n  n%u -> r%u "
+          "[style=dashed];\n",
+          i, static_cast<ull>(cache_.requests_.id(i)),
+          static_cast<ull>(cache_.requests_[i].num_tokens),
           tree_.lease_position(CacheManager::lease_of_request(i)).node, i);
     }
     put("}\n");

@@ -3,7 +3,8 @@
 namespace radixattn {
 
 uint64_t eviction_key(int32_t policy, const Usage& usage) {
-  constexpr uint64_t kClockBits = 40;  // 10^12 uses; older ones only lose their order among equal hit counts
+  constexpr uint64_t kClockBits =
+      40;  // 10^12 uses; older ones only lose their order among equal hit counts
   switch (policy) {
     case RADIX_EVICT_FIFO:
       return usage.created;
@@ -16,7 +17,8 @@ uint64_t eviction_key(int32_t policy, const Usage& usage) {
   }
 }
 
-void EvictionIndex::replace_child(EvictionQueue* queue, uint32_t parent, uint32_t old_child, uint32_t new_child) {
+void EvictionIndex::replace_child(EvictionQueue* queue, uint32_t parent, uint32_t old_child,
+                                  uint32_t new_child) {
   if (parent == kNone) {
     queue->root = new_child;
   } else if (links_[parent].left == old_child) {
@@ -68,7 +70,8 @@ void EvictionIndex::insert(EvictionQueue* queue, uint32_t node, uint64_t key) {
   } else {
     links_[parent].right = node;
   }
-  while (links_[node].parent != kNone && priority(links_[node].parent) < priority(node)) rotate_up(queue, node);
+  while (links_[node].parent != kNone && priority(links_[node].parent) < priority(node))
+    rotate_up(queue, node);
   if (leftmost) queue->first = node;
   ++queue->count;
 }

@@ -1,8 +1,10 @@
-// The order in which evictable leaves go: one intrusive treap a namespace (Seidel & Aragon 1996), keyed by (key, node id), all
-// sharing one array of links. Insert, erase and next are O(log n) expected; the smallest is found in O(1) through a
-// pointer that each queue keeps. Priorities are a hash of the node id: deterministic, no randomness.
+// The order in which evictable leaves go: one intrusive treap a namespace (Seidel & Aragon 1996),
+// keyed by (key, node id), all sharing one array of links. Insert, erase and next are O(log n)
+// expected; the smallest is found in O(1) through a pointer that each queue keeps. Priorities are a
+// hash of the node id: deterministic, no randomness.
 //
-// Knows node ids and keys, no nodes. The key is a policy's: see eviction_key. Thread rule: callers serialise.
+// Knows node ids and keys, no nodes. The key is a policy's: see eviction_key. Thread rule: callers
+// serialise.
 #pragma once
 
 #include <cstdint>

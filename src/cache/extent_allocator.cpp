@@ -11,7 +11,8 @@ void ExtentAllocator::bind(HostAllocator* memory) {
 }
 
 bool ExtentAllocator::init(uint32_t num_units) {
-  if (!tag_.reserve(num_units) || !next_.reserve(num_units) || !prev_.reserve(num_units)) return false;
+  if (!tag_.reserve(num_units) || !next_.reserve(num_units) || !prev_.reserve(num_units))
+    return false;
   for (uint32_t& head : heads_) head = kNone;
   num_units_ = num_units;
   num_free_ = num_units;
@@ -19,7 +20,9 @@ bool ExtentAllocator::init(uint32_t num_units) {
   return true;
 }
 
-uint32_t ExtentAllocator::bin_of(uint32_t length) { return static_cast<uint32_t>(std::bit_width(length)) - 1; }
+uint32_t ExtentAllocator::bin_of(uint32_t length) {
+  return static_cast<uint32_t>(std::bit_width(length)) - 1;
+}
 
 void ExtentAllocator::insert(uint32_t first, uint32_t length) {
   tag_[first] = length;

@@ -1,13 +1,14 @@
-// Hands out contiguous runs ("extents") of the units [0, n): the physical blocks of the pool and the token units of the
-// tree both live by it. Runs matter: physically contiguous blocks read 22-34% faster, and a tree edge whose
-// tokens are contiguous is compared by one memcmp.
+// Hands out contiguous runs ("extents") of the units [0, n): the physical blocks of the pool and
+// the token units of the tree both live by it. Runs matter: physically contiguous blocks read
+// 22-34% faster, and a tree edge whose tokens are contiguous is compared by one memcmp.
 //
-//   unit   0 1 2 3 4 5 6 7 8 9      free extents carry their length at both ends (boundary tags, Knuth 1968),
+//   unit   0 1 2 3 4 5 6 7 8 9      free extents carry their length at both ends (boundary tags,
+//   Knuth 1968),
 //          A A . . . A . . A .      so that a freed run finds its free neighbours in O(1)
 //   tag    0 0 3 0 3 0 2 2 0 1      0 inside a run and on every taken unit
 //
-// Extents hang in 32 lists by floor(log2(length)). All operations are O(1) but for a bounded look into one list.
-// Deterministic: the same calls give the same units. Thread rule: callers serialise.
+// Extents hang in 32 lists by floor(log2(length)). All operations are O(1) but for a bounded look
+// into one list. Deterministic: the same calls give the same units. Thread rule: callers serialise.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,9 @@ class ExtentAllocator {
   void bind(HostAllocator* memory);
   [[nodiscard]] bool init(uint32_t num_units);  // false: no memory
 
-  // Takes up to `want` (> 0) contiguous units: the whole run when one fits, else the longest found at hand. Prefers to go on
-  // at `hint` (the unit after a taken one, or kNone) when it is free. Returns how many, 0 only when nothing is free.
+  // Takes up to `want` (> 0) contiguous units: the whole run when one fits, else the longest found
+  // at hand. Prefers to go on at `hint` (the unit after a taken one, or kNone) when it is free.
+  // Returns how many, 0 only when nothing is free.
   uint32_t take(uint32_t want, uint32_t hint, uint32_t* first);
   void give(uint32_t first, uint32_t count);
 

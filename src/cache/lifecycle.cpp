@@ -4,14 +4,16 @@
 
 namespace radixattn {
 
-// n empty requests with room for `row` entries each, all or none; their ids in `out` only when all are there.
+// n empty requests with room for `row` entries each, all or none; their ids in `out` only when all
+// are there.
 radix_status CacheManager::create_children(uint32_t n, uint64_t row, radix_req* out) {
   const radix_status st = reserve_for_begin(n, 0);
   if (st != RADIX_OK) return st;
   for (uint32_t i = 0; i < n; ++i) {
     if (!requests_.reserve_row(requests_.next_index(), row)) {
       while (i > 0) requests_.destroy(id_index(out[--i]));
-      return fail(RADIX_E_NOMEM, "no memory for %u rows of %llu blocks", n, static_cast<unsigned long long>(row));
+      return fail(RADIX_E_NOMEM, "no memory for %u rows of %llu blocks", n,
+                  static_cast<unsigned long long>(row));
     }
     out[i] = requests_.id(requests_.create_empty());
   }
@@ -52,10 +54,12 @@ radix_status CacheManager::fork(radix_req parent, uint32_t n, radix_req* out) {
   const Request& p = requests_[index];
   if (p.known_tokens != p.num_tokens) {
     return fail(RADIX_E_STATE, "ids of tokens [%llu, %llu) of parent are unknown: set them first",
-                static_cast<unsigned long long>(p.known_tokens), static_cast<unsigned long long>(p.num_tokens));
+                static_cast<unsigned long long>(p.known_tokens),
+                static_cast<unsigned long long>(p.num_tokens));
   }
   if (p.borrows()) {
-    return fail(RADIX_E_STATE, "parent borrows %u blocks that are not committed: fork after the commit",
+    return fail(RADIX_E_STATE,
+                "parent borrows %u blocks that are not committed: fork after the commit",
                 p.borrow_end - p.commit_blocks);
   }
   st = create_children(n, p.num_blocks, out);
@@ -95,7 +99,8 @@ radix_status CacheManager::truncate(radix_req id, uint64_t new_len) {
   Request& r = requests_[index];
   if (new_len > r.num_tokens) {
     return fail(RADIX_E_INVALID, "new_len is %llu: the request has %llu tokens",
-                static_cast<unsigned long long>(new_len), static_cast<unsigned long long>(r.num_tokens));
+                static_cast<unsigned long long>(new_len),
+                static_cast<unsigned long long>(r.num_tokens));
   }
   if (new_len == r.num_tokens) return RADIX_OK;
   const uint32_t whole = static_cast<uint32_t>(new_len / config_.block_size);
@@ -109,9 +114,10 @@ radix_status CacheManager::truncate(radix_req id, uint64_t new_len) {
   for (uint32_t j = whole; r.kept_duplicates > 0 && j < r.commit_blocks; ++j) {
     if (is_private(r.row[j])) --r.kept_duplicates;  // entries given up are still in memory
   }
-  // NOTE: a borrowed block that is cut may be written by nobody but its lender, and the next append copies it before
-  // that: its kept tokens must be computed again.
-  if (r.borrow_end > whole && r.borrows() && r.ready_tokens > uint64_t{whole} * config_.block_size) {
+  // NOTE: a borrowed block that is cut may be written by nobody but its lender, and the next append
+  // copies it before that: its kept tokens must be computed again.
+  if (r.borrow_end > whole && r.borrows() &&
+      r.ready_tokens > uint64_t{whole} * config_.block_size) {
     r.ready_tokens = uint64_t{whole} * config_.block_size;
   }
   if (r.borrow_end > whole) r.borrow_end = whole;

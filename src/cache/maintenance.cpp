@@ -53,7 +53,8 @@ radix_status CacheManager::evict(radix_ns id, uint32_t want, uint32_t* freed) {
 
 // ---- clearing
 
-// Nothing is leased there. Every node goes after its children: from each leaf upwards as far as it is the last child.
+// Nothing is leased there. Every node goes after its children: from each leaf upwards as far as it
+// is the last child.
 void CacheManager::clear_namespace(uint32_t ns) {
   for (uint32_t first = 0; first < tree_.node_capacity(); ++first) {
     uint32_t id = first;
@@ -97,8 +98,10 @@ radix_status CacheManager::ns_create(const char* name, size_t len, uint32_t quot
   if (namespaces_.name_in_use(name, len)) {
     return fail(RADIX_E_STATE, "name is in use by a live namespace: destroy it first");
   }
-  if (namespaces_.full()) return fail(RADIX_E_FULL, "max_namespaces is %u: all are in use", config_.max_namespaces);
-  if (!namespaces_.reserve_one() || !tree_.reserve_namespaces(uint64_t{namespaces_.next_index()} + 1)) {
+  if (namespaces_.full())
+    return fail(RADIX_E_FULL, "max_namespaces is %u: all are in use", config_.max_namespaces);
+  if (!namespaces_.reserve_one() ||
+      !tree_.reserve_namespaces(uint64_t{namespaces_.next_index()} + 1)) {
     return fail(RADIX_E_NOMEM, "no memory for another namespace");
   }
   const uint32_t index = namespaces_.create(name, len, quota);
@@ -121,7 +124,8 @@ radix_status CacheManager::ns_destroy(radix_ns id) {
 // ---- epochs
 
 radix_status CacheManager::epoch_begin(radix_epoch* out) {
-  if (!config_.defer_free) return fail(RADIX_E_STATE, "the context was made without RADIX_CTX_DEFER_FREE");
+  if (!config_.defer_free)
+    return fail(RADIX_E_STATE, "the context was made without RADIX_CTX_DEFER_FREE");
   ++epoch_now_;
   tree_.set_epochs(epoch_now_, epoch_retired_);
   pool_.set_epochs(epoch_now_, epoch_retired_);
@@ -130,10 +134,11 @@ radix_status CacheManager::epoch_begin(radix_epoch* out) {
 }
 
 radix_status CacheManager::epoch_retire(radix_epoch upto) {
-  if (!config_.defer_free) return fail(RADIX_E_STATE, "the context was made without RADIX_CTX_DEFER_FREE");
+  if (!config_.defer_free)
+    return fail(RADIX_E_STATE, "the context was made without RADIX_CTX_DEFER_FREE");
   if (upto > epoch_now_) {
-    return fail(RADIX_E_INVALID, "upto is %llu: the last epoch begun is %llu", static_cast<unsigned long long>(upto),
-                static_cast<unsigned long long>(epoch_now_));
+    return fail(RADIX_E_INVALID, "upto is %llu: the last epoch begun is %llu",
+                static_cast<unsigned long long>(upto), static_cast<unsigned long long>(epoch_now_));
   }
   if (upto <= epoch_retired_) return RADIX_OK;
   epoch_retired_ = upto;
@@ -146,7 +151,8 @@ uint64_t CacheManager::pinned_blocks() {
   uint64_t blocks = 0;
   ++cover_serial_;
   for (uint32_t i = 0; i < pins_.size(); ++i) {
-    if (pins_[i].live != 0) blocks += tree_.cover(tree_.lease_position(lease_of_pin(i)), cover_serial_);
+    if (pins_[i].live != 0)
+      blocks += tree_.cover(tree_.lease_position(lease_of_pin(i)), cover_serial_);
   }
   return blocks;
 }

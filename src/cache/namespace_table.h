@@ -16,7 +16,8 @@ struct Namespace {
   uint32_t generation;
   uint32_t live;
   uint32_t quota;  // blocks; 0 = unlimited
-  uint32_t used;   // blocks in its tree or private to its requests (deferred private ones not counted)
+  uint32_t
+      used;  // blocks in its tree or private to its requests (deferred private ones not counted)
   uint32_t requests;
   uint32_t pins;
   uint32_t plan_need;  // scratch of one append
@@ -43,7 +44,8 @@ class NamespaceTable {
     if (id == 0) return 0;
     const uint32_t index = id_index(id);
     if (id_kind(id) != IdKind::kNamespace || index == 0 || index >= size_) return kNone;
-    return entries_[index].live != 0 && entries_[index].generation == id_generation(id) ? index : kNone;
+    return entries_[index].live != 0 && entries_[index].generation == id_generation(id) ? index
+                                                                                        : kNone;
   }
   uint64_t id(uint32_t index) const {
     return index == 0 ? 0 : make_id(IdKind::kNamespace, entries_[index].generation, index);
@@ -56,8 +58,12 @@ class NamespaceTable {
     return false;
   }
   bool full() const { return fixed_ && free_head_ == kNone && size_ >= max_; }
-  [[nodiscard]] bool reserve_one() { return free_head_ != kNone || entries_.reserve_doubling(size_ + uint64_t{1}); }
-  uint32_t next_index() const { return free_head_ != kNone ? free_head_ : size_; }  // what create() will use
+  [[nodiscard]] bool reserve_one() {
+    return free_head_ != kNone || entries_.reserve_doubling(size_ + uint64_t{1});
+  }
+  uint32_t next_index() const {
+    return free_head_ != kNone ? free_head_ : size_;
+  }  // what create() will use
   uint32_t create(const char* name, size_t len, uint32_t quota) {
     const uint32_t index = next_index();
     if (index == free_head_) {

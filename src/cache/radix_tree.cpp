@@ -1,4 +1,5 @@
-// Shape of the tree: nodes, children, matching, insertion, removal. Leases and eviction order: radix_tree_lease.cpp.
+// Shape of the tree: nodes, children, matching, insertion, removal. Leases and eviction order:
+// radix_tree_lease.cpp.
 #include "cache/radix_tree.h"
 
 #include "base/hash.h"
@@ -6,9 +7,10 @@
 namespace radixattn {
 namespace {
 
-// Equal leading tokens of a and b, in whole blocks. memcmp over about 1 KiB at a time is as fast as hand-written vector code
-// and says where the difference is within one chunk.
-uint32_t equal_blocks(const int32_t* a, const int32_t* b, uint32_t num_blocks, uint32_t block_size) {
+// Equal leading tokens of a and b, in whole blocks. memcmp over about 1 KiB at a time is as fast as
+// hand-written vector code and says where the difference is within one chunk.
+uint32_t equal_blocks(const int32_t* a, const int32_t* b, uint32_t num_blocks,
+                      uint32_t block_size) {
   constexpr uint32_t kChunkTokens = 256;
   const uint32_t chunk = block_size >= kChunkTokens ? 1 : kChunkTokens / block_size;
   const size_t block_bytes = size_t{block_size} * sizeof(int32_t);
@@ -44,7 +46,8 @@ void RadixTree::bind(HostAllocator* memory) {
 bool RadixTree::init(uint32_t num_blocks, uint32_t block_size, int32_t policy) {
   block_size_ = block_size;
   policy_ = policy;
-  return units_.init(num_blocks) && tokens_.reserve(uint64_t{num_blocks} * block_size) && blocks_.reserve(num_blocks);
+  return units_.init(num_blocks) && tokens_.reserve(uint64_t{num_blocks} * block_size) &&
+         blocks_.reserve(num_blocks);
 }
 
 bool RadixTree::reserve_nodes(uint64_t more, uint64_t more_roots) {
@@ -52,7 +55,8 @@ bool RadixTree::reserve_nodes(uint64_t more, uint64_t more_roots) {
   uint64_t need = uint64_t{num_live_} + more;
   if (need > units_.num_units()) need = units_.num_units();
   need += num_roots_ + more_roots;
-  return nodes_.reserve_doubling(need) && queue_.reserve(nodes_.capacity()) && grow_table(nodes_.capacity());
+  return nodes_.reserve_doubling(need) && queue_.reserve(nodes_.capacity()) &&
+         grow_table(nodes_.capacity());
 }
 
 bool RadixTree::reserve_namespaces(uint64_t n) { return ns_usage_.reserve_doubling(n); }
@@ -65,7 +69,9 @@ void RadixTree::touch_memory() {
 
 // ---- the child table: linear probing, deletion by shifting back (no tombstones)
 
-uint64_t RadixTree::hash_block(const int32_t* tokens) const { return hash_tokens(tokens, block_size_); }
+uint64_t RadixTree::hash_block(const int32_t* tokens) const {
+  return hash_tokens(tokens, block_size_);
+}
 
 uint64_t RadixTree::slot_hash(uint32_t parent, uint64_t hash) {
   return mix(hash ^ parent * 0x9e3779b97f4a7c15u, 0xd6e8feb86659fd93u);
@@ -121,7 +127,8 @@ uint32_t RadixTree::find_child(uint32_t parent, const int32_t* first_block) cons
     const uint32_t id = static_cast<uint32_t>(table_[slot]) - 1;
     const Node& n = nodes_[id];
     if (n.parent != parent || n.hash != key || n.is_root != 0) continue;
-    if (std::memcmp(node_tokens(id), first_block, size_t{block_size_} * sizeof(int32_t)) == 0) return id;
+    if (std::memcmp(node_tokens(id), first_block, size_t{block_size_} * sizeof(int32_t)) == 0)
+      return id;
   }
   return kNone;
 }
@@ -154,7 +161,8 @@ Position RadixTree::walk(Position from, const int32_t* tokens, uint64_t num_toke
     const uint32_t got = match_run(at, rest, end - at.blocks);
     if (out != nullptr && at.blocks < out_cap) {
       const uint64_t room = out_cap - at.blocks;
-      std::memcpy(out + at.blocks, node_blocks(at.node) + at.in, (got < room ? got : room) * sizeof(int32_t));
+      std::memcpy(out + at.blocks, node_blocks(at.node) + at.in,
+                  (got < room ? got : room) * sizeof(int32_t));
     }
     at.in += got;
     at.blocks += got;
@@ -251,7 +259,8 @@ void RadixTree::drop_root_if_unused(uint32_t root) {
 }
 
 //   before   parent - [ a b | c d ] id        after   parent - [ a b ] upper - [ c d ] id
-// The lower half keeps the id, its children and the leases beyond the cut; the others move to the upper half.
+// The lower half keeps the id, its children and the leases beyond the cut; the others move to the
+// upper half.
 Position RadixTree::split(Position at) {
   const uint32_t id = at.node;
   if (at.in == nodes_[id].num) return at;
@@ -286,9 +295,11 @@ Position RadixTree::split(Position at) {
   return {upper, at.in, at.blocks};
 }
 
-Position RadixTree::add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend, uint32_t* unit) {
+Position RadixTree::add_run(Position at, uint32_t num_blocks, uint64_t now, bool may_extend,
+                            uint32_t* unit) {
   const uint32_t parent = at.node;
-  const bool leaf = nodes_[parent].is_root == 0 && nodes_[parent].first_child == kNone && nodes_[parent].usage.hits == 0;
+  const bool leaf = nodes_[parent].is_root == 0 && nodes_[parent].first_child == kNone &&
+                    nodes_[parent].usage.hits == 0;
   const uint32_t behind = nodes_[parent].unit + nodes_[parent].num;
   const uint32_t got = units_.take(num_blocks, may_extend && leaf ? behind : kNone, unit);
   num_cached_ += got;

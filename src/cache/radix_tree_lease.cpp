@@ -21,7 +21,8 @@ void RadixTree::count(uint32_t id, bool add) {
 void RadixTree::requeue(uint32_t id) {
   const Node& n = nodes_[id];
   EvictionQueue* queue = &ns_usage_[n.ns].queue;
-  const bool wanted = n.is_root == 0 && n.first_child == kNone && n.fenced == 0 && unprotected(id) > 0;
+  const bool wanted =
+      n.is_root == 0 && n.first_child == kNone && n.fenced == 0 && unprotected(id) > 0;
   const uint64_t key = eviction_key(policy_, n.usage);
   if (queue_.contains(id)) {
     if (wanted && queue_.key(id) == key) return;
@@ -112,7 +113,8 @@ void RadixTree::take_lease(uint32_t lease, Position at) {
   protect(at.node, at.in);
 }
 
-// The new place is protected before the old one is given up, so that nothing on both paths is exposed in between.
+// The new place is protected before the old one is given up, so that nothing on both paths is
+// exposed in between.
 void RadixTree::move_lease(uint32_t lease, Position to) {
   const uint32_t from = leases_[lease].node;
   if (from == to.node && leases_[lease].in == to.in) return;
@@ -129,7 +131,8 @@ void RadixTree::release_lease(uint32_t lease) {
   if (nodes_[from].is_root != 0) drop_root_if_unused(from);
 }
 
-// Leases of `id` that end at or above the cut move to `upper`; counters of both halves are set from scratch.
+// Leases of `id` that end at or above the cut move to `upper`; counters of both halves are set from
+// scratch.
 void RadixTree::split_leases(uint32_t id, uint32_t upper, uint32_t cut) {
   Node& lo = nodes_[id];
   Node& up = nodes_[upper];
@@ -151,7 +154,8 @@ void RadixTree::split_leases(uint32_t id, uint32_t upper, uint32_t cut) {
   up.protected_children = lo.holders > 0 ? 1 : 0;
   up.holders = moved + up.protected_children;
   up.held = deepest_lease(upper);
-  // The parent counted this child as protected or not; that has not changed: up.holders > 0 iff lo.holders was > 0.
+  // The parent counted this child as protected or not; that has not changed: up.holders > 0 iff
+  // lo.holders was > 0.
 }
 
 void RadixTree::use_path(Position at, uint64_t now, bool count_hit) {
@@ -190,7 +194,8 @@ void RadixTree::add_request(Position at, uint64_t serial) {
   }
 }
 
-// ---- fences: nodes that lost protection while launches may still read them, in the order of their stamps
+// ---- fences: nodes that lost protection while launches may still read them, in the order of their
+// stamps
 
 void RadixTree::fence_unlink(uint32_t id) {
   const Node& n = nodes_[id];

@@ -1,10 +1,11 @@
 // Live requests and pins: generation-checked slots, block-table rows, families.
 //
-// A row entry is a physical block id, with kPrivateBit when the block is the request's own (counted in the pool's refs) and not
-// the tree's. Entries [0, commit_blocks) are published; one of them is still private only when it is a duplicate
-// that the request kept. Requests that share private blocks (forks; borrowers and their lender) form a
-// ring, the family: whoever commits first publishes for all of them, and a shared block stands at the same index in every row.
-// Thread rule: callers serialise.
+// A row entry is a physical block id, with kPrivateBit when the block is the request's own (counted
+// in the pool's refs) and not the tree's. Entries [0, commit_blocks) are published; one of them is
+// still private only when it is a duplicate that the request kept. Requests that share private
+// blocks (forks; borrowers and their lender) form a ring, the family: whoever commits first
+// publishes for all of them, and a shared block stands at the same index in every row. Thread rule:
+// callers serialise.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,8 @@ constexpr uint32_t kPrivateBit = 1u << 31;
 constexpr uint32_t block_of(uint32_t entry) { return entry & ~kPrivateBit; }
 constexpr bool is_private(uint32_t entry) { return (entry & kPrivateBit) != 0; }
 
-// What an append of one token touches comes first, in one cache line: a batch of hundreds of requests is bound by misses.
+// What an append of one token touches comes first, in one cache line: a batch of hundreds of
+// requests is bound by misses.
 struct alignas(64) Request {
   uint32_t* row;
   uint64_t num_tokens;
@@ -34,22 +36,27 @@ struct alignas(64) Request {
   uint8_t planned_copy;  // scratch of one append: the plan dropped a reference to the last block
   uint8_t remap;
   uint8_t reserved[2];
-  uint32_t remap_budget;  // scratch of one commit: remaps that the caller was asked room for, and are not used up
+  uint32_t remap_budget;  // scratch of one commit: remaps that the caller was asked room for, and
+                          // are not used up
 
   uint64_t ready_tokens;
   uint64_t cached_tokens;
   uint64_t extra_key;
   uint32_t commit_blocks;
-  uint32_t lease_blocks;    // blocks from the root that the lease covers, >= commit_blocks
-  uint32_t foreign_blocks;  // leading blocks that others published: matched at begin, or found as duplicates
-  uint32_t kept_duplicates;  // with remap: private entries below commit_blocks, for the next commit to remap
+  uint32_t lease_blocks;     // blocks from the root that the lease covers, >= commit_blocks
+  uint32_t foreign_blocks;   // leading blocks that others published: matched at begin, or found as
+                             // duplicates
+  uint32_t kept_duplicates;  // with remap: private entries below commit_blocks, for the next commit
+                             // to remap
   uint32_t ring_next, ring_prev;
   uint32_t lender;      // index of the request that this one borrows from, kNone = nobody
   uint32_t borrow_end;  // blocks; borrowed are [commit_blocks, borrow_end)
   uint32_t shared_end;  // scratch of one commit
   uint32_t next_free;
 
-  uint64_t room(uint32_t block_size) const { return uint64_t{num_blocks} * block_size - num_tokens; }
+  uint64_t room(uint32_t block_size) const {
+    return uint64_t{num_blocks} * block_size - num_tokens;
+  }
   bool borrows() const { return lender != kNone && borrow_end > commit_blocks; }
 };
 
@@ -106,7 +113,9 @@ class SlotTable {
   uint64_t id(uint32_t index) const { return make_id(kKind, slots_[index].generation, index); }
   T& operator[](uint32_t index) { return slots_[index]; }
   const T& operator[](uint32_t index) const { return slots_[index]; }
-  uint32_t next_index() const { return free_head_ != kNone ? free_head_ : size_; }  // what create() will use
+  uint32_t next_index() const {
+    return free_head_ != kNone ? free_head_ : size_;
+  }  // what create() will use
   uint32_t size() const { return size_; }
   uint32_t num_live() const { return live_; }
   uint64_t capacity() const { return slots_.capacity(); }

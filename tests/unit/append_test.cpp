@@ -97,7 +97,8 @@ TEST(Append, PartialTakesTheItemsBeforeTheFirstThatFails) {
   Cache cache(4, 2);
   const radix_req a = cache.begin({}), b = cache.begin({}), c = cache.begin({});
   const Tokens t = range(0, 6);
-  const Appended some = cache.append({{a, t.data(), 4, 0}, {b, t.data(), 6, 0}, {c, t.data(), 1, 0}}, RADIX_APPEND_PARTIAL);
+  const Appended some = cache.append(
+      {{a, t.data(), 4, 0}, {b, t.data(), 6, 0}, {c, t.data(), 1, 0}}, RADIX_APPEND_PARTIAL);
   EXPECT_EQ(some.status, RADIX_E_NO_BLOCKS);
   EXPECT_EQ(some.out.num_done, 1u);
   EXPECT_EQ(some.slots.size(), 4u);

@@ -1,4 +1,5 @@
-// A small cache for tests: short calls that check what they return, and the invariants after every change.
+// A small cache for tests: short calls that check what they return, and the invariants after every
+// change.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -32,7 +33,8 @@ struct Appended {
 
 class Cache {
  public:
-  explicit Cache(uint32_t num_blocks = 16, uint32_t block_size = 2) : Cache(config_of(num_blocks, block_size)) {}
+  explicit Cache(uint32_t num_blocks = 16, uint32_t block_size = 2)
+      : Cache(config_of(num_blocks, block_size)) {}
   explicit Cache(const CacheConfig& config) : manager_(&memory_), block_size_(config.block_size) {
     EXPECT_EQ(manager_.init(config), RADIX_OK);
   }
@@ -50,7 +52,8 @@ class Cache {
   CacheManager* operator->() { return &manager_; }
   CacheManager& manager() { return manager_; }
 
-  static radix_request_desc desc(const Tokens& t, uint32_t flags = 0, radix_ns ns = 0, uint64_t extra_key = 0) {
+  static radix_request_desc desc(const Tokens& t, uint32_t flags = 0, radix_ns ns = 0,
+                                 uint64_t extra_key = 0) {
     radix_request_desc d = {};
     d.struct_size = sizeof d;
     d.flags = flags;
@@ -64,7 +67,8 @@ class Cache {
   radix_req begin(const Tokens& t, uint32_t flags = 0, radix_ns ns = 0, uint64_t extra_key = 0) {
     radix_req r = 0;
     match_ = {};
-    EXPECT_EQ(manager_.begin(desc(t, flags, ns, extra_key), &r, &match_), RADIX_OK) << last_message();
+    EXPECT_EQ(manager_.begin(desc(t, flags, ns, extra_key), &r, &match_), RADIX_OK)
+        << last_message();
     check();
     return r;
   }
@@ -146,7 +150,9 @@ class Cache {
   }
   std::vector<int32_t> row(radix_req r) {
     std::vector<int32_t> t(info(r).num_blocks);
-    EXPECT_EQ(manager_.block_tables(&r, 1, t.data(), static_cast<int64_t>(t.size()), nullptr, nullptr), RADIX_OK);
+    EXPECT_EQ(
+        manager_.block_tables(&r, 1, t.data(), static_cast<int64_t>(t.size()), nullptr, nullptr),
+        RADIX_OK);
     return t;
   }
   radix_stats stats() {

@@ -1,4 +1,5 @@
-// check() finds what is broken: each test breaks one thing behind the cache's back, sees it found, and mends it.
+// check() finds what is broken: each test breaks one thing behind the cache's back, sees it found,
+// and mends it.
 #include "cache_fixture.h"
 
 namespace radixattn {
@@ -93,9 +94,7 @@ TEST_F(Checker, FamiliesAndNamespaces) {
   expect_found(access_.space(0).requests, 1u);
   expect_found(access_.space(0).pins, 1u);
 }
-TEST_F(Checker, AFreedRequestThatALeaseStillNames) {
-  expect_found(request(b_).live, 0u);
-}
+TEST_F(Checker, AFreedRequestThatALeaseStillNames) { expect_found(request(b_).live, 0u); }
 
 }  // namespace
 }  // namespace radixattn

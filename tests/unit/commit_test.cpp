@@ -41,7 +41,8 @@ TEST(Commit, KeepsADuplicateUntilTheRequestEnds) {
 
 TEST(Commit, RemapsADuplicateWhenAsked) {
   Cache cache(8, 2);
-  const radix_req a = cache.start(range(0, 4)), b = cache.start(range(0, 6), RADIX_BEGIN_REMAP_DUPLICATES);
+  const radix_req a = cache.start(range(0, 4)),
+                  b = cache.start(range(0, 6), RADIX_BEGIN_REMAP_DUPLICATES);
   cache.commit(a);
   const std::vector<int32_t> before = cache.row(b);
   const uint64_t version = cache.info(b).table_version;

@@ -51,7 +51,8 @@ TEST(EvictionKey, OrdersByWhatThePolicyLooksAt) {
   EXPECT_LT(eviction_key(RADIX_EVICT_FIFO, old_often), eviction_key(RADIX_EVICT_FIFO, new_once));
   EXPECT_LT(eviction_key(RADIX_EVICT_NONE, old_often), eviction_key(RADIX_EVICT_NONE, new_once));
   const Usage used_later = {30, 1, 9};
-  EXPECT_LT(eviction_key(RADIX_EVICT_LFU, old_often), eviction_key(RADIX_EVICT_LFU, used_later)) << "ties by last use";
+  EXPECT_LT(eviction_key(RADIX_EVICT_LFU, old_often), eviction_key(RADIX_EVICT_LFU, used_later))
+      << "ties by last use";
 }
 
 }  // namespace

@@ -79,7 +79,9 @@ TEST_F(Extents, RandomRunsAgainstABitmap) {
   for (int step = 0; step < 20000; ++step) {
     if (random() % 2 == 0) {
       const uint32_t want = 1 + static_cast<uint32_t>(random() % 12);
-      const uint32_t n = take(want, random() % 3 == 0 && !runs.empty() ? runs.back().first + runs.back().second : kNone);
+      const uint32_t n =
+          take(want,
+               random() % 3 == 0 && !runs.empty() ? runs.back().first + runs.back().second : kNone);
       ASSERT_LE(n, want);
       for (uint32_t i = 0; i < n; ++i) {
         ASSERT_FALSE(taken[first_ + i]) << step;
@@ -88,7 +90,8 @@ TEST_F(Extents, RandomRunsAgainstABitmap) {
       if (n > 0) runs.emplace_back(first_, n);
     } else if (!runs.empty()) {
       auto& run = runs[random() % runs.size()];
-      const uint32_t part = 1 + static_cast<uint32_t>(random() % run.second);  // the tail of the run
+      const uint32_t part =
+          1 + static_cast<uint32_t>(random() % run.second);  // the tail of the run
       extents_.give(run.first + run.second - part, part);
       for (uint32_t i = run.second - part; i < run.second; ++i) taken[run.first + i] = false;
       run.second -= part;
@@ -97,7 +100,8 @@ TEST_F(Extents, RandomRunsAgainstABitmap) {
         runs.pop_back();
       }
     }
-    ASSERT_EQ(extents_.num_free(), static_cast<uint32_t>(std::count(taken.begin(), taken.end(), false)));
+    ASSERT_EQ(extents_.num_free(),
+              static_cast<uint32_t>(std::count(taken.begin(), taken.end(), false)));
     if (step % 64 == 0) expect_sound();
   }
 }

@@ -15,7 +15,8 @@ class Tree : public ::testing::Test {
     scratch_.resize(num_blocks);
     tree_.bind(&memory_);
     ASSERT_TRUE(tree_.init(num_blocks, block_size, RADIX_EVICT_LRU));
-    ASSERT_TRUE(tree_.reserve_nodes(num_blocks, 8) && tree_.reserve_namespaces(2) && tree_.reserve_leases(16));
+    ASSERT_TRUE(tree_.reserve_nodes(num_blocks, 8) && tree_.reserve_namespaces(2) &&
+                tree_.reserve_leases(16));
     tree_.reset_namespace(0);
     tree_.reset_namespace(1);
   }

@@ -87,7 +87,8 @@ TEST(SharePending, ABorrowerDoesNotLendAndDoesNotFork) {
   const radix_req r = cache.start(range(0, 6) + range(20, 24), kShare);
   radix_req child = 0;
   EXPECT_EQ(cache->fork(r, 1, &child), RADIX_E_STATE);
-  EXPECT_EQ(cache.info(cache.begin(range(0, 6) + range(20, 25), kShare)).pending_tokens, 6u) << "from the lender only";
+  EXPECT_EQ(cache.info(cache.begin(range(0, 6) + range(20, 25), kShare)).pending_tokens, 6u)
+      << "from the lender only";
   cache.commit(lender);
   EXPECT_EQ(cache->fork(r, 1, &child), RADIX_OK);
 }

@@ -64,8 +64,11 @@ TEST(SharingGraph, SaysWhoIsWhereAndWhatIsSaved) {
   const radix_req a = cache.start(range(0, 4) + range(50, 53)), b = cache.start(range(0, 5));
   cache.commit(a);
   const std::string text = cache.graph(RADIX_GRAPH_TEXT);
-  EXPECT_NE(text.find("2 requests, 2 nodes, 3 blocks of 2 tokens cached, 2 blocks saved"), std::string::npos) << text;
-  EXPECT_NE(text.find("2 blocks [0, 1, 2, 3], 2 requests, saves 2 blocks"), std::string::npos) << text;
+  EXPECT_NE(text.find("2 requests, 2 nodes, 3 blocks of 2 tokens cached, 2 blocks saved"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("2 blocks [0, 1, 2, 3], 2 requests, saves 2 blocks"), std::string::npos)
+      << text;
   char id[32];
   std::snprintf(id, sizeof id, "request 0x%llx", static_cast<unsigned long long>(b));
   EXPECT_NE(text.find(id), std::string::npos) << text;

@@ -60,22 +60,20 @@ TEST_P(Forward, EqualsThePlainModel) {
 
 INSTANTIATE_TEST_SUITE_P(
     Architectures, Forward,
-    testing::Values(
-        Architecture{"Llama", "LlamaForCausalLM", "{}"},
-        Architecture{"LlamaTied", "LlamaForCausalLM", R"({"tie_word_embeddings":true})"},
-        Architecture{
-            "Llama3Rope", "LlamaForCausalLM",
-            R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,
+    testing::Values(Architecture{"Llama", "LlamaForCausalLM", "{}"},
+                    Architecture{"LlamaTied", "LlamaForCausalLM",
+                                 R"({"tie_word_embeddings":true})"},
+                    Architecture{"Llama3Rope", "LlamaForCausalLM",
+                                 R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,
                          "low_freq_factor":1.0,"high_freq_factor":4.0,
                          "original_max_position_embeddings":64}})"},
-        Architecture{"LinearRopeOldKey", "LlamaForCausalLM",
-                     R"({"rope_scaling":{"type":"linear","factor":2.0}})"},
-        Architecture{"Mistral", "MistralForCausalLM", R"({"sliding_window":9})"},
-        Architecture{"Qwen2", "Qwen2ForCausalLM", "{}"},
-        Architecture{"Qwen3", "Qwen3ForCausalLM", "{}"},
-        Architecture{
-            "Qwen3Yarn", "Qwen3ForCausalLM",
-            R"({"rope_scaling":{"rope_type":"yarn","factor":4.0,
+                    Architecture{"LinearRopeOldKey", "LlamaForCausalLM",
+                                 R"({"rope_scaling":{"type":"linear","factor":2.0}})"},
+                    Architecture{"Mistral", "MistralForCausalLM", R"({"sliding_window":9})"},
+                    Architecture{"Qwen2", "Qwen2ForCausalLM", "{}"},
+                    Architecture{"Qwen3", "Qwen3ForCausalLM", "{}"},
+                    Architecture{"Qwen3Yarn", "Qwen3ForCausalLM",
+                                 R"({"rope_scaling":{"rope_type":"yarn","factor":4.0,
                          "original_max_position_embeddings":128}})"}),
     [](const auto& test) { return test.param.name; });
 

@@ -17,10 +17,18 @@ std::string damage(std::string text, std::mt19937* random) {
   for (auto edits = 1 + (*random)() % 4; edits > 0 && !text.empty(); --edits) {
     const size_t at = (*random)() % text.size();
     switch ((*random)() % 4) {
-      case 0: text[at] = static_cast<char>((*random)()); break;
-      case 1: text.erase(at, 1 + (*random)() % 5); break;
-      case 2: text.insert(at, text.substr((*random)() % text.size(), (*random)() % 9)); break;
-      default: text.resize(at); break;
+      case 0:
+        text[at] = static_cast<char>((*random)());
+        break;
+      case 1:
+        text.erase(at, 1 + (*random)() % 5);
+        break;
+      case 2:
+        text.insert(at, text.substr((*random)() % text.size(), (*random)() % 9));
+        break;
+      default:
+        text.resize(at);
+        break;
     }
   }
   return text;

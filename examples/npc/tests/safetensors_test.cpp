@@ -60,16 +60,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadFile{"ShapeOverflows",
                 R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}})",
                 4, "overflows"},
-        BadFile{
-            "Overlap",
-            R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        BadFile{"Overlap",
+                R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
                 "b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-            12, "overlap at data offset 4"},
-        BadFile{
-            "Gap",
-            R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+                12, "overlap at data offset 4"},
+        BadFile{"Gap",
+                R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                 "b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
-            12, "gap in the data at offset 4"},
+                12, "gap in the data at offset 4"},
         BadFile{"Trailing", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 7,
                 "3 bytes after"}),
     [](const auto& test) { return test.param.name; });

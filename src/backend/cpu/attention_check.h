@@ -1,4 +1,5 @@
-// The checks of an attention launch that need a look at array contents, and the arithmetic of a workspace.
+// The checks of an attention launch that need a look at array contents, and the arithmetic of a
+// workspace.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +8,9 @@
 
 namespace radixattn {
 
-// Lengths lie in range, tables are long enough, and every block id that the launch will use is in [0, num_blocks).
-// Blocks before the window are never looked at. Sets the message that names sequence, index and value.
+// Lengths lie in range, tables are long enough, and every block id that the launch will use is in
+// [0, num_blocks). Blocks before the window are never looked at. Sets the message that names
+// sequence, index and value.
 radix_status check_attention(const AttentionParams& p);
 
 // Hands out 64-byte aligned pieces of a workspace; with a null base it only counts.

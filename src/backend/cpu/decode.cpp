@@ -1,18 +1,19 @@
-// Decode: attention of one query row per sequence over paged K/V. Memory-bound, so all is about reading each K/V
-// byte once, in an order that the memory system likes.
+// Decode: attention of one query row per sequence over paged K/V. Memory-bound, so all is about
+// reading each K/V byte once, in an order that the memory system likes.
 //
-// Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles of kTileTokens; a
-// tile is a list of row offsets, so block size, layout and contiguity make no difference to the kernels. Per tile:
-//   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over head_dim
-//   softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p
+// Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles
+// of kTileTokens; a tile is a list of row offsets, so block size, layout and contiguity make no
+// difference to the kernels. Per tile:
+//   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over
+//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p
 //   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t]
 //
-// NOTE: the order of reading decides (GB/s on one Zen 5 core, blocks in random order, a linear read being 38): one KV
-// head after the other through a block 17-20; a few token rows side by side, with everything that comes next
-// prefetched in the order of addresses, 29. So each phase walks all KV heads for a few tokens, the score phase
-// prefetches the tile's V, and the value phase prefetches the next tile's K. When heads are the outer dimension of a
-// block (HND), the loops turn round.
-// q is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
+// NOTE: the order of reading decides (GB/s on one Zen 5 core, blocks in random order, a linear read
+// being 38): one KV head after the other through a block 17-20; a few token rows side by side, with
+// everything that comes next prefetched in the order of addresses, 29. So each phase walks all KV
+// heads for a few tokens, the score phase prefetches the tile's V, and the value phase prefetches
+// the next tile's K. When heads are the outer dimension of a block (HND), the loops turn round. q
+// is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
 //
 // Numbers below are measured by bench/cpu_attention.cpp.
 #include "backend/cpu/attention_jobs.h"
@@ -23,7 +24,8 @@ namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
 namespace {
 
-// Query heads that share one pass over K/V rows: 4 x 4 accumulators need 32 registers, 2 x 4 fit 16.
+// Query heads that share one pass over K/V rows: 4 x 4 accumulators need 32 registers, 2 x 4
+// fit 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr uint32_t kGroup = 4;
 #else
@@ -42,7 +44,8 @@ struct Tile {
   int64_t v[kTileTokens];
 };
 
-// ---- scores ------------------------------------------------------------------------------------------------------
+// ---- scores
+// ------------------------------------------------------------------------------------------------------
 
 // out[i] = sum of the lanes of vector i.
 RADIX_INLINE void sum_lanes4(VF a, VF b, VF c, VF e, float* out) {
@@ -86,8 +89,8 @@ RADIX_INLINE VF load_row(const T* p) {
 
 // One vector of head_dim for kTokens rows and NG heads.
 template <uint32_t NG, bool kHalf, class T>
-RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const rows[kTokens], uint32_t i,
-                             VF acc[NG][kTokens]) {
+RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const rows[kTokens],
+                             uint32_t i, VF acc[NG][kTokens]) {
   VF k[kTokens];
 #pragma GCC unroll 8
   for (uint32_t t = 0; t < kTokens; ++t) k[t] = load_row<kHalf>(rows[t] + i);
@@ -101,9 +104,11 @@ RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const r
 
 // s[g][t] for kTokens tokens.
 template <class T, uint32_t NG>
-RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets, float* s) {
+RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets,
+                         float* s) {
   const uint32_t q_stride = padded(head_dim);
-  const T* const rows[kTokens] = {base + offsets[0], base + offsets[1], base + offsets[2], base + offsets[3]};
+  const T* const rows[kTokens] = {base + offsets[0], base + offsets[1], base + offsets[2],
+                                  base + offsets[3]};
   VF acc[NG][kTokens];
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < NG; ++g) {
@@ -119,12 +124,13 @@ RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const
   }
 }
 
-// ---- values ------------------------------------------------------------------------------------------------------
+// ---- values
+// ------------------------------------------------------------------------------------------------------
 
 // o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors; alpha null: 1.
 template <uint32_t NG, uint32_t NV, bool kHalf, class T>
-RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base, const int64_t* offsets, uint32_t n,
-                             float* o, uint32_t o_stride) {
+RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base,
+                             const int64_t* offsets, uint32_t n, float* o, uint32_t o_stride) {
   const DF d;
   VF acc[NG][NV];
 #pragma GCC unroll 8
@@ -159,8 +165,8 @@ RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base, 
 }
 
 template <class T, uint32_t NG>
-RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base, const int64_t* offsets, uint32_t n,
-            float* o) {
+RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base,
+                         const int64_t* offsets, uint32_t n, float* o) {
   const uint32_t o_stride = padded(head_dim_v);
   constexpr uint32_t kWide = kValueVecs * kLanes;
   uint32_t i = 0;
@@ -173,21 +179,22 @@ RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v
   if (i < head_dim_v) value_step<NG, 1, true>(p, alpha, base + i, offsets, n, o + i, o_stride);
 }
 
-// ---- softmax -----------------------------------------------------------------------------------------------------
+// ---- softmax
+// -----------------------------------------------------------------------------------------------------
 
 // The state of an item: one row of each for every query head.
 struct State {
-  float* q;  // [num_q_heads, padded(head_dim)] scaled
-  float* o;  // [num_q_heads, padded(head_dim_v)]
-  float* m;  // [num_q_heads] running maximum, base 2
-  float* l;  // [num_q_heads, kRowPad] lanes of the running sum
-  float* s;  // [num_q_heads, kTileTokens] scores, then weights, of the current tile
+  float* q;      // [num_q_heads, padded(head_dim)] scaled
+  float* o;      // [num_q_heads, padded(head_dim_v)]
+  float* m;      // [num_q_heads] running maximum, base 2
+  float* l;      // [num_q_heads, kRowPad] lanes of the running sum
+  float* s;      // [num_q_heads, kTileTokens] scores, then weights, of the current tile
   float* alpha;  // [num_q_heads] 2^(m - m') of the current tile
 };
 
 // Soft cap and ALiBi on the scores of one head, which come out in units of log 2.
-RADIX_INLINE void bias_scores(const AttentionParams& p, uint32_t head, const Tile& tile, int32_t query_position,
-                              float* s) {
+RADIX_INLINE void bias_scores(const AttentionParams& p, uint32_t head, const Tile& tile,
+                              int32_t query_position, float* s) {
   const DF d;
   const VF cap = hn::Set(d, p.softcap * kLog2e);
   const VF slope = hn::Set(d, p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.f);
@@ -228,10 +235,13 @@ RADIX_INLINE float softmax_row(uint32_t n, float* s, float* m, float* l) {
   return hn::GetLane(alpha);
 }
 
-// ---- walking the range -------------------------------------------------------------------------------------------
+// ---- walking the range
+// -------------------------------------------------------------------------------------------
 
-// Positions are cut at multiples of kTileTokens, whatever the item's bounds: the same tiles for everybody.
-void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t position, uint32_t end, Tile* tile) {
+// Positions are cut at multiples of kTileTokens, whatever the item's bounds: the same tiles for
+// everybody.
+void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t position, uint32_t end,
+               Tile* tile) {
   const uint32_t stop = (position / kTileTokens + 1) * kTileTokens;
   tile->position = position;
   tile->n = (stop < end ? stop : end) - position;
@@ -259,8 +269,8 @@ RADIX_INLINE uint32_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ?
 // True when a token's heads lie closer together than a head's tokens (NHD).
 RADIX_INLINE bool token_major(const PagedTensor& t) { return t.head_stride < t.token_stride; }
 
-// What is still to be prefetched of a tile, in the order of addresses: spans of cache lines, one for each token when
-// its heads are contiguous, else one for each row (token, KV head).
+// What is still to be prefetched of a tile, in the order of addresses: spans of cache lines, one
+// for each token when its heads are contiguous, else one for each row (token, KV head).
 struct Prefetcher {
   const char* line = nullptr;  // the next line of the span
   uint32_t left = 0;           // lines left in the span; 0: all done
@@ -277,8 +287,8 @@ RADIX_INLINE void start_span(Prefetcher& f) {
   f.left = f.span_lines;
 }
 
-RADIX_INLINE Prefetcher prefetch_of(const PagedTensor& t, uint32_t row_elements, const int64_t* offsets, uint32_t n,
-                                    const DecodeItem& item) {
+RADIX_INLINE Prefetcher prefetch_of(const PagedTensor& t, uint32_t row_elements,
+                                    const int64_t* offsets, uint32_t n, const DecodeItem& item) {
   Prefetcher f;
   f.element = element_bytes(t.dtype);
   f.head_bytes = t.head_stride * f.element;
@@ -305,7 +315,8 @@ RADIX_INLINE void next_span(Prefetcher& f) {
   if (f.token < f.num_tokens && f.head < f.num_spans_of_token) start_span(f);
 }
 
-// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and drops the call.
+// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
+// drops the call.
 RADIX_INLINE void prefetch_rows(Prefetcher& f, uint32_t rows) {
   uint32_t lines = rows * f.row_lines;
   while (lines != 0 && f.left != 0) {
@@ -319,8 +330,8 @@ RADIX_INLINE void prefetch_rows(Prefetcher& f, uint32_t rows) {
 }
 
 template <class T>
-RADIX_INLINE void head_scores(const AttentionParams& p, const State& state, const int64_t* offsets, uint32_t kv_head,
-                              uint32_t t0) {
+RADIX_INLINE void head_scores(const AttentionParams& p, const State& state, const int64_t* offsets,
+                              uint32_t kv_head, uint32_t t0) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const uint32_t q_stride = padded(p.head_dim);
   const T* base = static_cast<const T*>(p.k.data) + int64_t{kv_head} * p.k.head_stride;
@@ -329,15 +340,16 @@ RADIX_INLINE void head_scores(const AttentionParams& p, const State& state, cons
   const auto q = [&](uint32_t h) { return state.q + uint64_t{h} * q_stride; };
   const auto s = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
   if constexpr (kGroup >= 4) {
-    for (; head + 4 <= end; head += 4) scores<T, 4>(q(head), p.head_dim, base, offsets + t0, s(head));
+    for (; head + 4 <= end; head += 4)
+      scores<T, 4>(q(head), p.head_dim, base, offsets + t0, s(head));
   }
   for (; head + 2 <= end; head += 2) scores<T, 2>(q(head), p.head_dim, base, offsets + t0, s(head));
   if (head < end) scores<T, 1>(q(head), p.head_dim, base, offsets + t0, s(head));
 }
 
 template <class T>
-RADIX_INLINE void head_values(const AttentionParams& p, const State& state, const int64_t* offsets, uint32_t kv_head,
-                              uint32_t t0, uint32_t n) {
+RADIX_INLINE void head_values(const AttentionParams& p, const State& state, const int64_t* offsets,
+                              uint32_t kv_head, uint32_t t0, uint32_t n) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const uint32_t dv = p.head_dim_v;
   const T* base = static_cast<const T*>(p.v.data) + int64_t{kv_head} * p.v.head_stride;
@@ -345,17 +357,21 @@ RADIX_INLINE void head_values(const AttentionParams& p, const State& state, cons
   const uint32_t end = head + group;
   const auto w = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
   const auto o = [&](uint32_t h) { return state.o + uint64_t{h} * padded(dv); };
-  const auto alpha = [&](uint32_t h) { return t0 == 0 ? state.alpha + h : nullptr; };  // once a tile
+  const auto alpha = [&](uint32_t h) {
+    return t0 == 0 ? state.alpha + h : nullptr;
+  };  // once a tile
   if constexpr (kGroup >= 4) {
-    for (; head + 4 <= end; head += 4) values<T, 4>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+    for (; head + 4 <= end; head += 4)
+      values<T, 4>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
   }
-  for (; head + 2 <= end; head += 2) values<T, 2>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+  for (; head + 2 <= end; head += 2)
+    values<T, 2>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
   if (head < end) values<T, 1>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
 }
 
 template <class T>
-void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state,
-                 Prefetcher next) {
+void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
+                 const State& state, Prefetcher next) {
   if (token_major(p.k)) {
     for (uint32_t t = 0; t < tile.n; t += kTokens) {
       for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
@@ -374,8 +390,8 @@ void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& t
 }
 
 template <class T>
-void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state,
-                 Prefetcher next) {
+void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
+                 const State& state, Prefetcher next) {
   const uint32_t step = token_major(p.v) ? kValueTokens : kTileTokens;
   for (uint32_t t = 0; t < tile.n; t += step) {
     const uint32_t n = tile.n - t < step ? tile.n - t : step;
@@ -386,7 +402,8 @@ void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& t
   }
 }
 
-void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile, const State& state) {
+void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
+                  const State& state) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const int32_t query_position = p.context_lens[item.seq] - 1;
   for (uint32_t h = item.head_begin * group; h < item.head_end * group; ++h) {
@@ -399,14 +416,19 @@ void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& 
   }
 }
 
-using TileFn = void (*)(const AttentionParams&, const DecodeItem&, const Tile&, const State&, Prefetcher);
+using TileFn = void (*)(const AttentionParams&, const DecodeItem&, const Tile&, const State&,
+                        Prefetcher);
 
 TileFn scores_fn(int32_t dtype) {
-  return dtype == RADIX_F32 ? tile_scores<F32> : dtype == RADIX_F16 ? tile_scores<F16> : tile_scores<BF16>;
+  return dtype == RADIX_F32   ? tile_scores<F32>
+         : dtype == RADIX_F16 ? tile_scores<F16>
+                              : tile_scores<BF16>;
 }
 
 TileFn values_fn(int32_t dtype) {
-  return dtype == RADIX_F32 ? tile_values<F32> : dtype == RADIX_F16 ? tile_values<F16> : tile_values<BF16>;
+  return dtype == RADIX_F32   ? tile_values<F32>
+         : dtype == RADIX_F16 ? tile_values<F16>
+                              : tile_values<BF16>;
 }
 
 void walk_range(const AttentionParams& p, const DecodeItem& item, const State& state) {
@@ -431,7 +453,8 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
   }
 }
 
-// ---- the item ----------------------------------------------------------------------------------------------------
+// ---- the item
+// ----------------------------------------------------------------------------------------------------
 
 State carve(const AttentionParams& p, void* scratch) {
   State s;
@@ -444,8 +467,8 @@ State carve(const AttentionParams& p, void* scratch) {
   return s;
 }
 
-void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin, uint32_t head_end,
-                 const State& s) {
+void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin,
+                 uint32_t head_end, const State& s) {
   const uint32_t o_stride = padded(p.head_dim_v);
   for (uint32_t h = head_begin; h < head_end; ++h) {
     float* q = s.q + uint64_t{h} * padded(p.head_dim);
@@ -515,7 +538,8 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
       const float* part = job.partial_o + row * o_stride;
       l += w * job.partial_l[row];
       for (uint32_t i = 0; i < o_stride; i += kLanes) {
-        hn::StoreU(hn::MulAdd(hn::Set(d, w), hn::LoadU(d, part + i), hn::LoadU(d, o + i)), d, o + i);
+        hn::StoreU(hn::MulAdd(hn::Set(d, w), hn::LoadU(d, part + i), hn::LoadU(d, o + i)), d,
+                   o + i);
       }
     }
     finish_row(p, seq, h, o, m, l);

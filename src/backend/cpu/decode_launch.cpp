@@ -1,7 +1,9 @@
-// Cuts a decode launch into items and runs them. See kernels.h for the invariants and decode.cpp for the kernel.
+// Cuts a decode launch into items and runs them. See kernels.h for the invariants and decode.cpp
+// for the kernel.
 //
-// Ranges of positions are fixed multiples of range_tokens, so that the same sequence is always summed in the same
-// order. When that gives too few items for the workers, items are also cut by KV heads, which changes no sum.
+// Ranges of positions are fixed multiples of range_tokens, so that the same sequence is always
+// summed in the same order. When that gives too few items for the workers, items are also cut by KV
+// heads, which changes no sum.
 #include "backend/cpu/attention_check.h"
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernels.h"
@@ -11,11 +13,13 @@
 namespace radixattn {
 namespace {
 
-// 1,024 tokens of 8 KV heads are 4 MB of f16 K/V against 16 KB of partial state; at most 32 ranges bound the merge.
+// 1,024 tokens of 8 KV heads are 4 MB of f16 K/V against 16 KB of partial state; at most 32 ranges
+// bound the merge.
 constexpr uint32_t kMinRange = 1024;
 constexpr uint32_t kMaxRanges = 32;
-constexpr uint32_t kItemsPerWorker = 4;   // enough for the last ones to even out
-constexpr uint32_t kMinRunBytes = 512;    // of a token's row that one item reads: shorter runs waste bandwidth
+constexpr uint32_t kItemsPerWorker = 4;  // enough for the last ones to even out
+constexpr uint32_t kMinRunBytes =
+    512;  // of a token's row that one item reads: shorter runs waste bandwidth
 
 uint32_t div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
@@ -152,7 +156,8 @@ radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Exe
   const Layout layout = lay_out(p, workers, p.workspace);
   if (p.workspace_bytes < layout.bytes) {
     return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
-                static_cast<unsigned long long>(p.workspace_bytes), static_cast<unsigned long long>(layout.bytes));
+                static_cast<unsigned long long>(p.workspace_bytes),
+                static_cast<unsigned long long>(layout.bytes));
   }
   uint32_t items = 0;
   bool merge = false;

@@ -1,4 +1,5 @@
-// Declares the kernels of one target, for the sources that define them and the table that lists them.
+// Declares the kernels of one target, for the sources that define them and the table that lists
+// them.
 #pragma once
 
 #include <cstdint>

@@ -1,16 +1,20 @@
-// The CPU kernels as the rest of the backend sees them: one table of functions a target, and the launches that cut
-// attention into items and run those through an executor.
+// The CPU kernels as the rest of the backend sees them: one table of functions a target, and the
+// launches that cut attention into items and run those through an executor.
 //
-// The sources decode.cpp, prefill.cpp, rope_append.cpp and kernel_table.cpp are compiled once for every target
-// (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of its own; select_kernels picks a table at
-// run time. Kernels get plain structs, allocate nothing, call nothing outside their namespace and cannot fail: all
-// that can be wrong is checked before the first item runs.
+// The sources decode.cpp, prefill.cpp, rope_append.cpp and kernel_table.cpp are compiled once for
+// every target (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of its own;
+// select_kernels picks a table at run time. Kernels get plain structs, allocate nothing, call
+// nothing outside their namespace and cannot fail: all that can be wrong is checked before the
+// first item runs.
 //
 // Invariants of the launches:
-//   1. The result is a function of the arguments: it does not depend on the number of workers, nor on the other
-//      sequences of the batch. (Splits are fixed ranges of positions, chosen from max_context_len alone.)
+//   1. The result is a function of the arguments: it does not depend on the number of workers, nor
+//   on the other
+//      sequences of the batch. (Splits are fixed ranges of positions, chosen from max_context_len
+//      alone.)
 //   2. A launch that fails has written nothing.
-//   3. Nothing outside the visible range of a sequence is read: no block before the window, no token past context_len.
+//   3. Nothing outside the visible range of a sequence is read: no block before the window, no
+//   token past context_len.
 // Thread rule: any number of launches at the same time, each with its own workspace.
 #pragma once
 
@@ -20,9 +24,9 @@
 
 namespace radixattn {
 
-class Executor;         // base/executor.h
-struct RopeAppendJob;   // backend/cpu/rope_append.h
-struct DecodeJob;       // backend/cpu/attention_jobs.h
+class Executor;        // base/executor.h
+struct RopeAppendJob;  // backend/cpu/rope_append.h
+struct DecodeJob;      // backend/cpu/attention_jobs.h
 struct DecodeItem;
 struct PrefillJob;
 struct PrefillItem;
@@ -30,7 +34,8 @@ struct PrefillItem;
 struct CpuKernels {
   int32_t target;    // RADIX_CPU_BASELINE ...
   const char* name;  // "avx2"
-  // Attention of one KV range of one sequence, for some of its KV heads; `scratch` belongs to the worker.
+  // Attention of one KV range of one sequence, for some of its KV heads; `scratch` belongs to the
+  // worker.
   void (*decode_item)(const DecodeJob& job, const DecodeItem& item, void* scratch);
   // Merges the ranges of sequence `seq` for KV heads [head_begin, head_end) and writes their rows.
   void (*decode_merge)(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
@@ -40,18 +45,18 @@ struct CpuKernels {
   void (*rope_append)(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
 };
 
-// The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this build or this
-// machine has no such target. The table is static: valid for ever, never freed.
+// The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this
+// build or this machine has no such target. The table is static: valid for ever, never freed.
 const CpuKernels* select_kernels(int32_t forced_target);
 
-// Attention launches. `p` has passed the checks of src/api; these add what needs a look at array contents: lengths
-// and block ids. The workspace must have at least what *_workspace_bytes said for the same shapes and
-// executor.workers().
+// Attention launches. `p` has passed the checks of src/api; these add what needs a look at array
+// contents: lengths and block ids. The workspace must have at least what *_workspace_bytes said for
+// the same shapes and executor.workers().
 radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 
-// Bytes of workspace: a function of num_seqs, the heads, head dims, max_context_len and `workers` alone (pointers
-// may be null), never decreasing in any of them.
+// Bytes of workspace: a function of num_seqs, the heads, head dims, max_context_len and `workers`
+// alone (pointers may be null), never decreasing in any of them.
 uint64_t decode_workspace_bytes(const AttentionParams& p, uint32_t workers);
 uint64_t prefill_workspace_bytes(const AttentionParams& p, uint32_t workers);
 

@@ -1,7 +1,7 @@
 // Vector exp2 and tanh, in f32, for kernel sources only (see simd-inl.h).
 //
-// exp2: 1.1 ulp over the normal range; below 2^-126 the result is 0, so -inf gives 0; NaN stays NaN.
-// tanh: 2 ulp. Coefficients: Chebyshev interpolation, evaluated exactly and rounded to float.
+// exp2: 1.1 ulp over the normal range; below 2^-126 the result is 0, so -inf gives 0; NaN stays
+// NaN. tanh: 2 ulp. Coefficients: Chebyshev interpolation, evaluated exactly and rounded to float.
 #pragma once
 
 #include "backend/cpu/simd-inl.h"
@@ -62,7 +62,8 @@ RADIX_INLINE float log2_one(float x) {
   const double s = (static_cast<double>(m) - 1.0) / (static_cast<double>(m) + 1.0);
   const double z = s * s;
   const double series =
-      1.0 + z * (1.0 / 3 + z * (1.0 / 5 + z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11 + z * (1.0 / 13))))));
+      1.0 + z * (1.0 / 3 +
+                 z * (1.0 / 5 + z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11 + z * (1.0 / 13))))));
   return static_cast<float>(static_cast<double>(e) + 2.8853900817779268 * s * series);
 }
 

@@ -1,19 +1,24 @@
-// Prefill: causal attention of many query rows over a cached prefix and the new tokens, as two blocked matrix products
-// per K/V tile with an online softmax between them. f32 multiply-adds throughout.
+// Prefill: causal attention of many query rows over a cached prefix and the new tokens, as two
+// blocked matrix products per K/V tile with an online softmax between them. f32 multiply-adds
+// throughout.
 //
-// Work split: an item is up to kPrefillRows stacked rows of one KV head of one sequence: all query heads of the group,
-// token after token, so that a tile of K and V is unpacked once for all of them. Rows are cut into panels of
-// kVectors vectors. Everything is computed transposed, with query rows along the lanes:
+// Work split: an item is up to kPrefillRows stacked rows of one KV head of one sequence: all query
+// heads of the group, token after token, so that a tile of K and V is unpacked once for all of
+// them. Rows are cut into panels of kVectors vectors. Everything is computed transposed, with query
+// rows along the lanes:
 //
 //        S^T [token][row]  = K [token][d]    * Q^T [d][row]       scores of a tile and a panel
 //        O^T [dv][row]    += V^T [dv][token] * P^T [token][row]
 //
-//   - softmax, masks, ALiBi and the rescaling of O are vertical: no reduction across lanes anywhere;
-//   - K and V are used as they lie (unpacked to f32): their elements are the broadcast operands, and nothing
+//   - softmax, masks, ALiBi and the rescaling of O are vertical: no reduction across lanes
+//   anywhere;
+//   - K and V are used as they lie (unpacked to f32): their elements are the broadcast operands,
+//   and nothing
 //     is transposed but Q on the way in and O on the way out, once an item.
 //
-// Both products run in one micro-kernel: kBroadcasts x kVectors accumulators (8 x 3 of 32 registers, 4 x 3 of 16).
-// Tiles outside of a panel's causal range or window are skipped; only tiles that its edge crosses are masked.
+// Both products run in one micro-kernel: kBroadcasts x kVectors accumulators (8 x 3 of 32
+// registers, 4 x 3 of 16). Tiles outside of a panel's causal range or window are skipped; only
+// tiles that its edge crosses are masked.
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/rows-inl.h"
@@ -31,12 +36,14 @@ constexpr uint32_t kVectors = 3;
 static_assert(kVectors * kLanes <= kPrefillMaxPanel, "scratch is sized by kPrefillMaxPanel");
 static_assert(kPrefillRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
 
-// ---- the micro-kernel --------------------------------------------------------------------------------------------
+// ---- the micro-kernel
+// --------------------------------------------------------------------------------------------
 
 // c[r][row] = (alpha ? alpha[row]*c[r][row] : 0) + sum_k a[r*kRowStep + k*kSumStep] * b[k][row]
 // for kBroadcasts r and a panel of NV vectors; b and c are dense panels.
 template <uint32_t NV, uint32_t kRowStep, uint32_t kSumStep>
-RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const float* alpha, float* c) {
+RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const float* alpha,
+                           float* c) {
   const DF d;
   constexpr uint32_t kWidth = NV * kLanes;
   VF acc[kBroadcasts][NV];
@@ -45,7 +52,8 @@ RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const flo
 #pragma GCC unroll 8
     for (uint32_t v = 0; v < NV; ++v) {
       acc[r][v] = alpha == nullptr ? hn::Zero(d)
-                                   : hn::Mul(hn::LoadU(d, alpha + v * kLanes), hn::LoadU(d, c + r * kWidth + v * kLanes));
+                                   : hn::Mul(hn::LoadU(d, alpha + v * kLanes),
+                                             hn::LoadU(d, c + r * kWidth + v * kLanes));
     }
   }
   for (uint32_t k = 0; k < n; ++k) {
@@ -66,18 +74,19 @@ RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const flo
   }
 }
 
-// ---- the scratch of a worker -------------------------------------------------------------------------------------
+// ---- the scratch of a worker
+// -------------------------------------------------------------------------------------
 
 struct Scratch {
-  float* q;         // panels of [head_dim][width]
-  float* o;         // panels of [head_dim_v][width]
-  float* m;         // [rows] running maximum, base 2
-  float* l;         // [rows] running sum
-  float* alpha;     // [rows] rescaling of the current tile
-  int32_t* at;      // [rows] position; negative: the row sees nothing
-  float* k;         // [kPrefillTile][kTileStride] unpacked
-  float* v;         // [kPrefillTile][kTileStride]
-  float* s;         // [kPrefillTile][width] scores, then weights
+  float* q;      // panels of [head_dim][width]
+  float* o;      // panels of [head_dim_v][width]
+  float* m;      // [rows] running maximum, base 2
+  float* l;      // [rows] running sum
+  float* alpha;  // [rows] rescaling of the current tile
+  int32_t* at;   // [rows] position; negative: the row sees nothing
+  float* k;      // [kPrefillTile][kTileStride] unpacked
+  float* v;      // [kPrefillTile][kTileStride]
+  float* s;      // [kPrefillTile][width] scores, then weights
 };
 
 Scratch carve(const AttentionParams& p, void* base) {
@@ -111,12 +120,14 @@ RADIX_INLINE int64_t window_of(const AttentionParams& p) {
   return p.window == 0 || p.window > 0x7fffffffu ? 0x7fffffff : int64_t{p.window};
 }
 
-// ---- softmax of a panel ------------------------------------------------------------------------------------------
+// ---- softmax of a panel
+// ------------------------------------------------------------------------------------------
 
 // One vector of rows: s holds n tokens' scores, `width` apart; they become weights.
 template <uint32_t NV>
-RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, uint32_t n, bool edge, VF slope,
-                                const int32_t* at, float* s, float* m, float* l, float* alpha) {
+RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, uint32_t n, bool edge,
+                                VF slope, const int32_t* at, float* s, float* m, float* l,
+                                float* alpha) {
   const DF d;
   const DI di;
   constexpr uint32_t kWidth = NV * kLanes;
@@ -160,20 +171,24 @@ RADIX_INLINE VF slopes(const AttentionParams& p, const PrefillItem& item, uint32
   alignas(64) float x[kLanes];
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   for (uint32_t i = 0; i < kLanes; ++i) {
-    x[i] = p.alibi_slopes == nullptr ? 0.f : p.alibi_slopes[item.kv_head * group + (row + i) % group] * kLog2e;
+    x[i] = p.alibi_slopes == nullptr
+               ? 0.f
+               : p.alibi_slopes[item.kv_head * group + (row + i) % group] * kLog2e;
   }
   return hn::LoadU(DF(), x);
 }
 
-// ---- one tile and one panel --------------------------------------------------------------------------------------
+// ---- one tile and one panel
+// --------------------------------------------------------------------------------------
 
 template <uint32_t NV>
-void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& panel, const KvTile& tile,
-                const Scratch& s) {
+void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
+                const KvTile& tile, const Scratch& s) {
   constexpr uint32_t kWidth = NV * kLanes;
   const int32_t last = panel.max_position - static_cast<int32_t>(tile.position);
   if (last < 0) return;
-  const uint32_t n = static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
+  const uint32_t n =
+      static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
   const int64_t end = int64_t{tile.position} + tile.n;
   const int64_t window = window_of(p);
   if (end <= int64_t{panel.min_position} - window + 1) return;
@@ -188,25 +203,27 @@ void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& 
   }
   for (uint32_t v = 0; v < NV; ++v) {
     const uint32_t row = panel.first + v * static_cast<uint32_t>(kLanes);
-    softmax_lanes<NV>(p, tile, n, edge, slopes(p, item, item.row_begin + row), s.at + row, s.s + v * kLanes, s.m + row,
-                      s.l + row, s.alpha + row);
+    softmax_lanes<NV>(p, tile, n, edge, slopes(p, item, item.row_begin + row), s.at + row,
+                      s.s + v * kLanes, s.m + row, s.l + row, s.alpha + row);
   }
   for (uint32_t i = 0; i < p.head_dim_v; i += kBroadcasts) {
     multiply<NV, 1, kTileStride>(s.v + i, s.s, n, s.alpha + panel.first, o + i * kWidth);
   }
 }
 
-// ---- unpacking ---------------------------------------------------------------------------------------------------
+// ---- unpacking
+// ---------------------------------------------------------------------------------------------------
 
 template <class T>
-void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim, const PrefillItem& item,
-                 const KvTile& tile, float* to) {
+void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim,
+                 const PrefillItem& item, const KvTile& tile, float* to) {
   const int32_t* blocks = block_row(p.blocks, item.seq);
   const T* base = static_cast<const T*>(from.data) + int64_t{item.kv_head} * from.head_stride;
   uint32_t t = 0;
   for (; t < tile.n; ++t) {
     const uint32_t j = tile.position + t;
-    const int64_t at = blocks[j / p.block_size] * from.block_stride + (j % p.block_size) * from.token_stride;
+    const int64_t at =
+        blocks[j / p.block_size] * from.block_stride + (j % p.block_size) * from.token_stride;
     row_to_f32(base + at, to + t * kTileStride, dim);
   }
   for (; t % 8 != 0; ++t) {
@@ -214,19 +231,21 @@ void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim
   }
 }
 
-void unpack(const AttentionParams& p, const PagedTensor& from, uint32_t dim, const PrefillItem& item,
-            const KvTile& tile, float* to) {
+void unpack(const AttentionParams& p, const PagedTensor& from, uint32_t dim,
+            const PrefillItem& item, const KvTile& tile, float* to) {
   if (from.dtype == RADIX_F32) unpack_rows<F32>(p, from, dim, item, tile, to);
   if (from.dtype == RADIX_F16) unpack_rows<F16>(p, from, dim, item, tile, to);
   if (from.dtype == RADIX_BF16) unpack_rows<BF16>(p, from, dim, item, tile, to);
 }
 
-// ---- the item ----------------------------------------------------------------------------------------------------
+// ---- the item
+// ----------------------------------------------------------------------------------------------------
 
 // Where stacked row `row` of the sequence stands.
 RADIX_INLINE int32_t row_position(const AttentionParams& p, const PrefillItem& item, uint32_t row) {
   const int32_t q_len = p.cu_q_lens[item.seq + 1] - p.cu_q_lens[item.seq];
-  return p.context_lens[item.seq] - q_len + static_cast<int32_t>(row / (p.num_q_heads / p.num_kv_heads));
+  return p.context_lens[item.seq] - q_len +
+         static_cast<int32_t>(row / (p.num_q_heads / p.num_kv_heads));
 }
 
 // Cuts the panel that begins at row `first` of the item: narrow when few rows are left.
@@ -237,12 +256,14 @@ Panel make_panel(const AttentionParams& p, const PrefillItem& item, uint32_t fir
   panel.vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
   const auto width = panel.vectors * static_cast<uint32_t>(kLanes);
   panel.min_position = row_position(p, item, item.row_begin + first);
-  panel.max_position = row_position(p, item, item.row_begin + first + (left < width ? left : width) - 1);
+  panel.max_position =
+      row_position(p, item, item.row_begin + first + (left < width ? left : width) - 1);
   return panel;
 }
 
 // Transposes the panel's queries and clears its state.
-void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel, const Scratch& s) {
+void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
+                 const Scratch& s) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const auto width = panel.vectors * static_cast<uint32_t>(kLanes);
   float* q = s.q + uint64_t{panel.first} * p.head_dim;
@@ -263,7 +284,8 @@ void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel&
   for (uint32_t i = 0; i < p.head_dim_v * width; ++i) o[i] = 0.f;
 }
 
-void finish_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel, const Scratch& s) {
+void finish_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
+                  const Scratch& s) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const auto width = panel.vectors * static_cast<uint32_t>(kLanes);
   const float* o = s.o + uint64_t{panel.first} * p.head_dim_v;
@@ -273,12 +295,13 @@ void finish_panel(const AttentionParams& p, const PrefillItem& item, const Panel
     const uint32_t stacked = item.row_begin + panel.first + i;
     for (uint32_t e = 0; e < p.head_dim_v; ++e) row[e] = o[e * width + i];
     const int64_t query = int64_t{p.cu_q_lens[item.seq]} + stacked / group;
-    finish_row(p, query, item.kv_head * group + stacked % group, row, s.m[panel.first + i], s.l[panel.first + i]);
+    finish_row(p, query, item.kv_head * group + stacked % group, row, s.m[panel.first + i],
+               s.l[panel.first + i]);
   }
 }
 
-void run_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel, const KvTile& tile,
-               const Scratch& s) {
+void run_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
+               const KvTile& tile, const Scratch& s) {
   if (panel.vectors == 1) return panel_tile<1>(p, item, panel, tile, s);
   if (panel.vectors == 2) return panel_tile<2>(p, item, panel, tile, s);
   panel_tile<kVectors>(p, item, panel, tile, s);
@@ -300,7 +323,8 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
   for (int64_t j = begin < 0 ? 0 : begin; j < end; j = int64_t{tile.position} + tile.n) {
     tile.position = static_cast<uint32_t>(j);
     const uint32_t stop = (tile.position / kPrefillTile + 1) * kPrefillTile;
-    tile.n = (stop < static_cast<uint32_t>(end) ? stop : static_cast<uint32_t>(end)) - tile.position;
+    tile.n =
+        (stop < static_cast<uint32_t>(end) ? stop : static_cast<uint32_t>(end)) - tile.position;
     unpack(p, p.k, p.head_dim, item, tile, s.k);
     unpack(p, p.v, p.head_dim_v, item, tile, s.v);
     for (uint32_t r = 0; r < rows; r += step) run_panel(p, item, make_panel(p, item, r), tile, s);

@@ -1,7 +1,9 @@
-// Cuts a prefill launch into items and runs them. See kernels.h for the invariants and prefill.cpp for the kernel.
+// Cuts a prefill launch into items and runs them. See kernels.h for the invariants and prefill.cpp
+// for the kernel.
 //
-// Items are independent: each owns its query rows and sees all their keys, so nothing is merged. Within a sequence the
-// last rows come first: they see the most keys, and what is left at the end should be small.
+// Items are independent: each owns its query rows and sees all their keys, so nothing is merged.
+// Within a sequence the last rows come first: they see the most keys, and what is left at the end
+// should be small.
 #include "backend/cpu/attention_check.h"
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernels.h"
@@ -94,7 +96,8 @@ radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Ex
   if (items == 0) return RADIX_OK;
   if (p.workspace_bytes < layout.bytes) {
     return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
-                static_cast<unsigned long long>(p.workspace_bytes), static_cast<unsigned long long>(layout.bytes));
+                static_cast<unsigned long long>(p.workspace_bytes),
+                static_cast<unsigned long long>(layout.bytes));
   }
   items = 0;
   for (uint32_t s = 0; s < p.num_seqs; ++s) {

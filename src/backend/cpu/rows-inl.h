@@ -1,4 +1,5 @@
-// Query rows in, result rows out: what decode and prefill share. For kernel sources only (see simd-inl.h).
+// Query rows in, result rows out: what decode and prefill share. For kernel sources only (see
+// simd-inl.h).
 #pragma once
 
 #include "backend/cpu/attention_jobs.h"
@@ -19,16 +20,21 @@ RADIX_INLINE void scaled_row(const T* from, uint32_t n, float scale, float* out)
 }
 
 // out[0 .. head_dim) = scale * the query of one row and head.
-RADIX_INLINE void load_query(const AttentionParams& p, int64_t row, uint32_t head, float scale, float* out) {
+RADIX_INLINE void load_query(const AttentionParams& p, int64_t row, uint32_t head, float scale,
+                             float* out) {
   const int64_t at = row * p.q.row_stride + head * p.q.head_stride;
-  if (p.q.dtype == RADIX_F32) scaled_row(static_cast<const F32*>(p.q.data) + at, p.head_dim, scale, out);
-  if (p.q.dtype == RADIX_F16) scaled_row(static_cast<const F16*>(p.q.data) + at, p.head_dim, scale, out);
-  if (p.q.dtype == RADIX_BF16) scaled_row(static_cast<const BF16*>(p.q.data) + at, p.head_dim, scale, out);
+  if (p.q.dtype == RADIX_F32)
+    scaled_row(static_cast<const F32*>(p.q.data) + at, p.head_dim, scale, out);
+  if (p.q.dtype == RADIX_F16)
+    scaled_row(static_cast<const F16*>(p.q.data) + at, p.head_dim, scale, out);
+  if (p.q.dtype == RADIX_BF16)
+    scaled_row(static_cast<const BF16*>(p.q.data) + at, p.head_dim, scale, out);
 }
 
-// Writes the result of one row and head from its unnormalised state: `o` has padded(head_dim_v) floats and is scaled
-// in place, m is base 2, m = -inf means that the row saw nothing.
-RADIX_INLINE void finish_row(const AttentionParams& p, int64_t row, uint32_t head, float* o, float m, float l) {
+// Writes the result of one row and head from its unnormalised state: `o` has padded(head_dim_v)
+// floats and is scaled in place, m is base 2, m = -inf means that the row saw nothing.
+RADIX_INLINE void finish_row(const AttentionParams& p, int64_t row, uint32_t head, float* o,
+                             float m, float l) {
   const DF d;
   float factor = m == kMinusInf ? 0.f : 1.f / l;
   if (p.sinks != nullptr && m != kMinusInf) {

@@ -1,12 +1,15 @@
-// What every kernel source needs from Highway: float vectors, and loads and stores that convert f32, f16 and bf16.
+// What every kernel source needs from Highway: float vectors, and loads and stores that convert
+// f32, f16 and bf16.
 //
-// Include it only from sources that are compiled once per target: RADIX_CPU_TARGET_NS names the target's namespace and
-// the compiler flags choose Highway's static target. Everything here is `static inline`, always inlined, and no
-// std:: template is used: an object built for AVX-512 must hold no weak symbol that a linker could pick for a
-// machine without AVX-512 (check_objects.cmake looks).
+// Include it only from sources that are compiled once per target: RADIX_CPU_TARGET_NS names the
+// target's namespace and the compiler flags choose Highway's static target. Everything here is
+// `static inline`, always inlined, and no std:: template is used: an object built for AVX-512 must
+// hold no weak symbol that a linker could pick for a machine without AVX-512 (check_objects.cmake
+// looks).
 //
-// NOTE: Highway 1.0.3 truncates in f32 -> bf16 and, with one lane, mishandles f16 infinities and rounding; the
-// conversions below round to nearest even and keep infinities and NaN on every target.
+// NOTE: Highway 1.0.3 truncates in f32 -> bf16 and, with one lane, mishandles f16 infinities and
+// rounding; the conversions below round to nearest even and keep infinities and NaN on every
+// target.
 #pragma once
 
 #ifndef RADIX_CPU_TARGET_NS
@@ -35,14 +38,15 @@ struct BF16 {
   uint16_t bits;
 };
 
-using DF = hn::ScalableTag<float>;     // the full vector of floats of this target
+using DF = hn::ScalableTag<float>;  // the full vector of floats of this target
 using DI = hn::RebindToSigned<DF>;
 using DU = hn::RebindToUnsigned<DF>;
-using DH = hn::Rebind<uint16_t, DF>;   // as many 16-bit lanes
+using DH = hn::Rebind<uint16_t, DF>;  // as many 16-bit lanes
 using VF = hn::Vec<DF>;
 constexpr size_t kLanes = HWY_LANES(float);  // 16, 8, 4 or 1: divides 8, or is twice that
 
-// ---- one element ---------------------------------------------------------------------------------------------
+// ---- one element
+// ---------------------------------------------------------------------------------------------
 
 RADIX_INLINE uint32_t float_bits(float x) {
   uint32_t u;
@@ -63,7 +67,8 @@ RADIX_INLINE float to_f32(F16 x) {
   const uint32_t sign = (uint32_t{x.bits} & 0x8000u) << 16;
   const uint32_t magnitude = (uint32_t{x.bits} & 0x7fffu) << 13;
   if (magnitude >= 0x0f800000u) return bits_float(sign | 0x70000000u | magnitude);  // infinity, NaN
-  // Shifted in place the exponent is 112 too small; the product rebiases it and normalises subnormals, exactly.
+  // Shifted in place the exponent is 112 too small; the product rebiases it and normalises
+  // subnormals, exactly.
   return bits_float(sign | float_bits(bits_float(magnitude) * bits_float((254u - 15u) << 23)));
 }
 
@@ -92,7 +97,8 @@ RADIX_INLINE void from_f32(float x, F16* out) {
   out->bits = static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
 }
 
-// ---- vectors: kLanes elements, any alignment --------------------------------------------------------------------
+// ---- vectors: kLanes elements, any alignment
+// --------------------------------------------------------------------
 
 RADIX_INLINE VF load_f32(const float* p) { return hn::LoadU(DF(), p); }
 
@@ -149,7 +155,8 @@ RADIX_INLINE void store_as(D d, hn::Vec<D> v, BF16* p) {
   const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
   const auto rounded = hn::Add(u, hn::Add(odd, hn::Set(du, 0x7fffu)));
   const auto quiet = hn::Or(u, hn::Set(du, 0x400000u));
-  // NOTE: Ne(v, v) is false for NaN on x86 in Highway 1.0.3 (an ordered compare), so the bits decide.
+  // NOTE: Ne(v, v) is false for NaN on x86 in Highway 1.0.3 (an ordered compare), so the bits
+  // decide.
   const auto magnitude = hn::BitCast(di, hn::And(u, hn::Set(du, 0x7fffffffu)));
   const auto is_nan = hn::RebindMask(du, hn::Gt(magnitude, hn::Set(di, 0x7f800000)));
   const auto top = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
@@ -163,8 +170,9 @@ RADIX_INLINE void store_f32(VF v, BF16* p) { store_as(DF(), v, p); }
 
 #endif
 
-// Head dims are multiples of 8: with 16 lanes a row may end in half a vector. These touch 8 elements; the upper
-// lanes load as zero. With fewer lanes no row has such a tail and nobody calls them.
+// Head dims are multiples of 8: with 16 lanes a row may end in half a vector. These touch 8
+// elements; the upper lanes load as zero. With fewer lanes no row has such a tail and nobody calls
+// them.
 template <class T>
 RADIX_INLINE VF load_f32_half(const T* p) {
 #if HWY_MAX_BYTES == 64

@@ -1,4 +1,5 @@
-// Picks the kernels that this machine runs: CPUID for the instructions, XGETBV for the registers that the system saves.
+// Picks the kernels that this machine runs: CPUID for the instructions, XGETBV for the registers
+// that the system saves.
 //
 // A target is supported when every instruction set that its objects were compiled with is there
 // (src/backend/cpu/CMakeLists.txt lists the flags).
@@ -58,7 +59,8 @@ bool has_avx2() {
   const uint32_t leaf7 = cpuid(7, 0).ebx;
   const uint32_t fma = 1u << 12, popcnt = 1u << 23, avx = 1u << 28, f16c = 1u << 29;
   const uint32_t bmi1 = 1u << 3, avx2 = 1u << 5, bmi2 = 1u << 8;
-  return has(saved_state(), 0x6) && has(leaf1, fma | popcnt | avx | f16c) && has(leaf7, bmi1 | avx2 | bmi2);
+  return has(saved_state(), 0x6) && has(leaf1, fma | popcnt | avx | f16c) &&
+         has(leaf7, bmi1 | avx2 | bmi2);
 }
 
 bool has_avx512() {
@@ -75,7 +77,8 @@ bool has_avx512_bf16() { return has_avx512() && has(cpuid(7, 1).eax, 1u << 5); }
 const CpuKernels* select_kernels(int32_t forced_target) {
   const bool any = forced_target == RADIX_CPU_AUTO;
 #if defined(__x86_64__)
-  if ((any || forced_target == RADIX_CPU_AVX512_BF16) && has_avx512_bf16()) return &avx512_bf16::kTable;
+  if ((any || forced_target == RADIX_CPU_AVX512_BF16) && has_avx512_bf16())
+    return &avx512_bf16::kTable;
   if ((any || forced_target == RADIX_CPU_AVX512) && has_avx512()) return &avx512::kTable;
   if ((any || forced_target == RADIX_CPU_AVX2) && has_avx2()) return &avx2::kTable;
 #elif defined(__aarch64__)

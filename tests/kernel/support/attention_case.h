@@ -1,8 +1,10 @@
 // One attention launch with everything around it made hostile.
 //
-//   - K/V of free blocks, of the unused tail of last blocks, of tokens that no row sees because of the
+//   - K/V of free blocks, of the unused tail of last blocks, of tokens that no row sees because of
+//   the
 //     window, and between strided rows are NaN;
-//   - block-table entries that must not be looked at (past the context, before the window) are -1 or
+//   - block-table entries that must not be looked at (past the context, before the window) are -1
+//   or
 //     far out of range;
 //   - outputs are poisoned before, and whatever lies between their rows must still be poison after;
 //   - nothing is aligned beyond its element.
