@@ -153,7 +153,10 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
         seen("event.duplicate_remapped");
       }
     }
-    touch(path, false);
+    std::vector<Hash> whole;  // a commit may count as a use of everything before, too
+    for (uint64_t i = 1; i <= std::max(full, r.committed / bs); ++i)
+      whole.push_back(r.hashes[i * bs]);
+    touch(whole, false);
     p.paths.insert(path.begin(), path.end());
     for (Hash h : path) tree_.at(h).use.last_lo = now_;
     r.committed = std::max(r.committed, full * bs);

@@ -423,7 +423,8 @@ int main(int argc, char** argv) {
       static_cast<unsigned long long>(g_hits), static_cast<unsigned long long>(g_copies),
       static_cast<unsigned long long>(g_evicted), static_cast<unsigned long long>(g_no_blocks));
   // A run that met none of these has not tested them.
-  if (g_attended == 0 || g_hits == 0 || g_copies == 0) {
+  const bool tight = std::strcmp(argv[1], "tight_pool") == 0;
+  if (g_attended == 0 || g_hits == 0 || g_copies == 0 || (tight && g_evicted == 0)) {
     std::fprintf(stderr, "a run without hits, copies or attention\n");
     return 1;
   }
