@@ -128,7 +128,7 @@ class CacheManager {
   uint32_t match_own_run(const Request& r, Position at, uint32_t target) const;
   void settle_duplicates(uint32_t index, Position at, uint32_t count, radix_commit_out* out);
   Position publish(uint32_t index, Position at, uint32_t target);
-  bool advance_family(uint32_t index, uint32_t old_blocks, Position end);
+  void advance_family(uint32_t index, uint32_t old_blocks, Position end);
 
   // ---- dump.cpp
   uint64_t shared_tokens(const Request& r, const radix_request_desc& d) const;

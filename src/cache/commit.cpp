@@ -81,8 +81,8 @@ void CacheManager::commit_one(uint32_t index, uint32_t target, radix_commit_out*
   const Position end = walk_or_publish(index, target, out);
   tree_.move_lease(lease_of_request(index), end);
   r.commit_blocks = r.lease_blocks = target;
-  const bool shared = advance_family(index, old_blocks, end);
-  tree_.use_path(end, clock_, shared);
+  advance_family(index, old_blocks, end);
+  tree_.use_path(end, clock_, false);
   if (out->num_remaps > kept_before) bump_version(&r);
 }
 
@@ -195,16 +195,13 @@ Position CacheManager::publish(uint32_t index, Position at, uint32_t target) {
   return at;
 }
 
-// Members that share the blocks are committed along; true when there was one. A duplicate stays
-// private to them; those who want the cached block instead get it from the next commit that names
-// them.
-bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position end) {
+// Members that share the blocks are committed along: a use of theirs. A duplicate stays private to
+// them; those who want the cached block instead get it from the next commit that names them.
+void CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position end) {
   const Request& r = requests_[index];
-  bool any = false;
   for (uint32_t s = r.ring_next; s != index; s = requests_[s].ring_next) {
     Request& other = requests_[s];
     if (other.shared_end <= old_blocks) continue;
-    any = true;
     for (uint32_t j = old_blocks; j < other.shared_end; ++j) {
       if (block_of(other.row[j]) == r.row[j]) other.row[j] = r.row[j];
     }
@@ -218,9 +215,10 @@ bool CacheManager::advance_family(uint32_t index, uint32_t old_blocks, Position 
     const uint32_t foreign =
         r.foreign_blocks < other.commit_blocks ? r.foreign_blocks : other.commit_blocks;
     if (foreign > other.foreign_blocks) other.foreign_blocks = foreign;
-    tree_.move_lease(lease_of_request(s), tree_.ascend(end, end.blocks - other.lease_blocks));
+    const Position at = tree_.ascend(end, end.blocks - other.lease_blocks);
+    tree_.move_lease(lease_of_request(s), at);
+    tree_.use_path(at, clock_, true);
   }
-  return any;
 }
 
 }  // namespace radixattn
