@@ -201,7 +201,7 @@ void World::commit_along(const CommitPlan& p) {
   const uint64_t bs = shape_.block_size;
   for (auto& [id, r] : live_) {
     uint64_t lo = r.committed / bs, hi = lo;
-    auto canonical = [&](uint64_t i) {
+    auto canonical = [this, &r = r, bs](uint64_t i) {
       const auto it = tree_.find(r.hashes[(i + 1) * bs]);
       return it != tree_.end() && it->second.block == r.row[i];
     };

@@ -89,8 +89,8 @@ void World::verify_stats(const View& v) {
           space.name, " has ", info.blocks_cached, " cached, expected ", cached_most);
     reported_cached_in_[ns] = info.blocks_cached;
     CHECK(space.quota == 0 || info.blocks_used <= space.quota, "namespace beyond its quota");
-    const auto n =
-        std::count_if(live_.begin(), live_.end(), [&](const auto& e) { return e.second.ns == ns; });
+    const auto n = std::count_if(live_.begin(), live_.end(),
+                                 [ns = ns](const auto& e) { return e.second.ns == ns; });
     CHECK_EQ(info.requests_live, static_cast<uint64_t>(n), "namespace ", space.name);
   }
 }
