@@ -164,21 +164,30 @@ World::CommitPlan World::plan_commit(const std::vector<radix_commit_item>& items
   return p;
 }
 
-void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>&,
+void World::finish_commit(CommitPlan& p, const std::vector<radix_commit_item>& items,
                           const radix_commit_out& out) {
   CHECK_EQ(out.published_blocks, p.published, "published");
   CHECK(out.num_duplicates >= p.duplicates_lo && out.num_duplicates <= p.duplicates_hi,
         "duplicates ", out.num_duplicates, ", expected ", p.duplicates_lo);
   CHECK(out.num_remaps <= out.remaps_cap, "more remaps than room: ", out.num_remaps);
   CHECK_EQ(out.num_remaps, p.remaps.size(), "remaps");
-  for (const radix_remap& b : p.remaps) {
-    const bool told =
-        std::any_of(out.remaps, out.remaps + out.num_remaps, [&](const radix_remap& a) {
-          return a.req == b.req && a.index == b.index && a.old_block == b.old_block &&
-                 a.new_block == b.new_block;
-        });
-    CHECK(told, "no remap of request ", b.req, " entry ", b.index, ": ", b.old_block, " -> ",
-          b.new_block);
+  // Which of several duplicates a call swaps is the library's choice when one item took another
+  // item's request along further than that item asked for.
+  for (const radix_remap& b : p.remaps) live_.at(b.req).row[b.index] = b.old_block;
+  for (uint32_t i = 0; i < out.num_remaps; ++i) {
+    const radix_remap& a = out.remaps[i];
+    const bool named = std::any_of(items.begin(), items.end(),
+                                   [&](const radix_commit_item& x) { return x.req == a.req; });
+    CHECK(named, "remap of request ", a.req, ", which no item names");
+    Request& r = live_.at(a.req);
+    CHECK((r.flags & RADIX_BEGIN_REMAP_DUPLICATES) != 0, "remap that nobody asked for");
+    CHECK(a.index < r.row.size() && r.row[a.index] == a.old_block, "remap of request ", a.req,
+          " entry ", a.index, ": ", a.old_block, " is not its block");
+    const auto it = tree_.find(r.hashes.at((uint64_t{a.index} + 1) * shape_.block_size));
+    CHECK(it != tree_.end() && it->second.block == a.new_block && a.new_block != a.old_block,
+          "remap of request ", a.req, " entry ", a.index, ": ", a.new_block,
+          " is not the cached block");
+    r.row[a.index] = a.new_block;
   }
 }
 
