@@ -223,15 +223,16 @@ void bench_append(bench::Report* report, int rounds) {
       [&] {
         for (uint32_t step = 0; step < kSteps; ++step) append(b.ctx.get(), b.items, &b.slots);
       });
-  std::vector<radix_token> tokens(size_t{kBatch} * 1024);
+  constexpr uint32_t kStride = 1040;  // not a power of two: rows do not fall on one cache set
+  std::vector<radix_token> tokens(size_t{kBatch} * kStride);
   uint32_t at = 0;
   const double stores = median_ns(
       rounds, double{kSteps} * kBatch, [&] { at = 0; },
       [&] {
         for (uint32_t step = 0; step < kSteps; ++step, ++at) {
           for (uint32_t i = 0; i < kBatch; ++i) {
-            tokens[size_t{i} * 1024 + at] = b.ids[i];
-            b.slots[i] = int64_t{i} * 1024 + at;
+            tokens[size_t{i} * kStride + at] = b.ids[i];
+            b.slots[i] = int64_t{i} * kStride + at;
           }
           bench::keep(b.slots[0]);
         }

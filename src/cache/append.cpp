@@ -3,6 +3,14 @@
 #include "cache/cache_manager.h"
 
 namespace radixattn {
+namespace {
+
+// Request::planned_copy: what the plan found the last block to need before it is written.
+constexpr uint8_t kCopy = 1;  // the tree's
+constexpr uint8_t kCopyOfPrivate =
+    2;  // shared with other requests: the plan counts a reference less
+
+}  // namespace
 
 // The last block is partly filled, and others read it: the tree, a fork, a borrower.
 bool CacheManager::needs_copy(const Request& r) const {
@@ -47,6 +55,7 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
     }
   }
   if (needs_copy(r)) {
+    r.planned_copy = kCopy;
     ++fresh;
     ++plan->need_ops;
     // The copy drops a reference; a later item of this batch that shares the block may then write
@@ -55,9 +64,11 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
     const uint32_t entry = r.row[r.num_blocks - 1];
     if (is_private(entry)) {
       pool_.remove_ref(block_of(entry));
-      r.planned_copy = 1;
+      r.planned_copy = kCopyOfPrivate;
+      ++plan->dropped_refs;
     }
   }
+  if (fresh == 0) return RADIX_OK;
   plan->need_blocks += fresh;
   namespaces_[r.ns].plan_need += static_cast<uint32_t>(fresh);
   return RADIX_OK;
@@ -98,11 +109,11 @@ radix_status CacheManager::plan_append(const radix_append* items, uint32_t n, Ap
     st = plan_item(items[planned], planned, plan);
     if (st == RADIX_OK) ++planned;
   }
-  for (uint32_t i = 0; i < planned; ++i) {
+  for (uint32_t i = 0; i < planned && plan->dropped_refs > 0; ++i) {
     Request& r = requests_[id_index(items[i].req)];
-    if (r.planned_copy != 0) pool_.add_ref(block_of(r.row[r.num_blocks - 1]));
+    if (r.planned_copy == kCopyOfPrivate) pool_.add_ref(block_of(r.row[r.num_blocks - 1]));
   }
-  if (st == RADIX_OK) st = plan_capacity(items, n, plan);
+  if (st == RADIX_OK && plan->need_blocks > 0) st = plan_capacity(items, n, plan);
   if (st != RADIX_OK) {
     for (uint32_t i = 0; i < planned; ++i)
       namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
@@ -159,7 +170,7 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
   Request& r = requests_[index];
   const uint32_t bs = config_.block_size;
   if (item.num_tokens == 0) return;
-  if (needs_copy(r)) copy_on_write(index, out);
+  if (r.planned_copy != 0) copy_on_write(index, out);
   const uint64_t room = r.room(bs);
   uint32_t at = room > 0 ? r.num_blocks - 1 : r.num_blocks;
   uint32_t offset = room > 0 ? bs - static_cast<uint32_t>(room) : 0;
@@ -210,7 +221,7 @@ radix_status CacheManager::append_batch(const radix_append* items, uint32_t n,
                 out->num_ops, static_cast<unsigned long long>(out->slots_cap),
                 out->ops != nullptr ? out->ops_cap : 0);
   }
-  out->evicted_blocks += make_room(items, n, plan.need_blocks);
+  if (plan.need_blocks > 0) out->evicted_blocks += make_room(items, n, plan.need_blocks);
   for (uint32_t i = 0; i < n; ++i) append_item(items[i], out);
   out->num_done += n;
   return RADIX_OK;

@@ -105,6 +105,7 @@ class CacheManager {
   struct AppendPlan {
     uint64_t need_blocks, need_slots;
     uint32_t need_ops;
+    uint32_t dropped_refs;
     uint32_t short_blocks;
     uint32_t failed_item;
   };

@@ -33,7 +33,7 @@ struct alignas(64) Request {
   uint32_t batch_mark;  // call that last named it, to find one named twice
   uint32_t row_cap;
   uint64_t table_version;
-  uint8_t planned_copy;  // scratch of one append: the plan dropped a reference to the last block
+  uint8_t planned_copy;  // scratch of one append: what the last block needs, see append.cpp
   uint8_t remap;
   uint8_t reserved[2];
   uint32_t remap_budget;  // scratch of one commit: remaps that the caller was asked room for, and
