@@ -402,9 +402,10 @@ RADIX_API(radix_status) radix_tensor_from_dlpack(const void *dl_tensor, radix_te
 
 /* ---- context ------------------------------------------------------------------------------------------------ */
 
-/* [F] Creates a context; *out = NULL on failure. All memory of the fixed arrays is taken here: about 9 + 150/block_size
- * bytes a token of capacity, the KV memory, and with PREALLOCATE the request rows (max_requests * max_blocks_per_request *
- * 4 bytes). Errors: INVALID, VERSION, NOMEM, UNSUPPORTED (cpu_target, device), NO_DEVICE. */
+/* [F] Creates a context; *out = NULL on failure. Takes the KV memory and the fixed arrays: 8 + 40/block_size bytes a token of
+ * capacity. Tree nodes (about 190 bytes) and request rows come as they are needed; with PREALLOCATE all of them now:
+ * 8 + 390/block_size bytes a token, and max_requests * max_blocks_per_request * 4 bytes of rows.
+ * Errors: INVALID, VERSION, NOMEM, UNSUPPORTED (cpu_target, device), NO_DEVICE. */
 RADIX_API(radix_status) radix_ctx_create(const radix_config *cfg, radix_ctx **out) RADIX_NOEXCEPT;
 /* Frees everything and sets *ctx = NULL; never fails; NULL is fine; every id of the context dies. No other call on the
  * context may run or follow. */

@@ -183,7 +183,10 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
     const uint32_t block = block_of(r.row[at]);
     uint32_t k = bs - offset;
     if (k > item.num_tokens - done) k = item.num_tokens - done;
-    if (item.tokens != nullptr) {
+    if (item.tokens != nullptr && k == 1) {
+      block_tokens(block)[offset] =
+          item.tokens[done];  // decode: a call would cost more than the copy
+    } else if (item.tokens != nullptr) {
       std::memcpy(block_tokens(block) + offset, item.tokens + done, k * sizeof(int32_t));
     }
     if (out->slots != nullptr) {
