@@ -29,6 +29,7 @@ constexpr uint32_t kQueryHeads = 32, kKvHeads = 8, kHeadDim = 128, kBlock = 16;
 constexpr uint32_t kTokens =
     32768 * 8;  // of the largest case; every sequence has blocks of its own
 constexpr uint32_t kPrefill = 2048;
+constexpr uint32_t kMaxRepeats = 16;
 
 void check(radix_status st, const char* what) {
   if (st == RADIX_OK) return;
@@ -109,22 +110,27 @@ radix_tensor tensor(void* data, int32_t dtype, std::vector<int64_t> shape) {
   return t;
 }
 
-// One launch with everything that it points to.
+// One case with everything that it points to: short launches are repeated, each on blocks of its
+// own, as an engine repeats them layer after layer (the first one also wakes the other threads).
 struct Launch {
   std::string name;
   radix_ctx* ctx = nullptr;
   uint32_t threads = 1;
   bool prefill = false;
-  double work = 0;  // bytes or FLOPs
+  uint32_t repeats = 1;
+  double work = 0;  // bytes or FLOPs, of all repeats
   std::vector<float> q, out;
   std::vector<int32_t> table, lens, cu;
   Memory workspace;
   radix_attn attn = {};
 
   void run() const {
-    check(prefill ? radix_prefill_launch(ctx, &attn, nullptr)
-                  : radix_paged_attention_launch(ctx, &attn, nullptr),
-          name.c_str());
+    radix_attn a = attn;
+    for (uint32_t i = 0; i < repeats; ++i, a.block_tables += a.num_seqs * a.block_table_stride) {
+      check(prefill ? radix_prefill_launch(ctx, &a, nullptr)
+                    : radix_paged_attention_launch(ctx, &a, nullptr),
+            name.c_str());
+    }
   }
 };
 
@@ -147,9 +153,10 @@ std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threa
   l->ctx = ctx;
   l->threads = threads;
   l->prefill = prefill;
+  if (!prefill) l->repeats = std::min(kMaxRepeats, kTokens / (context * batch));
   const double heads = prefill ? kQueryHeads : kKvHeads;
   l->work = prefill ? 4.0 * kHeadDim * heads * context * (context + 1.0) / 2
-                    : 2.0 * kHeadDim * heads * context * batch *
+                    : 2.0 * kHeadDim * heads * context * batch * l->repeats *
                           static_cast<double>(element_bytes(kv.dtype));
   l->q.resize(uint64_t{rows} * kQueryHeads * kHeadDim);
   l->out.resize(l->q.size());
