@@ -170,7 +170,7 @@ void bench_commit(bench::Report* report, int rounds) {
   std::vector<int64_t> slots(kPrompt);
   radix_req r = 0;
   const double ns = median_ns(
-      rounds, kPrompt / kBlock,
+      rounds, double{kPrompt} / kBlock,
       [&] {
         if (r != 0)
           check(radix_free_request(ctx.get(), r, RADIX_FREE_DISCARD), "radix_free_request");
@@ -179,7 +179,7 @@ void bench_commit(bench::Report* report, int rounds) {
       },
       [&] { commit(ctx.get(), r, kPrompt); });
   const double copy_ns = median_ns(
-      rounds, kPrompt / kBlock, [] {},
+      rounds, double{kPrompt} / kBlock, [] {},
       [&] {
         std::memcpy(copy.data(), prompt.data(), kPrompt * sizeof(radix_token));
         bench::keep(copy[7]);

@@ -3,6 +3,7 @@
 // else).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -141,7 +142,7 @@ Elements hard_floats(int32_t dtype) {
     values.push_back(f);
   }
   Elements e(RADIX_F32, static_cast<int64_t>(values.size()), 0);
-  std::memcpy(e.data(), values.data(), values.size() * 4);
+  std::copy(values.begin(), values.end(), static_cast<float*>(e.data()));
   return e;
 }
 

@@ -11,12 +11,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import grammar
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-import grammar
 from model import Llama, load, rope_tables, rotate
+from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 WORDS = grammar.vocabulary()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from grammar import BOS, EOS, vocabulary
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-from grammar import BOS, EOS, vocabulary
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import grammar
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-import grammar
 from model import Config, Llama, begin_with_lookup, save
+from torch import Tensor
 
 FACT_WEIGHT = 4.0
 FIRST_SIZE, GROWTH, READY_AT = 0.1, 1.4, 0.85
