@@ -217,7 +217,9 @@ radix_status resolve_config(const radix_config& given, radix_config* out) {
   if (st == RADIX_OK) st = resolve_blocks(&c);
   if (st != RADIX_OK) return st;
   set_default(&c.max_blocks_per_request, c.num_blocks);
-  st = check_tables(c);
+  KvLayout layout;
+  st = kv_layout_of(c, &layout);
+  if (st == RADIX_OK) st = check_tables(c);
   if (st == RADIX_OK) st = check_threads(c);
   if (st == RADIX_OK) st = check_kv_memory(c);
   if (st != RADIX_OK) return st;

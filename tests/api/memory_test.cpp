@@ -1,0 +1,430 @@
+// Launch arguments and memory operations: batches, caller's own tensors, copies, host images,
+// DLPack.
+#include "api_support.h"
+
+namespace api_test {
+namespace {
+
+constexpr int64_t kBlocks = 6, kBlock = 4, kKv = 2, kQ = 4, kDim = 32;
+
+// A decode or prefill batch over random K/V in the caller's own NHD tensors, every piece
+// replaceable.
+struct Batch {
+  std::vector<float> k, v, q, out, lse;
+  std::vector<int32_t> tables = {0, 1, 2, 3, 4, 5};  // two sequences of up to three blocks
+  std::vector<int32_t> lens = {9, 5};
+  std::vector<int32_t> cu;
+  std::vector<unsigned char> space;
+  radix_attn a = sized<radix_attn>();
+
+  explicit Batch(int64_t rows = 2, std::vector<int32_t> cu_q_lens = {}) : cu(std::move(cu_q_lens)) {
+    k.resize(kBlocks * kBlock * kKv * kDim);
+    v.resize(k.size());
+    q.resize(static_cast<size_t>(rows * kQ * kDim));
+    out.assign(q.size(), 77.f);
+    lse.assign(static_cast<size_t>(rows * kQ), 77.f);
+    for (uint32_t i = 0; i < k.size(); ++i) k[i] = value(1, i), v[i] = value(2, i);
+    for (uint32_t i = 0; i < q.size(); ++i) q[i] = value(3, i);
+    a.num_seqs = 2;
+    a.max_context_len = 12;
+    a.max_query_len = cu.empty() ? 1 : 12;
+    a.q = tensor(q.data(), RADIX_F32, {rows, kQ, kDim});
+    a.out = tensor(out.data(), RADIX_F32, {rows, kQ, kDim});
+    a.lse = tensor(lse.data(), RADIX_F32, {rows, kQ});
+    a.k_cache = tensor(k.data(), RADIX_F32, {kBlocks, kBlock, kKv, kDim});
+    a.v_cache = tensor(v.data(), RADIX_F32, {kBlocks, kBlock, kKv, kDim});
+    a.block_tables = tables.data();
+    a.block_table_stride = 3;
+    a.context_lens = lens.data();
+    a.cu_q_lens = cu.empty() ? nullptr : cu.data();
+  }
+  radix_status launch(radix_ctx* ctx) {
+    uint64_t bytes = 0;
+    const radix_status st = radix_attn_workspace(ctx, &a, &bytes);
+    if (st != RADIX_OK) return st;
+    space.resize(bytes + 64);
+    a.workspace = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64);
+    a.workspace_size = bytes;
+    return run(ctx);
+  }
+  radix_status run(radix_ctx* ctx) {
+    return a.cu_q_lens != nullptr ? radix_prefill_launch(ctx, &a, nullptr)
+                                  : radix_paged_attention_launch(ctx, &a, nullptr);
+  }
+};
+
+class Launch : public ::testing::Test {
+ protected:
+  Ctx ctx_;
+};
+
+TEST_F(Launch, EmptySequencesAndPaddedRows) {
+  Batch b(5, {0, 0, 3});  // no rows, three rows, two rows of padding
+  b.lens = {0, 5};
+  ASSERT_OK(b.launch(ctx_));
+  EXPECT_NE(b.out[0], 77.f);
+  EXPECT_EQ(b.out[3 * kQ * kDim], 77.f) << "padding stays as it is";
+  Batch empty;
+  empty.lens = {0, 5};
+  ASSERT_OK(empty.launch(ctx_));
+  for (int64_t i = 0; i < kQ * kDim; ++i) ASSERT_EQ(empty.out[static_cast<size_t>(i)], 0.f);
+  EXPECT_EQ(empty.lse[0], -INFINITY);
+  EXPECT_TRUE(std::isfinite(empty.lse[kQ]));
+  Batch none;
+  none.a.num_seqs = 0;
+  none.a.q.shape[0] = none.a.out.shape[0] = none.a.lse.shape[0] = 0;
+  EXPECT_OK(none.launch(ctx_));
+}
+
+TEST_F(Launch, TablesAsCsrGiveTheSame) {
+  Batch dense, csr;
+  const int32_t begin[] = {0, 3, 5};
+  csr.a.block_tables = nullptr;
+  csr.a.block_begin = begin;
+  csr.a.block_ids = csr.tables.data();
+  ASSERT_OK(dense.launch(ctx_));
+  ASSERT_OK(csr.launch(ctx_));
+  EXPECT_EQ(dense.out, csr.out);
+  EXPECT_EQ(dense.lse, csr.lse);
+}
+
+TEST_F(Launch, AnyStridesOfTheCallersTensors) {
+  Batch nhd, hnd, strided;
+  hnd.a.kv_layout = RADIX_LAYOUT_HND;
+  for (auto [from, to] : {std::pair(&nhd.k, &hnd.k), std::pair(&nhd.v, &hnd.v)}) {
+    for (int64_t i = 0; i < kBlocks * kBlock * kKv * kDim; ++i) {
+      const int64_t d = i % kDim, h = i / kDim % kKv, t = i / kDim / kKv % kBlock,
+                    n = i / kDim / kKv / kBlock;
+      (*to)[static_cast<size_t>(((n * kKv + h) * kBlock + t) * kDim + d)] =
+          (*from)[static_cast<size_t>(i)];
+    }
+  }
+  hnd.a.k_cache = tensor(hnd.k.data(), RADIX_F32, {kBlocks, kKv, kBlock, kDim});
+  hnd.a.v_cache = tensor(hnd.v.data(), RADIX_F32, {kBlocks, kKv, kBlock, kDim});
+  std::vector<float> wide(strided.q.size() * 2);
+  for (size_t i = 0; i < strided.q.size(); ++i) wide[i / kDim * 2 * kDim + i % kDim] = strided.q[i];
+  strided.a.q = tensor(wide.data(), RADIX_F32, {2, kQ, kDim}, {kQ * 2 * kDim, 2 * kDim, 1});
+  ASSERT_OK(nhd.launch(ctx_));
+  ASSERT_OK(hnd.launch(ctx_));
+  ASSERT_OK(strided.launch(ctx_));
+  EXPECT_EQ(nhd.out, strided.out);
+  for (size_t i = 0; i < nhd.out.size(); ++i) ASSERT_NEAR(nhd.out[i], hnd.out[i], 1e-6);
+}
+
+struct BadLaunch {
+  const char* word;
+  radix_status status;
+  void (*change)(Batch*);
+};
+
+TEST_F(Launch, EveryArgumentIsChecked) {
+  static const int32_t begin[] = {0, 1, 2};
+  const BadLaunch cases[] = {
+      {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 1; }},
+      {"d->next", RADIX_E_INVALID, [](Batch* b) { b->a.next = b; }},
+      {"scale", RADIX_E_INVALID, [](Batch* b) { b->a.scale = NAN; }},
+      {"softcap", RADIX_E_INVALID, [](Batch* b) { b->a.softcap = -1.f; }},
+      {"max_context_len", RADIX_E_INVALID, [](Batch* b) { b->a.max_context_len = UINT32_MAX; }},
+      {"max_query_len is 2", RADIX_E_INVALID, [](Batch* b) { b->a.max_query_len = 2; }},
+      {"kv_layout is 7", RADIX_E_INVALID, [](Batch* b) { b->a.kv_layout = 7; }},
+      {"q.ndim is 2", RADIX_E_INVALID, [](Batch* b) { b->a.q.ndim = 2; }},
+      {"q.dtype is 0", RADIX_E_INVALID, [](Batch* b) { b->a.q.dtype = 0; }},
+      {"q.dtype is 6", RADIX_E_UNSUPPORTED, [](Batch* b) { b->a.q.dtype = RADIX_I8; }},
+      {"q is on device 2", RADIX_E_INVALID, [](Batch* b) { b->a.q.device = RADIX_DEV_CUDA; }},
+      {"q.shape[0] is 3", RADIX_E_INVALID, [](Batch* b) { b->a.q.shape[0] = 3; }},
+      {"q.shape[1] is 3", RADIX_E_INVALID, [](Batch* b) { b->a.q.shape[1] = 3; }},
+      {"q.shape[2] is 40", RADIX_E_INVALID, [](Batch* b) { b->a.q.shape[2] = 40; }},
+      {"q.shape[0] is -1", RADIX_E_INVALID, [](Batch* b) { b->a.q.shape[0] = -1; }},
+      {"q.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.q.data = nullptr; }},
+      {"q.data", RADIX_E_INVALID,
+       [](Batch* b) { b->a.q.data = static_cast<char*>(b->a.q.data) + 1; }},
+      {"must be contiguous", RADIX_E_INVALID, [](Batch* b) { b->a.q.stride[2] = 2; }},
+      {"stride[0] is -1", RADIX_E_INVALID,
+       [](Batch* b) { b->a.q.stride[0] = -1, b->a.q.stride[2] = 1; }},
+      {"q spans", RADIX_E_INVALID,
+       [](Batch* b) { b->a.q.stride[0] = INT64_MAX, b->a.q.stride[2] = 1; }},
+      {"rows overlap", RADIX_E_INVALID,
+       [](Batch* b) {
+         b->a.out.stride[0] = kDim, b->a.out.stride[1] = kDim, b->a.out.stride[2] = 1;
+       }},
+      {"which is q.data", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->a.q.data; }},
+      {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
+      {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},
+      {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.dtype = RADIX_F16; }},
+      {"v_cache is not", RADIX_E_INVALID,
+       [](Batch* b) { b->a.v_cache.data = nullptr, b->a.v_cache.ndim = 0; }},
+      {"k_cache has 6 blocks", RADIX_E_INVALID, [](Batch* b) { b->a.v_cache.shape[0] = 5; }},
+      {"head dim 36", RADIX_E_INVALID, [](Batch* b) { b->a.k_cache.shape[3] = 36; }},
+      {"block size", RADIX_E_INVALID, [](Batch* b) { b->a.k_cache.shape[1] = 300; }},
+      {"block_tables is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.block_tables = nullptr; }},
+      {"block_table_stride is -1", RADIX_E_INVALID, [](Batch* b) { b->a.block_table_stride = -1; }},
+      {"block_table_stride", RADIX_E_INVALID, [](Batch* b) { b->a.block_table_stride = 2; }},
+      {"block_begin", RADIX_E_INVALID,
+       [](Batch* b) {
+         b->a.block_tables = nullptr, b->a.block_begin = begin, b->a.block_ids = b->tables.data();
+       }},
+      {"entry 1 is 6", RADIX_E_INVALID, [](Batch* b) { b->tables[1] = 6; }},
+      {"is -1", RADIX_E_INVALID, [](Batch* b) { b->tables[4] = -1; }},
+      {"context_lens is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.context_lens = nullptr; }},
+      {"context_lens[1] is -2", RADIX_E_INVALID, [](Batch* b) { b->lens[1] = -2; }},
+      {"context_lens[0] is 13", RADIX_E_INVALID, [](Batch* b) { b->lens[0] = 13; }},
+  };
+  for (const BadLaunch& bad : cases) {
+    Batch b;
+    bad.change(&b);
+    EXPECT_FAILS(bad.status, bad.word, b.launch(ctx_));
+    for (const float x : b.out) ASSERT_EQ(x, 77.f) << bad.word << ": a failed launch has written";
+  }
+  Batch prefill(4, {0, 2, 5});
+  EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens[2] is 5", prefill.launch(ctx_));
+  Batch falling(4, {0, 3, 2});
+  EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens", falling.launch(ctx_));
+  Batch late(4, {1, 2, 4});
+  EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens[0] is 1", late.launch(ctx_));
+}
+
+TEST_F(Launch, TheWorkspaceIsChecked) {
+  Batch b;
+  ASSERT_OK(b.launch(ctx_));
+  b.a.workspace_size -= 1;
+  EXPECT_FAILS(RADIX_E_BUFFER, "workspace_size", b.run(ctx_));
+  b.a.workspace_size += 1;
+  b.a.workspace = static_cast<char*>(b.a.workspace) + 4;
+  EXPECT_FAILS(RADIX_E_INVALID, "workspace", b.run(ctx_));
+  b.a.workspace = nullptr;
+  EXPECT_FAILS(RADIX_E_INVALID, "workspace", b.run(ctx_));
+  Batch wrong_call(2, {0, 1, 2});
+  EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens",
+               radix_paged_attention_launch(ctx_, &wrong_call.a, nullptr));
+  Batch other;
+  EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens is NULL", radix_prefill_launch(ctx_, &other.a, nullptr));
+  int stream = 0;
+  EXPECT_FAILS(RADIX_E_INVALID, "s is", radix_paged_attention_launch(ctx_, &b.a, &stream));
+}
+
+TEST_F(Launch, TheWorkspaceNeedsNoData) {
+  Batch b;
+  uint64_t with = 0, without = 0;
+  ASSERT_OK(radix_attn_workspace(ctx_, &b.a, &with));
+  for (radix_tensor* t : {&b.a.q, &b.a.out, &b.a.lse, &b.a.k_cache, &b.a.v_cache})
+    t->data = nullptr;
+  b.a.block_tables = b.a.context_lens = nullptr;
+  ASSERT_OK(radix_attn_workspace(ctx_, &b.a, &without));
+  EXPECT_EQ(with, without);
+}
+
+struct BadRope {
+  const char* word;
+  void (*change)(radix_rope_append*);
+};
+
+TEST_F(Launch, RopeArgumentsAreChecked) {
+  std::vector<float> k(2 * kKv * kDim, 1.f), v = k, q(2 * kQ * kDim, 1.f);
+  static int64_t slots[2];
+  static int32_t positions[2];
+  slots[0] = 0, slots[1] = -1, positions[0] = 3, positions[1] = -5;
+  radix_rope_append good = sized<radix_rope_append>();
+  good.num_tokens = 2;
+  good.rotary_dim = kDim;
+  good.k = tensor(k.data(), RADIX_F32, {2, kKv, kDim});
+  good.v = tensor(v.data(), RADIX_F32, {2, kKv, kDim});
+  good.q = tensor(q.data(), RADIX_F32, {2, kQ, kDim});
+  good.slots = slots;
+  good.positions = positions;
+  EXPECT_OK(radix_rope_append_launch(ctx_, &good, nullptr));
+  EXPECT_EQ(q[kQ * kDim], 1.f) << "a padded row is not turned";
+  const BadRope cases[] = {
+      {"flags", [](radix_rope_append* p) { p->flags = 1; }},
+      {"reserved0", [](radix_rope_append* p) { p->reserved0 = 1; }},
+      {"next", [](radix_rope_append* p) { p->next = p; }},
+      {"layer is 2", [](radix_rope_append* p) { p->layer = 2; }},
+      {"rotary_dim is 34", [](radix_rope_append* p) { p->rotary_dim = 34; }},
+      {"rotary_dim is 7", [](radix_rope_append* p) { p->rotary_dim = 7; }},
+      {"style is 2", [](radix_rope_append* p) { p->style = 2; }},
+      {"scaling is 4", [](radix_rope_append* p) { p->scaling = 4; }},
+      {"theta is -1", [](radix_rope_append* p) { p->theta = -1.f; }},
+      {"scale is inf", [](radix_rope_append* p) { p->scale = INFINITY; }},
+      {"original_max_position", [](radix_rope_append* p) { p->scaling = RADIX_ROPE_SCALE_YARN; }},
+      {"high_freq_factor is 1",
+       [](radix_rope_append* p) {
+         p->scaling = RADIX_ROPE_SCALE_LLAMA3, p->original_max_position = 8192,
+         p->high_freq_factor = 1.f;
+       }},
+      {"slots is NULL", [](radix_rope_append* p) { p->slots = nullptr; }},
+      {"positions is NULL", [](radix_rope_append* p) { p->positions = nullptr; }},
+      {"k.shape[1] is 3", [](radix_rope_append* p) { p->k.shape[1] = 3; }},
+      {"v.data is NULL", [](radix_rope_append* p) { p->v.data = nullptr; }},
+      {"k.shape[0] is 2", [](radix_rope_append* p) { p->num_tokens = 3; }},
+      {"num_tokens", [](radix_rope_append* p) { p->num_tokens = UINT64_MAX; }},
+  };
+  for (const BadRope& bad : cases) {
+    radix_rope_append p = good;
+    bad.change(&p);
+    EXPECT_FAILS(RADIX_E_INVALID, bad.word, radix_rope_append_launch(ctx_, &p, nullptr));
+  }
+  slots[0] = 64;
+  EXPECT_FAILS(RADIX_E_INVALID, "slots[0] is 64", radix_rope_append_launch(ctx_, &good, nullptr));
+  slots[0] = 0;
+  positions[0] = -1;
+  EXPECT_FAILS(RADIX_E_INVALID, "positions[0] is -1",
+               radix_rope_append_launch(ctx_, &good, nullptr));
+}
+
+// ---- copies and host images
+
+class Memory : public ::testing::Test {
+ protected:
+  Memory() {
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      radix_tensor k, v;
+      EXPECT_OK(radix_ctx_kv_tensor(ctx_, layer, &k, &v));
+      for (float* at : {static_cast<float*>(k.data), static_cast<float*>(v.data)}) {
+        for (uint32_t i = 0; i < 16 * kElements; ++i) at[i] = value(layer * 2 + (at == k.data), i);
+        planes_.push_back(at);
+      }
+    }
+  }
+  static constexpr uint32_t kElements = 4 * 2 * 32;  // of a block
+  std::vector<float> block(size_t plane, int32_t b) const {
+    return {planes_[plane] + b * kElements, planes_[plane] + (b + 1) * kElements};
+  }
+  Ctx ctx_;
+  std::vector<float*> planes_;  // K and V of both layers
+};
+
+TEST_F(Memory, CopiesBlocksInOrderInEveryLayer) {
+  const radix_block pairs[] = {0, 1, 1, 2};
+  std::vector<std::vector<float>> expected;
+  for (size_t p = 0; p < 4; ++p) expected.push_back(block(p, 0));
+  ASSERT_OK(radix_copy_blocks(ctx_, pairs, 2, nullptr));
+  for (size_t p = 0; p < 4; ++p) EXPECT_EQ(block(p, 2), expected[p]);
+  const radix_block bad[] = {3, 4, 0, 16};
+  const std::vector<float> before = block(0, 4);
+  EXPECT_FAILS(RADIX_E_INVALID, "16", radix_copy_blocks(ctx_, bad, 2, nullptr));
+  EXPECT_EQ(block(0, 4), before) << "checked first";
+}
+
+TEST_F(Memory, RunsOperationsAfterCheckingAll) {
+  const radix_op good = {RADIX_OP_COPY, 0, 1, 3};
+  const std::vector<float> tail = block(1, 1);
+  ASSERT_OK(radix_run_ops(ctx_, &good, 1, nullptr));
+  for (uint32_t i = 0; i < kElements; ++i) {
+    ASSERT_EQ(block(1, 1)[i], i < 3 * 64 ? block(1, 0)[i] : tail[i]) << i;
+  }
+  const radix_op bad[][2] = {{{RADIX_OP_COPY, 2, 3, 4}, {9, 0, 1, 1}},
+                             {{RADIX_OP_COPY, 2, 3, 4}, {RADIX_OP_COPY, 0, 16, 1}},
+                             {{RADIX_OP_COPY, 2, 3, 4}, {RADIX_OP_COPY, -1, 0, 1}},
+                             {{RADIX_OP_COPY, 2, 3, 4}, {RADIX_OP_COPY, 0, 1, 5}}};
+  const std::vector<float> before = block(0, 3);
+  for (const auto& ops : bad) {
+    EXPECT_FAILS(RADIX_E_INVALID, "ops[1]", radix_run_ops(ctx_, ops, 2, nullptr));
+    EXPECT_EQ(block(0, 3), before);
+  }
+}
+
+TEST_F(Memory, ImagesGoToTheHostAndBack) {
+  const radix_block out[] = {5, 0}, in[] = {9, 10};
+  uint64_t bytes = 0;
+  ASSERT_OK(radix_swap_bytes(ctx_, 2, &bytes));
+  EXPECT_EQ(bytes, 2u * 4 * kElements * sizeof(float));
+  std::vector<float> image(bytes / sizeof(float) + 1, 77.f);
+  EXPECT_FAILS(RADIX_E_BUFFER, "cap is",
+               radix_swap_out(ctx_, out, 2, image.data(), bytes - 1, nullptr));
+  EXPECT_EQ(image[0], 77.f);
+  ASSERT_OK(radix_swap_out(ctx_, out, 2, image.data(), bytes, nullptr));
+  EXPECT_EQ(image.back(), 77.f);
+  EXPECT_EQ(std::memcmp(image.data(), block(0, 5).data(), kElements * sizeof(float)), 0)
+      << "K of layer 0 first";
+  EXPECT_FAILS(RADIX_E_INVALID, "len is",
+               radix_swap_in(ctx_, in, 2, image.data(), bytes + 4, nullptr));
+  ASSERT_OK(radix_swap_in(ctx_, in, 2, image.data(), bytes, nullptr));
+  for (size_t p = 0; p < 4; ++p) {
+    EXPECT_EQ(block(p, 9), block(p, 5));
+    EXPECT_EQ(block(p, 10), block(p, 0));
+  }
+  const radix_block bad[] = {9, 16};
+  EXPECT_FAILS(RADIX_E_INVALID, "16", radix_swap_in(ctx_, bad, 2, image.data(), bytes, nullptr));
+}
+
+// ---- DLPack: the struct as the specification gives it
+
+struct DLTensor {
+  void* data;
+  struct {
+    int32_t device_type, device_id;
+  } device;
+  int32_t ndim;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+class DlPack : public ::testing::Test {
+ protected:
+  int64_t shape_[6] = {2, 3, 32, 1, 1, 1}, strides_[6] = {200, 64, 1, 1, 1, 1};
+  float memory_[512] = {};
+  DLTensor dl_ = {memory_, {1, 0}, 3, {2, 32, 1}, shape_, nullptr, 0};
+  radix_tensor out_ = {};
+};
+
+TEST_F(DlPack, BorrowsShapeStridesAndOffset) {
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_EQ(out_.data, memory_);
+  EXPECT_EQ(out_.dtype, RADIX_F32);
+  EXPECT_EQ(out_.device, RADIX_DEV_CPU);
+  EXPECT_EQ(out_.ndim, 3);
+  EXPECT_EQ(out_.shape[1], 3);
+  EXPECT_EQ(out_.stride[0], 0) << "compact";
+  dl_.strides = strides_;
+  dl_.byte_offset = 16;
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_EQ(out_.data, memory_ + 4);
+  EXPECT_EQ(out_.stride[1], 64);
+}
+
+TEST_F(DlPack, KnowsItsDtypes) {
+  const struct {
+    uint8_t code, bits;
+    int32_t dtype;
+  } known[] = {{2, 32, RADIX_F32}, {2, 16, RADIX_F16},     {4, 16, RADIX_BF16},
+               {0, 8, RADIX_I8},   {0, 32, RADIX_I32},     {0, 64, RADIX_I64},
+               {1, 8, RADIX_U8},   {10, 8, RADIX_F8_E4M3}, {12, 8, RADIX_F8_E5M2}};
+  for (const auto& type : known) {
+    dl_.dtype = {type.code, type.bits, 1};
+    ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+    EXPECT_EQ(out_.dtype, type.dtype);
+  }
+  dl_.dtype = {2, 64, 1};
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "bits 64", radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.dtype = {2, 32, 4};
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "lanes 4", radix_tensor_from_dlpack(&dl_, &out_));
+}
+
+TEST_F(DlPack, RefusesWhatHasNoCounterpart) {
+  dl_.device = {14, 0};
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "type 14", radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.device = {2, 3};
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_EQ(out_.device, RADIX_DEV_CUDA);
+  EXPECT_EQ(out_.device_index, 3);
+  dl_.device = {1, 0};
+  dl_.ndim = 6;
+  EXPECT_FAILS(RADIX_E_INVALID, "ndim is 6", radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.ndim = 3;
+  dl_.strides = strides_;
+  strides_[2] = 2;
+  EXPECT_FAILS(RADIX_E_INVALID, "contiguous", radix_tensor_from_dlpack(&dl_, &out_));
+  strides_[0] = strides_[1] = strides_[2] = 0;
+  EXPECT_FAILS(RADIX_E_INVALID, "all 0", radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor is NULL", radix_tensor_from_dlpack(nullptr, &out_));
+  EXPECT_FAILS(RADIX_E_INVALID, "out is NULL", radix_tensor_from_dlpack(&dl_, nullptr));
+  dl_.shape = nullptr;
+  EXPECT_FAILS(RADIX_E_INVALID, "shape is NULL", radix_tensor_from_dlpack(&dl_, &out_));
+}
+
+}  // namespace
+}  // namespace api_test
