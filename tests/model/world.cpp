@@ -236,7 +236,6 @@ radix_ns World::pick_ns(Rng& rng) const {
 }
 
 // ---- running a call
-// ------------------------------------------------------------------------------------------------
 
 void World::arm(Rng& rng) {
   injected_now_ = 0;

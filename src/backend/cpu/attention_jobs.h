@@ -27,7 +27,6 @@ RADIX_JOB_INLINE constexpr uint32_t padded(uint32_t n) {
 }
 
 // ---- decode
-// ----------------------------------------------------------------------------------------------------
 
 // One launch. Partial states, when a sequence has more than one range:
 //   o  // [num_seqs, max_ranges, num_q_heads, padded(head_dim_v)]  unnormalised
@@ -84,7 +83,6 @@ RADIX_JOB_INLINE const int32_t* block_row(const BlockTables& b, uint32_t seq) {
 }
 
 // ---- prefill
-// ---------------------------------------------------------------------------------------------------
 
 struct PrefillJob {
   const AttentionParams* params = nullptr;

@@ -45,7 +45,6 @@ struct Tile {
 };
 
 // ---- scores
-// ------------------------------------------------------------------------------------------------------
 
 // out[i] = sum of the lanes of vector i.
 RADIX_INLINE void sum_lanes4(VF a, VF b, VF c, VF e, float* out) {
@@ -125,7 +124,6 @@ RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const
 }
 
 // ---- values
-// ------------------------------------------------------------------------------------------------------
 
 // o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors; alpha null: 1.
 template <uint32_t NG, uint32_t NV, bool kHalf, class T>
@@ -180,7 +178,6 @@ RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v
 }
 
 // ---- softmax
-// -----------------------------------------------------------------------------------------------------
 
 // The state of an item: one row of each for every query head.
 struct State {
@@ -236,7 +233,6 @@ RADIX_INLINE float softmax_row(uint32_t n, float* s, float* m, float* l) {
 }
 
 // ---- walking the range
-// -------------------------------------------------------------------------------------------
 
 // Positions are cut at multiples of kTileTokens, whatever the item's bounds: the same tiles for
 // everybody.
@@ -454,7 +450,6 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
 }
 
 // ---- the item
-// ----------------------------------------------------------------------------------------------------
 
 State carve(const AttentionParams& p, void* scratch) {
   State s;

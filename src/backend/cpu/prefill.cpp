@@ -37,7 +37,6 @@ static_assert(kVectors * kLanes <= kPrefillMaxPanel, "scratch is sized by kPrefi
 static_assert(kPrefillRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
 
 // ---- the micro-kernel
-// --------------------------------------------------------------------------------------------
 
 // c[r][row] = (alpha ? alpha[row]*c[r][row] : 0) + sum_k a[r*kRowStep + k*kSumStep] * b[k][row]
 // for kBroadcasts r and a panel of NV vectors; b and c are dense panels.
@@ -75,7 +74,6 @@ RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const flo
 }
 
 // ---- the scratch of a worker
-// -------------------------------------------------------------------------------------
 
 struct Scratch {
   float* q;      // panels of [head_dim][width]
@@ -121,7 +119,6 @@ RADIX_INLINE int64_t window_of(const AttentionParams& p) {
 }
 
 // ---- softmax of a panel
-// ------------------------------------------------------------------------------------------
 
 // One vector of rows: s holds n tokens' scores, `width` apart; they become weights.
 template <uint32_t NV>
@@ -179,7 +176,6 @@ RADIX_INLINE VF slopes(const AttentionParams& p, const PrefillItem& item, uint32
 }
 
 // ---- one tile and one panel
-// --------------------------------------------------------------------------------------
 
 template <uint32_t NV>
 void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
@@ -212,7 +208,6 @@ void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& 
 }
 
 // ---- unpacking
-// ---------------------------------------------------------------------------------------------------
 
 template <class T>
 void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim,
@@ -239,7 +234,6 @@ void unpack(const AttentionParams& p, const PagedTensor& from, uint32_t dim,
 }
 
 // ---- the item
-// ----------------------------------------------------------------------------------------------------
 
 // Where stacked row `row` of the sequence stands.
 RADIX_INLINE int32_t row_position(const AttentionParams& p, const PrefillItem& item, uint32_t row) {

@@ -46,7 +46,6 @@ using VF = hn::Vec<DF>;
 constexpr size_t kLanes = HWY_LANES(float);  // 16, 8, 4 or 1: divides 8, or is twice that
 
 // ---- one element
-// ---------------------------------------------------------------------------------------------
 
 RADIX_INLINE uint32_t float_bits(float x) {
   uint32_t u;
@@ -98,7 +97,6 @@ RADIX_INLINE void from_f32(float x, F16* out) {
 }
 
 // ---- vectors: kLanes elements, any alignment
-// --------------------------------------------------------------------
 
 RADIX_INLINE VF load_f32(const float* p) { return hn::LoadU(DF(), p); }
 
