@@ -148,27 +148,19 @@ class SharingGraph {
     put("\"");
   }
 
-  // ---- text
-
-  void text() {
-    put("%u requests, %u nodes, %llu blocks of %u tokens cached, %llu blocks saved by sharing\n",
-        cache_.requests_.num_live(), tree_.num_nodes(), static_cast<ull>(tree_.num_cached()),
-        cache_.config_.block_size, static_cast<ull>(saved_));
-    for (uint32_t root = 0; root < tree_.node_capacity(); ++root) {
-      const RadixTree::Node& n = tree_.node(root);
-      if (n.live == 0 || n.is_root == 0) continue;
-      put("namespace ");
-      name(n.ns);
-      put(" extra_key 0x%llx\n", static_cast<ull>(n.extra_key));
-      requests_at(root, 1);
-      text_below(root);
+  template <class Fn>
+  void for_each_root(Fn fn) {
+    for (uint32_t id = 0; id < tree_.node_capacity(); ++id) {
+      if (tree_.node(id).live != 0 && tree_.node(id).is_root != 0) fn(id);
     }
   }
-  // Depth first, without recursion: a tree may be a million nodes deep.
-  void text_below(uint32_t root) {
+  // Depth first, without recursion: a tree may be a million nodes deep. Children of the root have
+  // level 1.
+  template <class Fn>
+  void for_each_below(uint32_t root, Fn fn) {
     uint32_t level = 1;
     for (uint32_t id = tree_.node(root).first_child; id != kNone;) {
-      text_node(id, level);
+      fn(id, level);
       const RadixTree::Node* n = &tree_.node(id);
       if (n->first_child != kNone) {
         id = n->first_child;
@@ -181,6 +173,21 @@ class SharingGraph {
       }
       id = n->next_sibling;
     }
+  }
+
+  // ---- text
+
+  void text() {
+    put("%u requests, %u nodes, %llu blocks of %u tokens cached, %llu blocks saved by sharing\n",
+        cache_.requests_.num_live(), tree_.num_nodes(), static_cast<ull>(tree_.num_cached()),
+        cache_.config_.block_size, static_cast<ull>(saved_));
+    for_each_root([this](uint32_t root) {
+      put("namespace ");
+      name(tree_.node(root).ns);
+      put(" extra_key 0x%llx\n", static_cast<ull>(tree_.node(root).extra_key));
+      requests_at(root, 1);
+      for_each_below(root, [this](uint32_t id, uint32_t level) { text_node(id, level); });
+    });
   }
   void indent(uint32_t level) {
     for (uint32_t i = 0; i < level && i < kShownLevels; ++i) put("  ");
@@ -223,12 +230,13 @@ class SharingGraph {
         cache_.config_.block_size, static_cast<ull>(tree_.num_cached()), static_cast<ull>(saved_),
         static_cast<ull>(saved_ * cache_.config_.block_size));
     const char* comma = "\n";
-    for (uint32_t id = 0; id < tree_.node_capacity(); ++id) {
-      if (!shown(id)) continue;
-      put("%s", comma);
-      json_node(id);
-      comma = ",\n";
-    }
+    for_each_root([&](uint32_t root) {
+      for_each_below(root, [&](uint32_t id, uint32_t) {
+        put("%s", comma);
+        json_node(id, tree_.node(root).extra_key);
+        comma = ",\n";
+      });
+    });
     put("],\n\"requests\": [");
     comma = "\n";
     for (uint32_t i = 0; i < cache_.requests_.size(); ++i) {
@@ -247,17 +255,15 @@ class SharingGraph {
       put("%u", id);
     }
   }
-  void json_node(uint32_t id) {
+  void json_node(uint32_t id, uint64_t extra_key) {
     const RadixTree::Node& n = tree_.node(id);
-    uint32_t root = n.parent;
-    while (tree_.node(root).is_root == 0) root = tree_.node(root).parent;
     put("{\"id\": %u, \"parent\": ", id);
     json_id(n.parent);
     put(", \"namespace\": ");
     name(n.ns);
     put(", \"extra_key\": \"0x%llx\", \"begin_token\": %llu, \"num_tokens\": %llu, "
         "\"first_tokens\": [",
-        static_cast<ull>(tree_.node(root).extra_key),
+        static_cast<ull>(extra_key),
         static_cast<ull>(uint64_t{n.depth_blocks} * cache_.config_.block_size),
         static_cast<ull>(uint64_t{n.num} * cache_.config_.block_size));
     tokens(id);

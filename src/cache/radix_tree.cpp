@@ -148,7 +148,9 @@ uint32_t RadixTree::find_root(uint32_t ns, uint64_t extra_key) const {
 
 Position RadixTree::walk(Position from, const int32_t* tokens, uint64_t num_tokens, int32_t* out,
                          uint64_t out_cap) const {
-  const uint32_t end = static_cast<uint32_t>(num_tokens / block_size_);
+  const uint64_t whole = num_tokens / block_size_;
+  const uint32_t end =
+      whole < units_.num_units() ? static_cast<uint32_t>(whole) : units_.num_units();
   Position at = from;
   while (at.blocks < end) {
     const int32_t* rest = tokens + uint64_t{at.blocks} * block_size_;

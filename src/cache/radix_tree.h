@@ -173,7 +173,7 @@ class RadixTree {
   void unprotect(uint32_t id);
   void link_lease(uint32_t lease, Position at);
   void unlink_lease(uint32_t lease);
-  uint32_t deepest_lease(uint32_t id) const;
+  uint32_t deepest_lease(uint32_t id, uint32_t bound) const;  // none is deeper than bound
   void fence(uint32_t id);
   void fence_unlink(uint32_t id);
   void fence_after_split(uint32_t id, uint32_t upper);

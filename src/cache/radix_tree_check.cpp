@@ -51,7 +51,7 @@ radix_status RadixTree::check_protection(uint32_t id) const {
     if (nodes_[child].holders > 0) ++protected_children;
   }
   if (n.protected_children != protected_children || n.holders != holders + protected_children ||
-      n.held != deepest_lease(id)) {
+      n.held != deepest_lease(id, UINT32_MAX)) {
     return fail(RADIX_E_INTERNAL,
                 "node %u counts %u holders and %u protected children: found %u and %u", id,
                 n.holders, n.protected_children, holders + protected_children, protected_children);

@@ -57,9 +57,10 @@ void RadixTree::unlink_lease(uint32_t lease) {
   if (l.next != kNone) leases_[l.next].prev = l.prev;
 }
 
-uint32_t RadixTree::deepest_lease(uint32_t id) const {
+uint32_t RadixTree::deepest_lease(uint32_t id, uint32_t bound) const {
   uint32_t deepest = 0;
-  for (uint32_t lease = nodes_[id].lease_head; lease != kNone; lease = leases_[lease].next) {
+  for (uint32_t lease = nodes_[id].lease_head; lease != kNone && deepest < bound;
+       lease = leases_[lease].next) {
     if (leases_[lease].in > deepest) deepest = leases_[lease].in;
   }
   return deepest;
@@ -90,7 +91,7 @@ void RadixTree::unprotect(uint32_t id) {
   Node* n = &nodes_[id];
   const uint32_t before = unprotected(id);
   count(id, false);
-  n->held = deepest_lease(id);
+  n->held = deepest_lease(id, n->held);  // one step when hundreds end where the last one did
   bool last = --n->holders == 0;
   count(id, true);
   if (fences && unprotected(id) > before) fence(id);
@@ -150,10 +151,10 @@ void RadixTree::split_leases(uint32_t id, uint32_t upper, uint32_t cut) {
     lease = next;
   }
   lo.holders -= moved;
-  lo.held = deepest_lease(id);
+  lo.held = deepest_lease(id, UINT32_MAX);
   up.protected_children = lo.holders > 0 ? 1 : 0;
   up.holders = moved + up.protected_children;
-  up.held = deepest_lease(upper);
+  up.held = deepest_lease(upper, UINT32_MAX);
   // The parent counted this child as protected or not; that has not changed: up.holders > 0 iff
   // lo.holders was > 0.
 }
