@@ -111,6 +111,25 @@ TEST(Context, MetadataOnlyNeedsNoShapeAndHasNoMemory) {
   EXPECT_EQ(radix_rope_append_launch(ctx, &rope, nullptr), RADIX_E_STATE);
 }
 
+TEST(Context, MetadataOnlyWithAShapeStillHasNothingToAttendOver) {
+  radix_config c = small_config();
+  c.flags = RADIX_CTX_METADATA_ONLY;
+  Ctx ctx(c);
+  float q[4 * 32] = {}, out[4 * 32];
+  const int32_t len = 1, table = 0;
+  radix_attn a = sized<radix_attn>();
+  a.num_seqs = 1;
+  a.max_context_len = 1;
+  a.q = tensor(q, RADIX_F32, {1, 4, 32});
+  a.out = tensor(out, RADIX_F32, {1, 4, 32});
+  a.block_tables = &table;
+  a.block_table_stride = 1;
+  a.context_lens = &len;
+  uint64_t bytes = 0;
+  EXPECT_OK(radix_attn_workspace(ctx, &a, &bytes));
+  EXPECT_FAILS(RADIX_E_STATE, "METADATA_ONLY", radix_paged_attention_launch(ctx, &a, nullptr));
+}
+
 TEST(Context, GivesEverythingBackToItsAllocator) {
   CountingAllocator memory;
   radix_config c = small_config();

@@ -147,6 +147,10 @@ TEST_F(Launch, EveryArgumentIsChecked) {
        [](Batch* b) {
          b->a.out.stride[0] = kDim, b->a.out.stride[1] = kDim, b->a.out.stride[2] = 1;
        }},
+      {"rows overlap", RADIX_E_INVALID,
+       [](Batch* b) {
+         b->a.out.stride[0] = kQ * kDim, b->a.out.stride[1] = kDim / 2, b->a.out.stride[2] = 1;
+       }},
       {"which is q.data", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->a.q.data; }},
       {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},

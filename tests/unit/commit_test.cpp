@@ -174,6 +174,14 @@ TEST(Commit, ATailBehindWhatOthersMatchedIsANodeOfItsOwn) {
   EXPECT_EQ(cache.peek(range(0, 8)), 6u);
 }
 
+TEST(Commit, ATailBehindADuplicateIsANodeOfItsOwn) {
+  Cache cache(32, 2);
+  const radix_req a = cache.start({1, 2}), b = cache.start({1, 2, 3, 4});
+  cache.commit(a);
+  cache.commit(b);
+  EXPECT_EQ(cache.stats().tree_nodes, 2u) << "the head is a's leaf, and stays as long as a made it";
+}
+
 TEST(Commit, ATailBehindASharedPromptIsANodeOfItsOwn) {
   Cache cache(32, 2);
   cache.remember(range(0, 6));

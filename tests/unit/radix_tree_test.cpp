@@ -89,6 +89,18 @@ TEST_F(Tree, ASplitKeepsIdsTokensAndTheLowerHalfsId) {
   EXPECT_EQ(tree_.ascend(at, 4).node, root());
 }
 
+TEST_F(Tree, ASplitKeepsUsageOnBothHalves) {
+  init(8, 1);
+  const Position end = insert({1, 2, 3, 4}, 0);
+  tree_.use_path(end, 5, true);
+  insert({1, 2, 9}, 4, 7);
+  for (const uint32_t id : {end.node, tree_.node(end.node).parent}) {
+    EXPECT_EQ(tree_.node(id).usage.hits, 1u);
+    EXPECT_EQ(tree_.node(id).usage.last_use, 5u);
+    EXPECT_EQ(tree_.node(id).usage.created, 1u);
+  }
+}
+
 TEST_F(Tree, ALeaseProtectsItsPathAndNothingBelow) {
   init(16, 1);
   insert({1, 2, 3, 4}, 0);
