@@ -290,7 +290,8 @@ class Memory : public ::testing::Test {
   }
   static constexpr uint32_t kElements = 4 * 2 * 32;  // of a block
   std::vector<float> block(size_t plane, int32_t b) const {
-    return {planes_[plane] + b * kElements, planes_[plane] + (b + 1) * kElements};
+    const float* at = planes_[plane] + static_cast<uint32_t>(b) * kElements;
+    return {at, at + kElements};
   }
   Ctx ctx_;
   std::vector<float*> planes_;  // K and V of both layers
