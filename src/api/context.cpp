@@ -169,6 +169,11 @@ radix_status not_null(const void* pointer, const char* name) {
   return pointer != nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "%s is NULL", name);
 }
 
+radix_status check_array(const void* array, uint64_t n, const char* name) {
+  if (array != nullptr || n == 0) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "%s is NULL: expected %" PRIu64 " elements", name, n);
+}
+
 radix_status Control::done(const char* call, radix_status st) const {
   if (st == RADIX_E_INTERNAL) {
     ctx_->log(RADIX_LOG_ERROR, "%s: %s", call, last_message());

@@ -83,5 +83,7 @@ class Control {
 
 radix_status check_ctx(const radix_ctx* ctx);                  // not NULL
 radix_status not_null(const void* pointer, const char* name);  // INVALID names it
+// An array argument: NULL only when it has no elements.
+radix_status check_array(const void* array, uint64_t n, const char* name);
 
 }  // namespace radixattn

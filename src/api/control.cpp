@@ -14,13 +14,6 @@ radix_status check_flags(const char* name, uint32_t flags, uint32_t known) {
   return fail(RADIX_E_INVALID, "%s has unknown bits 0x%x", name, flags & ~known);
 }
 
-// An array argument: NULL only when it has no elements.
-radix_status check_array(const void* array, uint64_t n, const char* name) {
-  if (array != nullptr || n == 0) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "%s is NULL: expected %llu elements", name,
-              static_cast<unsigned long long>(n));
-}
-
 radix_status read_desc(const radix_request_desc* d, uint32_t known_flags, radix_request_desc* out) {
   const radix_status st = read_struct(d, "d", out);
   return st == RADIX_OK ? check_flags("d->flags", out->flags, known_flags) : st;

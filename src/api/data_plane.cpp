@@ -21,10 +21,6 @@ radix_status check_stream(radix_stream s) {
   return s == nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "s is %p: expected NULL on the CPU", s);
 }
 
-radix_status check_array(const void* array, uint64_t n, const char* name) {
-  return n == 0 ? RADIX_OK : not_null(array, name);
-}
-
 // ---- K/V of a launch: the context's own, or the caller's tensors
 
 struct KvView {
