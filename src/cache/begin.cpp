@@ -178,12 +178,12 @@ radix_status CacheManager::pin(const radix_request_desc& d, radix_pin* out, radi
   if (st != RADIX_OK) return st;
   if (pins_.full())
     return fail(RADIX_E_FULL, "%u pins live: max_pins is %u", pins_.num_live(), config_.max_pins);
-  Position at =
-      lookup(ns, d, m != nullptr ? m->blocks : nullptr, m != nullptr ? m->blocks_cap : 0, &root);
   if (!pins_.reserve_more(1) || !tree_.reserve_leases(2 * pins_.capacity()) ||
-      !tree_.reserve_nodes(0, root == kNone ? 1 : 0)) {
+      !tree_.reserve_nodes(0, 1)) {
     return fail(RADIX_E_NOMEM, "no memory for another pin");
   }
+  Position at =
+      lookup(ns, d, m != nullptr ? m->blocks : nullptr, m != nullptr ? m->blocks_cap : 0, &root);
   ++clock_;
   if (root == kNone) at = {tree_.make_root(ns, d.extra_key), 0, 0};
   const uint32_t index = pins_.create();

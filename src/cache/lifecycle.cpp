@@ -4,19 +4,19 @@
 
 namespace radixattn {
 
-// n empty requests with room for `row` entries each, all or none; their ids in `out` only when all
-// are there.
+// n empty requests with room for `row` entries each; nothing is created, nor `out` written, unless
+// all can be.
 radix_status CacheManager::create_children(uint32_t n, uint64_t row, radix_req* out) {
   const radix_status st = reserve_for_begin(n, 0);
   if (st != RADIX_OK) return st;
-  for (uint32_t i = 0; i < n; ++i) {
-    if (!requests_.reserve_row(requests_.next_index(), row)) {
-      while (i > 0) requests_.destroy(id_index(out[--i]));
+  uint32_t index = requests_.next_index();
+  for (uint32_t i = 0; i < n; ++i, index = requests_.index_after(index)) {
+    if (!requests_.reserve_row(index, row)) {
       return fail(RADIX_E_NOMEM, "no memory for %u rows of %llu blocks", n,
                   static_cast<unsigned long long>(row));
     }
-    out[i] = requests_.id(requests_.create_empty());
   }
+  for (uint32_t i = 0; i < n; ++i) out[i] = requests_.id(requests_.create_empty());
   return RADIX_OK;
 }
 

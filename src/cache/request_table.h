@@ -116,6 +116,11 @@ class SlotTable {
   uint32_t next_index() const {
     return free_head_ != kNone ? free_head_ : size_;
   }  // what create() will use
+  // What create() will use after `index`, which it will use: the free list, then fresh slots.
+  uint32_t index_after(uint32_t index) const {
+    if (index >= size_) return index + 1;
+    return slots_[index].next_free != kNone ? slots_[index].next_free : size_;
+  }
   uint32_t size() const { return size_; }
   uint32_t num_live() const { return live_; }
   uint64_t capacity() const { return slots_.capacity(); }

@@ -24,7 +24,13 @@ class Story {
       if (!start(range(i * 100, i * 100 + 40), 0)) return false;
     }
     std::vector<radix_req> children(5);
-    if (!step([&] { return radix_fork(ctx_, requests_[0], 5, children.data()); })) return false;
+    const auto fork = [&] {
+      children.assign(5, 0);
+      const radix_status st = radix_fork(ctx_, requests_[0], 5, children.data());
+      EXPECT_EQ(children[0] == 0, st != RADIX_OK) << "a failed fork writes no ids";
+      return st;
+    };
+    if (!step(fork)) return false;
     for (size_t i = 0; i < 3; ++i) {
       if (!commit(requests_[i], 40)) return false;
     }
