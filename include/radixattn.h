@@ -14,6 +14,7 @@
  * Zero rule      every struct is valid when zero-filled with struct_size set; 0 means "default".
  * Size rule      in:  bytes beyond the caller's struct_size read as 0; unknown trailing bytes must be 0.
  *                out: set struct_size before the call; the library writes at most that many bytes.
+ *                radix_match, radix_append_out and radix_commit_out are both: in, then out.
  * Thread tags    [F] free-threaded   [C] takes the context's lock   [D] data plane: lock-free, runs on a stream
  * Failure rule   a failing [C] call changes nothing but statistics and the error message.
  * Ids            radix_req, radix_pin and radix_ns carry a generation and their kind: an id whose object is gone, or of
@@ -130,7 +131,7 @@ enum {                             /* radix_config.flags */
 enum { RADIX_FREE_DISCARD = 1 };   /* blocks that only this request used leave the tree, too */
 enum {                             /* radix_request_desc.flags */
   RADIX_BEGIN_MATCH_ALL = 1,       /* may match the last token too (no logits wanted) */
-  RADIX_BEGIN_NO_MATCH = 2,        /* start empty, whatever is cached */
+  RADIX_BEGIN_NO_MATCH = 2,        /* nothing cached is taken (SHARE_PENDING may still borrow) */
   RADIX_BEGIN_SHARE_PENDING = 4,   /* may borrow full blocks that another live request has reserved, not committed */
   RADIX_BEGIN_REMAP_DUPLICATES = 8 /* commit swaps duplicates for the cached block (see radix_commit) */
 };
@@ -282,7 +283,8 @@ typedef struct radix_remap {
 
 typedef struct radix_commit_out {
   uint32_t struct_size;
-  uint32_t remaps_cap;       /* worst case: blocks that the items publish for REMAP_DUPLICATES requests */
+  uint32_t remaps_cap;       /* worst case: blocks that the items publish for REMAP_DUPLICATES requests, and
+                              * duplicates that earlier commits of their families left with them */
   radix_remap *remaps;       /* caller's array or NULL when no request asks for remaps */
   uint32_t num_remaps;       /* out; with RADIX_E_BUFFER: needed in the worst case */
   uint32_t num_duplicates;   /* out: blocks found computed twice */
@@ -444,8 +446,8 @@ RADIX_API(radix_status) radix_peek_prefix(radix_ctx *ctx, const radix_request_de
  * blocks do not suffice, returns NO_BLOCKS (or QUOTA) with the exact shortfall and nothing has changed; with
  * APPEND_PARTIAL the items before the first that fails take effect. Evicts as much as needed and no more. A
  * last block that is shared is copied on write: run the ops before any K/V is written into blocks that this or
- * a later call hands out (steps on several threads: hold one lock over append and ops, or use DEFER_FREE,
- * where the source waits for the fence). Slots of a request are
+ * a later call hands out (steps on several threads: hold one lock over append and ops, or use DEFER_FREE
+ * with an epoch begun before the append and retired after the ops: the source waits for it). Slots of a request are
  * where its tokens [old length, new length) go. Errors: INVALID, STALE, STATE (ids of earlier tokens
  * unknown), NO_BLOCKS, QUOTA, BUFFER, FULL (row longer than max_blocks_per_request), NOMEM.
  * Cost: O(1) a token, O(log nodes) an evicted block. */
@@ -462,7 +464,7 @@ RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t p
  * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
  * blocks (forks, borrowers) are committed along; they get their remaps from the next commit that names them. out may be NULL when no remap is asked for. All
  * items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
- * Cost: O(new blocks * block_size), O(log nodes). */
+ * Cost: O(new blocks * block_size), O(log nodes), O(nodes above) and O(family). */
 RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,
                                      radix_commit_out *out) RADIX_NOEXCEPT;
 /* [C] Block-table rows and lengths: tables[i*row_stride ..] gets the physical blocks of reqs[i], then -1 to row_stride.
@@ -486,11 +488,14 @@ RADIX_API(radix_status) radix_fork(radix_ctx *ctx, radix_req parent, uint32_t n,
  * fails for lack of memory. Errors: STALE, INVALID (new_len beyond num_tokens). */
 RADIX_API(radix_status) radix_truncate(radix_ctx *ctx, radix_req r, uint64_t new_len) RADIX_NOEXCEPT;
 /* [C] Ends a request: the lease is released; committed blocks stay cached, others go back to the pool (at once, or after
- * the fence with DEFER_FREE). flags: RADIX_FREE_DISCARD. A second free is STALE and has no effect. Never fails
+ * the fence with DEFER_FREE). flags: RADIX_FREE_DISCARD (the
+ * tail of the published path, by tree node: a node that others matched or lease stays, and so does what a
+ * truncate had cut off before). A second free is STALE and has no effect. Never fails
  * for lack of memory. */
 RADIX_API(radix_status) radix_free_request(radix_ctx *ctx, radix_req r, uint32_t flags) RADIX_NOEXCEPT;
 /* [C] Evicts up to want unleased blocks of a namespace (or RADIX_NS_ALL) by the policy; *freed (may be NULL) says how many.
- * Fewer than want is no error. Cost: O(log nodes) a block: want is the work budget. */
+ * Fewer than want is no error. Cost: O(log nodes) a block, and with RADIX_NS_ALL (as when an append runs
+ * out of blocks) a look at every namespace for each node that gives some: want is the work budget. */
 RADIX_API(radix_status) radix_evict(radix_ctx *ctx, radix_ns ns, uint32_t want, uint32_t *freed) RADIX_NOEXCEPT;
 /* [C] Keeps the cached prefix of d->tokens (whole blocks, not capped) from eviction until radix_unpin. m (may be NULL) says
  * how much is held; with nothing cached the pin holds nothing and is still valid. Errors as begin. */
@@ -558,7 +563,7 @@ RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d
 
 /* @cdef-end */
 
-/* Short spellings, exported as weak aliases (CMake option RADIXATTN_SHORT_NAMES): declared only when asked for, so that a
+/* Short spellings, exported as weak functions (CMake option RADIXATTN_SHORT_NAMES): declared only when asked for, so that a
  * program with a function of such a name keeps it. */
 #if defined(RADIXATTN_SHORT_NAMES)
 RADIX_API(radix_status) append_slot(radix_ctx *ctx, const radix_append *items, uint32_t n,

@@ -131,7 +131,8 @@ radix_status resolve_blocks(radix_config* c) {
     }
     // Without the padding behind each K and V: an upper bound, at most a block or two too high.
     const uint64_t block = (layout.k_block_bytes + layout.v_block_bytes) * c->num_layers;
-    uint64_t blocks = c->memory_budget / block;
+    const uint64_t budget = c->memory_budget < SIZE_MAX / 2 ? c->memory_budget : SIZE_MAX / 2;
+    uint64_t blocks = budget / block;
     if (blocks > kMaxBlocks) blocks = kMaxBlocks;
     for (; blocks > 0; --blocks) {
       one.num_blocks = static_cast<uint32_t>(blocks);

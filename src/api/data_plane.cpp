@@ -127,6 +127,10 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
                 "] of RADIX_F32",
                 d.lse.shape[0], d.lse.shape[1], d.lse.dtype, rows, heads);
   }
+  if (overlaps_itself(d.lse)) {
+    return fail(RADIX_E_INVALID, "lse has strides %" PRId64 ", %" PRId64 ": its elements overlap",
+                d.lse.stride[0], d.lse.stride[1]);
+  }
   p->lse = static_cast<float*>(d.lse.data);
   p->lse_row_stride = stride_of(d.lse, 0);
   p->lse_head_stride = 1;

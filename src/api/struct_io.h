@@ -1,7 +1,7 @@
 // The size rule of the header: structs of callers that were compiled with an older or a newer one.
 //
-//   in    bytes beyond the caller's struct_size read as 0; bytes beyond what this library knows
-//   must be 0 out   at most struct_size bytes are written, struct_size itself stays
+// In: bytes beyond the caller's struct_size read as 0; bytes beyond what this library knows must be
+// 0. Out: at most struct_size bytes are written, and struct_size itself stays.
 // Every public struct begins with uint32_t struct_size. Nothing here allocates.
 #pragma once
 

@@ -15,7 +15,7 @@ bool all_strides_zero(const radix_tensor& t) {
   return true;
 }
 
-// Elements from the first to behind the last; false when that passes 2^62.
+// Elements from the first to behind the last; false when that passes 2^60.
 bool extent_of(const radix_tensor& t, int64_t* extent) {
   int64_t last = 0;
   for (int32_t i = 0; i < t.ndim; ++i) {
@@ -29,9 +29,13 @@ bool extent_of(const radix_tensor& t, int64_t* extent) {
   return true;
 }
 
-// No two (row, head) vectors of an output share an element.
-bool overlaps_itself(const radix_tensor& t, int32_t vector_dims) {
-  int64_t inner = vector_dims == 3 ? t.shape[2] : 1;
+}  // namespace
+
+bool overlaps_itself(const radix_tensor& t) {
+  for (int32_t i = 0; i < t.ndim; ++i) {
+    if (t.shape[i] == 0) return false;
+  }
+  int64_t inner = t.ndim == 3 ? t.shape[2] : 1;
   int64_t a = stride_of(t, 0), b = stride_of(t, 1), na = t.shape[0], nb = t.shape[1];
   if (a < b) {
     const int64_t stride = a, n = na;
@@ -44,8 +48,6 @@ bool overlaps_itself(const radix_tensor& t, int32_t vector_dims) {
   }
   return na > 1 && a < inner;
 }
-
-}  // namespace
 
 int64_t stride_of(const radix_tensor& t, int32_t i) {
   if (!all_strides_zero(t)) return t.stride[i];
@@ -117,7 +119,7 @@ radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& 
                   static_cast<ll>(t.shape[i]), static_cast<ll>(wanted[i]));
     }
   }
-  if (written && overlaps_itself(t, 3)) {
+  if (written && overlaps_itself(t)) {
     return fail(RADIX_E_INVALID, "%s has strides %lld, %lld: its rows overlap", name,
                 static_cast<ll>(t.stride[0]), static_cast<ll>(t.stride[1]));
   }

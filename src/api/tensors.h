@@ -30,6 +30,8 @@ radix_status check_head_dim(const char* name, int64_t dim);
 // dtype that the library computes with, device CPU, rank, sizes, last dimension contiguous, no
 // negative strides.
 radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data);
+// Two vectors (row, head) of a [rows, heads, dim] or [rows, heads] tensor share an element.
+bool overlaps_itself(const radix_tensor& t);
 // Element stride of dimension i, with the compact ones filled in.
 int64_t stride_of(const radix_tensor& t, int32_t i);
 

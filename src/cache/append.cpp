@@ -6,9 +6,11 @@ namespace radixattn {
 namespace {
 
 // Request::planned_copy: what the plan found the last block to need before it is written.
-constexpr uint8_t kCopy = 1;  // the tree's
-constexpr uint8_t kCopyOfPrivate =
-    2;  // shared with other requests: the plan counts a reference less
+// The tree's; or shared with other requests, where the plan counts a reference less.
+constexpr uint8_t kCopy = 1;
+constexpr uint8_t kCopyOfPrivate = 2;
+
+uint32_t saturated(uint64_t x) { return x > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(x); }
 
 }  // namespace
 
@@ -49,10 +51,6 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
                   "items[%u] needs a row of %llu blocks: max_blocks_per_request is %u", position,
                   static_cast<unsigned long long>(r.num_blocks + fresh), requests_.max_row());
     }
-    if (!requests_.reserve_row(index, r.num_blocks + fresh)) {
-      return fail(RADIX_E_NOMEM, "no memory for a row of %llu blocks",
-                  static_cast<unsigned long long>(r.num_blocks + fresh));
-    }
   }
   if (needs_copy(r)) {
     r.planned_copy = kCopy;
@@ -70,7 +68,7 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
   }
   if (fresh == 0) return RADIX_OK;
   plan->need_blocks += fresh;
-  namespaces_[r.ns].plan_need += static_cast<uint32_t>(fresh);
+  namespaces_[r.ns].plan_need += fresh;
   return RADIX_OK;
 }
 
@@ -84,16 +82,17 @@ radix_status CacheManager::plan_capacity(const radix_append* items, uint32_t n, 
     const uint64_t limit = uint64_t{space.quota} + (evicts ? tree_.ns_usage(ns).evictable : 0);
     const uint64_t wanted = uint64_t{space.used} + space.plan_need;
     if (wanted > limit) {
-      plan->short_blocks = static_cast<uint32_t>(wanted - limit);
-      return fail(RADIX_E_QUOTA,
-                  "the namespace of items[%u] uses %u of its %u blocks and needs %u more: %u short",
-                  i, space.used, space.quota, space.plan_need, plan->short_blocks);
+      plan->short_blocks = saturated(wanted - limit);
+      return fail(
+          RADIX_E_QUOTA,
+          "the namespace of items[%u] uses %u of its %u blocks and needs %llu more: %u short",
+          plan->first_item + i, space.used, space.quota,
+          static_cast<unsigned long long>(space.plan_need), plan->short_blocks);
     }
   }
   const uint64_t available = pool_.num_free() + (evicts ? tree_.evictable() : 0);
   if (plan->need_blocks > available) {
-    const uint64_t missing = plan->need_blocks - available;
-    plan->short_blocks = missing > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(missing);
+    plan->short_blocks = saturated(plan->need_blocks - available);
     return fail(RADIX_E_NO_BLOCKS, "%llu blocks needed, %u free and %llu evictable: %u short",
                 static_cast<unsigned long long>(plan->need_blocks), pool_.num_free(),
                 static_cast<unsigned long long>(evicts ? tree_.evictable() : 0),
@@ -102,11 +101,24 @@ radix_status CacheManager::plan_capacity(const radix_append* items, uint32_t n, 
   return RADIX_OK;
 }
 
+// Last of all, so that an append that cannot be served takes no memory.
+radix_status CacheManager::reserve_rows(const radix_append* items, uint32_t n) {
+  for (uint32_t i = 0; i < n; ++i) {
+    const uint32_t index = id_index(items[i].req);
+    const uint64_t row = blocks_for(requests_[index].num_tokens + items[i].num_tokens);
+    if (!requests_.reserve_row(index, row)) {
+      return fail(RADIX_E_NOMEM, "no memory for a row of %llu blocks",
+                  static_cast<unsigned long long>(row));
+    }
+  }
+  return RADIX_OK;
+}
+
 radix_status CacheManager::plan_append(const radix_append* items, uint32_t n, AppendPlan* plan) {
   radix_status st = RADIX_OK;
   uint32_t planned = 0;
   while (planned < n && st == RADIX_OK) {
-    st = plan_item(items[planned], planned, plan);
+    st = plan_item(items[planned], plan->first_item + planned, plan);
     if (st == RADIX_OK) ++planned;
   }
   for (uint32_t i = 0; i < planned && plan->dropped_refs > 0; ++i) {
@@ -114,6 +126,7 @@ radix_status CacheManager::plan_append(const radix_append* items, uint32_t n, Ap
     if (r.planned_copy == kCopyOfPrivate) pool_.add_ref(block_of(r.row[r.num_blocks - 1]));
   }
   if (st == RADIX_OK && plan->need_blocks > 0) st = plan_capacity(items, n, plan);
+  if (st == RADIX_OK && plan->need_blocks > 0) st = reserve_rows(items, n);
   if (st != RADIX_OK) {
     for (uint32_t i = 0; i < planned; ++i)
       namespaces_[requests_[id_index(items[i].req)].ns].plan_need = 0;
@@ -205,6 +218,7 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
 radix_status CacheManager::append_batch(const radix_append* items, uint32_t n,
                                         radix_append_out* out) {
   AppendPlan plan = {};
+  plan.first_item = out->num_done;
   const radix_status st = plan_append(items, n, &plan);
   if (st != RADIX_OK) {
     out->short_blocks = plan.short_blocks;

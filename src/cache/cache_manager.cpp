@@ -134,16 +134,12 @@ radix_status CacheManager::request_info(radix_req id, radix_request_info* out) {
   return RADIX_OK;
 }
 
-void CacheManager::copy_prefix_tokens(uint32_t request, uint64_t begin, uint64_t end,
-                                      int32_t* out) const {
+void CacheManager::copy_tokens(uint32_t request, uint64_t n, int32_t* out) const {
   const Request& r = requests_[request];
-  for (uint64_t at = begin; at < end;) {
-    const uint64_t offset = at % config_.block_size;
-    uint64_t k = config_.block_size - offset;
-    if (k > end - at) k = end - at;
-    const int32_t* from = block_tokens(block_of(r.row[at / config_.block_size])) + offset;
-    std::memcpy(out + (at - begin), from, k * sizeof(int32_t));
-    at += k;
+  for (uint64_t at = 0; at < n; at += config_.block_size) {
+    const uint64_t k = n - at < config_.block_size ? n - at : config_.block_size;
+    std::memcpy(out + at, block_tokens(block_of(r.row[at / config_.block_size])),
+                k * sizeof(int32_t));
   }
 }
 
@@ -157,7 +153,7 @@ radix_status CacheManager::tokens(radix_req id, radix_token* out, uint64_t cap, 
     return fail(RADIX_E_BUFFER, "cap is %llu: the request has %llu known tokens",
                 static_cast<unsigned long long>(cap), static_cast<unsigned long long>(known));
   }
-  copy_prefix_tokens(index, 0, known, out);
+  copy_tokens(index, known, out);
   return RADIX_OK;
 }
 

@@ -88,7 +88,7 @@ class CacheManager {
   void bump_version(Request* r) { r->table_version = ++versions_; }
   void report_match(uint64_t cached, uint64_t pending, uint64_t blocks, radix_match* m) const;
   void drop_private(uint32_t ns, uint32_t block);  // one holder of a private block less
-  void copy_prefix_tokens(uint32_t request, uint64_t begin, uint64_t end, int32_t* out) const;
+  void copy_tokens(uint32_t request, uint64_t n, int32_t* out) const;
 
   // ---- begin.cpp
   radix_status reserve_for_begin(uint32_t new_requests, uint32_t new_roots);
@@ -107,10 +107,11 @@ class CacheManager {
     uint32_t need_ops;
     uint32_t dropped_refs;
     uint32_t short_blocks;
-    uint32_t failed_item;
+    uint32_t first_item;  // position in the caller's array
   };
   radix_status plan_append(const radix_append* items, uint32_t n, AppendPlan* plan);
   radix_status plan_item(const radix_append& item, uint32_t position, AppendPlan* plan);
+  radix_status reserve_rows(const radix_append* items, uint32_t n);
   radix_status plan_capacity(const radix_append* items, uint32_t n, AppendPlan* plan);
   radix_status append_batch(const radix_append* items, uint32_t n, radix_append_out* out);
   uint32_t make_room(const radix_append* items, uint32_t n, uint64_t need);
@@ -163,9 +164,9 @@ class CacheManager {
   RequestTable requests_;
   PinTable pins_;
   NamespaceTable namespaces_;
-  Array<int32_t>
-      slot_tokens_;  // [num_blocks * block_size] token ids by slot, of private and cached blocks
-  Array<uint32_t> scratch_;  // [num_blocks] of check()
+  // Token ids by slot, of private and cached blocks.
+  Array<int32_t> slot_tokens_;  // [num_blocks * block_size]
+  Array<uint32_t> scratch_;     // [num_blocks] of check()
   uint64_t clock_ = 0;
   uint64_t versions_ = 0;
   uint64_t cover_serial_ = 0;

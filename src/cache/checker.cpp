@@ -146,8 +146,8 @@ radix_status CacheManager::check_namespaces() {
       pins += pins_[k].live != 0 && pins_[k].ns == i ? 1 : 0;
     if (ns.live != 0 && (ns.used != ns.plan_need || ns.requests != requests || ns.pins != pins)) {
       st = fail(RADIX_E_INTERNAL,
-                "namespace %u counts %u blocks, %u requests, %u pins: found %u, %u, %u", i, ns.used,
-                ns.requests, ns.pins, ns.plan_need, requests, pins);
+                "namespace %u counts %u blocks, %u requests, %u pins: found %llu, %u, %u", i,
+                ns.used, ns.requests, ns.pins, static_cast<ull>(ns.plan_need), requests, pins);
     }
     ns.plan_need = 0;
   }

@@ -116,13 +116,38 @@ class SharingGraph {
     for (uint32_t id = 0; id < tree_.node_capacity(); ++id) {
       if (shown(id)) saved_ += saving(id);
     }
+    saved_ += private_saving();
   }
   bool live(uint32_t request) const { return cache_.requests_[request].live != 0; }
   bool shown(uint32_t id) const { return tree_.node(id).live != 0 && tree_.node(id).is_root == 0; }
   uint32_t users(uint32_t id) const { return tree_.requests_on(id, serial_); }
-  // Blocks that the live requests on this node would hold more without sharing.
+  // Blocks of this node that the live requests would hold more without sharing: each counts the
+  // blocks up to its lease, all of them when it goes on to a child.
   uint64_t saving(uint32_t id) const {
-    return users(id) > 1 ? uint64_t{users(id) - 1} * tree_.node(id).num : 0;
+    const uint32_t num = tree_.node(id).num;
+    uint64_t held = 0;
+    uint32_t deepest = 0, end_here = 0;
+    for (uint32_t lease = tree_.first_lease(id); lease != kNone; lease = tree_.next_lease(lease)) {
+      if (lease % 2 != 0) continue;  // a pin
+      const uint32_t in = tree_.lease_position(lease).in;
+      held += in;
+      deepest = in > deepest ? in : deepest;
+      ++end_here;
+    }
+    const uint32_t through = users(id) - end_here;
+    held += uint64_t{through} * num;
+    return held - (through > 0 ? num : deepest);
+  }
+  // The same of blocks that are not in the tree: forks and borrowers.
+  uint64_t private_saving() const {
+    uint64_t entries = 0, distinct = 0;
+    for (uint32_t i = 0; i < cache_.requests_.size(); ++i) {
+      if (live(i)) entries += own_blocks(cache_.requests_[i]);
+    }
+    for (uint32_t i = 0; i < cache_.namespaces_.size(); ++i) {
+      if (cache_.namespaces_[i].live != 0) distinct += cache_.namespaces_[i].used;
+    }
+    return entries - (distinct - tree_.num_cached());
   }
 
   void tokens(uint32_t id) {

@@ -2,11 +2,13 @@
 // the token units of the tree both live by it. Runs matter: physically contiguous blocks read
 // 22-34% faster, and a tree edge whose tokens are contiguous is compared by one memcmp.
 //
-//   unit   0 1 2 3 4 5 6 7 8 9      free extents carry their length at both ends (boundary tags,
-//   Knuth 1968),
-//          A A . . . A . . A .      so that a freed run finds its free neighbours in O(1)
-//   tag    0 0 3 0 3 0 2 2 0 1      0 inside a run and on every taken unit
+// clang-format off
+//   unit   0 1 2 3 4 5 6 7 8 9
+//          A A . . . A . . A .      A: taken
+//   tag    0 0 3 0 3 0 2 2 0 1      a free extent carries its length at both ends, all else 0
+// clang-format on
 //
+// With such boundary tags (Knuth 1968) a freed run finds its free neighbours in O(1).
 // Extents hang in 32 lists by floor(log2(length)). All operations are O(1) but for a bounded look
 // into one list. Deterministic: the same calls give the same units. Thread rule: callers serialise.
 #pragma once

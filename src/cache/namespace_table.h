@@ -16,11 +16,10 @@ struct Namespace {
   uint32_t generation;
   uint32_t live;
   uint32_t quota;  // blocks; 0 = unlimited
-  uint32_t
-      used;  // blocks in its tree or private to its requests (deferred private ones not counted)
+  uint32_t used;   // blocks in its tree or private to its requests; deferred ones not counted
   uint32_t requests;
   uint32_t pins;
-  uint32_t plan_need;  // scratch of one append
+  uint64_t plan_need;  // scratch of one append, and of a check
   uint32_t next_free;
   uint32_t name_len;
   char name[kMaxName];

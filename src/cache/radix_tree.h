@@ -1,14 +1,17 @@
 // The compressed radix tree: runs of whole blocks on edges, exact tokens verified on every step.
 //
-//        root(ns, extra_key)                 A node's run is one contiguous extent of "units": unit
-//        u holds block_size /              \                    token ids (tokens_) and one
-//        physical block id (blocks_). So a run is
-//   [t0 t1 | t2 t3]   [t8 t9]                compared by memcmp, and a split copies nothing.
-//   Children are found in one
-//      /        \                            open-addressing table keyed by (parent, hash of the
-//      first block).
-//  [t4 t5]   [t6 t7]                         A run that finds no extent long enough becomes a chain
-//  of nodes.
+// clang-format off
+//          root(ns, extra_key)
+//          /               \          two children of the root
+//   [t0 t1 | t2 t3]     [t8 t9]        each [..|..] is a node with a run of two blocks, or one
+//      /        \                     and two of theirs
+//   [t4 t5]   [t6 t7]
+// clang-format on
+//
+// A node's run is one contiguous extent of "units": unit u holds block_size token ids (tokens_) and
+// one physical block id (blocks_). So a run is compared by memcmp, and a split copies nothing.
+// Children are found in one open-addressing table keyed by (parent, hash of the first block). A run
+// that finds no extent long enough becomes a chain of nodes.
 //
 // A Position is a place on a path: `in` blocks into `node`, with in >= 1 except at a root. Matching
 // never changes the shape; only insert splits, and the lower half keeps the node id, so that leases

@@ -113,9 +113,8 @@ class SlotTable {
   uint64_t id(uint32_t index) const { return make_id(kKind, slots_[index].generation, index); }
   T& operator[](uint32_t index) { return slots_[index]; }
   const T& operator[](uint32_t index) const { return slots_[index]; }
-  uint32_t next_index() const {
-    return free_head_ != kNone ? free_head_ : size_;
-  }  // what create() will use
+  // What create() will use.
+  uint32_t next_index() const { return free_head_ != kNone ? free_head_ : size_; }
   // What create() will use after `index`, which it will use: the free list, then fresh slots.
   uint32_t index_after(uint32_t index) const {
     if (index >= size_) return index + 1;

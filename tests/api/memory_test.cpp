@@ -155,6 +155,8 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.dtype = RADIX_F16; }},
+      {"lse has strides 1, 1", RADIX_E_INVALID,
+       [](Batch* b) { b->a.lse.stride[0] = b->a.lse.stride[1] = 1; }},
       {"v_cache is not", RADIX_E_INVALID,
        [](Batch* b) { b->a.v_cache.data = nullptr, b->a.v_cache.ndim = 0; }},
       {"k_cache has 6 blocks", RADIX_E_INVALID, [](Batch* b) { b->a.v_cache.shape[0] = 5; }},

@@ -154,6 +154,14 @@ TEST_F(Misuse, UnknownFlagsAreNamed) {
   EXPECT_FAILS(RADIX_E_INVALID, "device is 9", radix_device_count(9, &count));
 }
 
+TEST_F(Misuse, ReservedFieldsMustBeZero) {
+  const radix_append items[2] = {{request_, tokens_.data(), 1, 0},
+                                 {request_, tokens_.data(), 1, 77}};
+  radix_append_out out = sized<radix_append_out>();
+  EXPECT_FAILS(RADIX_E_INVALID, "items[1].reserved0 is 77",
+               radix_append_slot(ctx_, items, 2, &out));
+}
+
 TEST_F(Misuse, StaleForgedAndMixedUpIds) {
   uint64_t n = 0;
   radix_request_info i = sized<radix_request_info>();

@@ -132,6 +132,40 @@ TEST(Append, TooSmallArraysSayWhatIsNeeded) {
   EXPECT_EQ(cache->append(&item, 1, &out), RADIX_E_BUFFER) << "room for slots, none for the copy";
 }
 
+TEST(Append, PartialNamesTheItemByItsPlaceInTheCall) {
+  Cache cache(4, 2);
+  const radix_req a = cache.begin({}), b = cache.begin({});
+  const Tokens t = {1};
+  const radix_append items[3] = {{a, t.data(), 1, 0}, {b, t.data(), 1, 0}, {a, t.data(), 1, 0}};
+  EXPECT_EQ(cache.append({items, items + 3}, RADIX_APPEND_PARTIAL).status, RADIX_E_INVALID);
+  EXPECT_EQ(std::string(last_message()).find("items[2].req"), 0u) << last_message();
+}
+
+TEST(Append, WhatCannotBeServedTakesNoMemory) {
+  CacheConfig config = Cache::config_of(16, 1);
+  config.max_blocks_per_request = 1u << 30;
+  Cache cache(config);
+  const radix_req r = cache.begin({});
+  const uint64_t before = cache.host_bytes();
+  const Appended a = cache.append({{r, nullptr, 4096, 0}});
+  EXPECT_EQ(a.status, RADIX_E_NO_BLOCKS);
+  EXPECT_EQ(a.out.short_blocks, 4080u);
+  EXPECT_EQ(cache.host_bytes(), before);
+}
+
+TEST(Append, QuotasCountBeyondThirtyTwoBits) {
+  CacheConfig config = Cache::config_of(16, 1);
+  config.max_blocks_per_request = UINT32_MAX;
+  Cache cache(config);
+  radix_ns ns = 0;
+  ASSERT_EQ(cache->ns_create("q", 1, 2, &ns), RADIX_OK);
+  std::vector<radix_append> items;
+  for (int i = 0; i < 4; ++i) items.push_back({cache.begin({}, 0, ns), nullptr, 1u << 30, 0});
+  radix_append_out out = {};
+  EXPECT_EQ(cache->append(items.data(), 4, &out), RADIX_E_QUOTA);
+  EXPECT_EQ(out.short_blocks, UINT32_MAX - 1) << "2^32 wanted, 2 allowed";
+}
+
 TEST(Append, PartialCountsTheOperationsThatMustRun) {
   Cache cache(16, 4);
   const radix_req a = cache.start({1, 2, 3}), b = cache.start({5, 6});

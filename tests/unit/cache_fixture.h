@@ -176,6 +176,7 @@ class Cache {
     return text;
   }
 
+  uint64_t host_bytes() const { return memory_.bytes(); }
   void check() { EXPECT_EQ(manager_.check(), RADIX_OK) << last_message(); }
 
   const radix_match& last_match() const { return match_; }

@@ -79,6 +79,18 @@ TEST(SharingGraph, SaysWhoIsWhereAndWhatIsSaved) {
   EXPECT_NE(dot.find("->"), std::string::npos);
 }
 
+TEST(SharingGraph, SavingsCountTheBlocksThatAreHeldAndNoOthers) {
+  Cache cache(64, 1);
+  cache.remember(range(0, 20));
+  cache.begin({0, 99});
+  cache.begin({0, 98});  // two requests hold one block of a node of twenty
+  EXPECT_NE(cache.graph(RADIX_GRAPH_JSON).find("\"saved_blocks\": 1, "), std::string::npos)
+      << cache.graph(RADIX_GRAPH_JSON);
+  cache.fork(cache.start(range(50, 60)), 3);  // four share ten that nobody has committed
+  EXPECT_NE(cache.graph(RADIX_GRAPH_TEXT).find("31 blocks saved"), std::string::npos)
+      << cache.graph(RADIX_GRAPH_TEXT);
+}
+
 TEST(SharingGraph, AnEmptyCacheIsAGraphToo) {
   Cache cache;
   EXPECT_NE(cache.graph(RADIX_GRAPH_TEXT).find("0 requests, 0 nodes"), std::string::npos);

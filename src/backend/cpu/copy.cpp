@@ -49,11 +49,12 @@ struct BlockCopies {
 // How many pairs from `first` on are one move: src and dst both rise by one, and no pair of the run
 // reads what an earlier one wrote. (Runs that move down may overlap: memmove keeps their meaning.)
 uint32_t run_length(const BlockCopies& c, uint32_t first) {
-  const int64_t src = c.pairs[2 * first], dst = c.pairs[2 * first + 1];
+  const int64_t src = c.pairs[2 * size_t{first}], dst = c.pairs[2 * size_t{first} + 1];
   const int64_t limit = dst > src ? dst - src : int64_t{c.n};
   uint32_t length = 1;
-  while (first + length < c.n && length < limit && c.pairs[2 * (first + length)] == src + length &&
-         c.pairs[2 * (first + length) + 1] == dst + length) {
+  while (first + length < c.n && length < limit &&
+         c.pairs[2 * (size_t{first} + length)] == src + length &&
+         c.pairs[2 * (size_t{first} + length) + 1] == dst + length) {
     ++length;
   }
   return length;
@@ -64,7 +65,7 @@ void RADIX_CALL copy_layer(void* arg, uint32_t layer) {
   uint32_t length = 0;
   for (uint32_t i = 0; i < c.n; i += length) {
     length = run_length(c, i);
-    const int32_t src = c.pairs[2 * i], dst = c.pairs[2 * i + 1];
+    const int32_t src = c.pairs[2 * size_t{i}], dst = c.pairs[2 * size_t{i} + 1];
     if (src == dst) continue;
     std::memmove(k_of(c.kv, layer, dst), k_of(c.kv, layer, src), length * c.kv.k_block_bytes);
     std::memmove(v_of(c.kv, layer, dst), v_of(c.kv, layer, src), length * c.kv.v_block_bytes);
@@ -131,10 +132,10 @@ uint64_t total_bytes(const KvBlocks& kv, uint64_t blocks) {
 radix_status cpu_copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                              Executor& executor) {
   for (uint32_t i = 0; i < n; ++i) {
-    if (valid(kv, pairs[2 * i]) && valid(kv, pairs[2 * i + 1])) continue;
-    const bool src = !valid(kv, pairs[2 * i]);
+    if (valid(kv, pairs[2 * size_t{i}]) && valid(kv, pairs[2 * size_t{i} + 1])) continue;
+    const bool src = !valid(kv, pairs[2 * size_t{i}]);
     return fail(RADIX_E_INVALID, "pair %u copies block %d to %d: expected %s in 0..%lld", i,
-                pairs[2 * i], pairs[2 * i + 1], src ? "a source" : "a destination",
+                pairs[2 * size_t{i}], pairs[2 * size_t{i} + 1], src ? "a source" : "a destination",
                 static_cast<long long>(kv.num_blocks) - 1);
   }
   BlockCopies copies = {kv, pairs, n};
