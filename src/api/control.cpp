@@ -81,11 +81,6 @@ radix_status radix_append_slot(radix_ctx* ctx, const radix_append* items, uint32
   if (st == RADIX_OK) st = check_array(items, n, "items");
   if (st == RADIX_OK) st = read_struct(out, "out", &local);
   if (st == RADIX_OK) st = check_flags("out->flags", local.flags, RADIX_APPEND_PARTIAL);
-  for (uint32_t i = 0; i < n && st == RADIX_OK; ++i) {
-    if (items[i].reserved0 != 0) {
-      st = fail(RADIX_E_INVALID, "items[%u].reserved0 is %u: expected 0", i, items[i].reserved0);
-    }
-  }
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   st = cache.done("append_slot", cache->append(items, n, &local));

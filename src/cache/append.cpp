@@ -31,6 +31,9 @@ radix_status CacheManager::plan_item(const radix_append& item, uint32_t position
     return fail(RADIX_E_INVALID, "items[%u].req names a request that an earlier item names",
                 position);
   }
+  if (item.reserved0 != 0) {
+    return fail(RADIX_E_INVALID, "items[%u].reserved0 is %u: expected 0", position, item.reserved0);
+  }
   r.batch_mark = batch_mark_;
   r.planned_copy = 0;
   if (item.num_tokens == 0) return RADIX_OK;

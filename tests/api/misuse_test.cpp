@@ -155,11 +155,10 @@ TEST_F(Misuse, UnknownFlagsAreNamed) {
 }
 
 TEST_F(Misuse, ReservedFieldsMustBeZero) {
-  const radix_append items[2] = {{request_, tokens_.data(), 1, 0},
-                                 {request_, tokens_.data(), 1, 77}};
+  const radix_append item = {request_, tokens_.data(), 1, 77};
   radix_append_out out = sized<radix_append_out>();
-  EXPECT_FAILS(RADIX_E_INVALID, "items[1].reserved0 is 77",
-               radix_append_slot(ctx_, items, 2, &out));
+  EXPECT_FAILS(RADIX_E_INVALID, "items[0].reserved0 is 77",
+               radix_append_slot(ctx_, &item, 1, &out));
 }
 
 TEST_F(Misuse, StaleForgedAndMixedUpIds) {
