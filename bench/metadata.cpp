@@ -10,12 +10,15 @@
 //   against the bare stores of ids
 //                          and slots
 //   metadata.tables_256    the rows of 256 requests of 64 blocks when nothing changed, and when all
-//   must be written metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves,
-//   against the same in one of 1,000
+//   must be written
+//   metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves, against the same
+//   in one of 1,000 metadata.evict_10k_ns  radix_evict of one block from everywhere, 100,000 leaves
+//   in 10,000 namespaces, against the same leaves in one
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bench_util.h"
@@ -40,14 +43,15 @@ struct Destroy {
 };
 using Context = std::unique_ptr<radix_ctx, Destroy>;
 
-Context create(uint32_t num_blocks, uint32_t max_requests = 512) {
+Context create(uint32_t num_blocks, uint32_t max_namespaces = 0) {
   radix_config config = {};
   config.struct_size = sizeof config;
   config.abi = RADIXATTN_ABI;
   config.flags = RADIX_CTX_METADATA_ONLY;
   config.num_blocks = num_blocks;
   config.block_size = kBlock;
-  config.max_requests = max_requests;
+  config.max_requests = 512;
+  config.max_namespaces = max_namespaces;
   radix_ctx* ctx = nullptr;
   check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
   return Context(ctx);
@@ -93,8 +97,9 @@ void commit(radix_ctx* ctx, radix_req r, uint64_t num_tokens) {
 }
 
 // begin, append of the rest, commit, free: t is cached afterwards.
-void remember(radix_ctx* ctx, const std::vector<radix_token>& t) {
-  const radix_request_desc d = desc_of(t);
+void remember(radix_ctx* ctx, const std::vector<radix_token>& t, radix_ns ns = 0) {
+  radix_request_desc d = desc_of(t);
+  d.ns = ns;
   radix_match m = {};
   m.struct_size = sizeof m;
   radix_req r = 0;
@@ -271,15 +276,26 @@ void bench_tables(bench::Report* report, int rounds) {
                reference, cases[1].median_ns / reference});
 }
 
-// A shared block, then one block that nobody else has: `leaves` leaves.
+// A shared block, then one block that nobody else has: `leaves` leaves, dealt to `namespaces`
+// namespaces (0: the default one) in turn.
 class Forest {
  public:
-  explicit Forest(uint32_t leaves) : ctx_(create(leaves + 64)), leaves_(leaves) { refill(leaves); }
+  explicit Forest(uint32_t leaves, uint32_t namespaces = 0)
+      : ctx_(create(leaves + namespaces + 64, namespaces)), leaves_(leaves) {
+    for (uint32_t i = 0; i < namespaces; ++i) {
+      const std::string name = std::to_string(i);
+      namespaces_.push_back(0);
+      check(radix_ns_create(ctx_.get(), name.data(), name.size(), 0, &namespaces_.back()),
+            "radix_ns_create");
+    }
+    if (namespaces == 0) namespaces_.push_back(0);
+    refill(leaves);
+  }
   void refill(uint32_t count) {
     std::vector<radix_token> t(2 * kBlock, 7);
     for (uint32_t i = 0; i < count; ++i) {
       t[kBlock] = static_cast<radix_token>(next_++);
-      remember(ctx_.get(), t);
+      remember(ctx_.get(), t, namespaces_[next_ % namespaces_.size()]);
     }
   }
   void evict(uint32_t calls) {
@@ -294,13 +310,14 @@ class Forest {
  private:
   Context ctx_;
   uint32_t leaves_;
+  std::vector<radix_ns> namespaces_;
   uint32_t next_ = 0;
 };
 
 void bench_evict(bench::Report* report, int rounds) {
   constexpr uint32_t kCalls = 500;
-  Forest many(100000), few(1000);
-  std::vector<double> of_many, of_few;
+  Forest many(100000), few(1000), spread(100000, 10000);
+  std::vector<double> of_many, of_few, of_spread;
   const auto timed = [&](Forest* forest, std::vector<double>* samples) {
     const double start = bench::now_ns();
     forest->evict(kCalls);
@@ -310,10 +327,14 @@ void bench_evict(bench::Report* report, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     timed(&many, &of_many);
     timed(&few, &of_few);
+    timed(&spread, &of_spread);
   }
   const double value = bench::median(of_many), reference = bench::median(of_few);
   report->add({"metadata.evict_100k", value, "ns/call", "the same with 1,000 leaves", reference,
                value / reference});
+  const double everywhere = bench::median(of_spread);
+  report->add({"metadata.evict_10k_ns", everywhere, "ns/call", "the same in one namespace", value,
+               everywhere / value});
 }
 
 }  // namespace

@@ -106,7 +106,7 @@ enum { /* radix_config.cpu_target: instruction set of the CPU kernels */
   RADIX_CPU_AUTO = 0,     /* the best that this machine runs */
   RADIX_CPU_BASELINE = 1, RADIX_CPU_AVX2 = 2, RADIX_CPU_AVX512 = 3, RADIX_CPU_AVX512_BF16 = 4, RADIX_CPU_NEON = 5
 };
-enum {                   /* eviction: which unleased leaf loses its tail blocks first; ties by node id */
+enum {                   /* eviction: which unleased leaf loses its tail blocks first */
   RADIX_EVICT_LRU = 0,   /* least recently used (begin, match, commit and pin are uses; peek is none) */
   RADIX_EVICT_LFU = 1,   /* least often used; ties by LRU */
   RADIX_EVICT_FIFO = 2,  /* oldest node */

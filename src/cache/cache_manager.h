@@ -144,7 +144,6 @@ class CacheManager {
 
   // ---- maintenance.cpp
   uint32_t evict_from(uint32_t ns, uint64_t want);  // ns kNone: everywhere
-  uint32_t next_victim(uint32_t ns) const;
   void trim_one(uint32_t node, bool fenced);
   void clear_namespace(uint32_t ns);
   uint64_t pinned_blocks();

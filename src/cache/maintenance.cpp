@@ -6,20 +6,6 @@ namespace radixattn {
 
 // ---- eviction
 
-// The node whose tail goes first, in one namespace or (kNone) over all of them; ties by node id.
-uint32_t CacheManager::next_victim(uint32_t ns) const {
-  if (ns != kNone) return tree_.victim(ns);
-  uint32_t best = kNone;
-  for (uint32_t i = 0; i < namespaces_.size(); ++i) {
-    const uint32_t id = namespaces_[i].live != 0 ? tree_.victim(i) : kNone;
-    if (id == kNone) continue;
-    const bool earlier = best == kNone || tree_.victim_key(id) < tree_.victim_key(best) ||
-                         (tree_.victim_key(id) == tree_.victim_key(best) && id < best);
-    if (earlier) best = id;
-  }
-  return best;
-}
-
 void CacheManager::trim_one(uint32_t node, bool fenced) {
   --namespaces_[tree_.node(node).ns].used;
   pool_.give_cached(tree_.trim_tail(node), fenced);
@@ -28,7 +14,7 @@ void CacheManager::trim_one(uint32_t node, bool fenced) {
 uint32_t CacheManager::evict_from(uint32_t ns, uint64_t want) {
   uint64_t freed = 0;
   while (freed < want) {
-    const uint32_t id = next_victim(ns);
+    const uint32_t id = tree_.victim(ns);
     if (id == kNone) break;
     // Its key stays while its tail goes, so it stays the first.
     uint64_t count = tree_.unprotected(id);

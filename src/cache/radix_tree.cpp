@@ -41,6 +41,7 @@ void RadixTree::bind(HostAllocator* memory) {
   tokens_.bind(memory);
   blocks_.bind(memory);
   queue_.bind(memory);
+  ns_order_.bind(memory);
 }
 
 bool RadixTree::init(uint32_t num_blocks, uint32_t block_size, int32_t policy) {
@@ -59,7 +60,10 @@ bool RadixTree::reserve_nodes(uint64_t more, uint64_t more_roots) {
          grow_table(nodes_.capacity());
 }
 
-bool RadixTree::reserve_namespaces(uint64_t n) { return ns_usage_.reserve_doubling(n); }
+bool RadixTree::reserve_namespaces(uint64_t n) {
+  // In this order: whoever has usage has a place in the order, also when the second one fails.
+  return ns_order_.reserve(n) && ns_usage_.reserve_doubling(n);
+}
 bool RadixTree::reserve_leases(uint64_t n) { return leases_.reserve_doubling(n); }
 
 void RadixTree::touch_memory() {
@@ -313,7 +317,7 @@ Position RadixTree::add_run(Position at, uint32_t num_blocks, uint64_t now, bool
     return {parent, at.in + got, at.blocks + got};
   }
   const uint32_t id = new_node();
-  requeue_as_parent(parent);
+  unqueue(parent);
   Node& n = nodes_[id];
   n.unit = *unit;
   n.num = got;
@@ -351,7 +355,7 @@ uint32_t RadixTree::trim_tail(uint32_t id) {
 
 void RadixTree::remove_node(uint32_t id) {
   const uint32_t parent = nodes_[id].parent;
-  if (queue_.contains(id)) queue_.erase(&ns_usage_[nodes_[id].ns].queue, id);
+  unqueue(id);
   if (nodes_[id].fenced != 0) fence_unlink(id);
   table_erase(id);
   unlink_child(id);

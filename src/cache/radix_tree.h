@@ -26,6 +26,8 @@
 // holders as above. 4. a node is in its namespace's eviction queue iff it is no root, has no
 // children, is not fenced and has unprotected blocks.
 // 5. evictable[ns] (fenced[ns]) = unprotected blocks of its not fenced (fenced) nodes.
+// 6. a namespace is in ns_order_ iff its eviction queue is not empty, under the key of its first
+// node.
 //
 // Knows no requests, memory of blocks, clocks or events: time and epochs are passed in. Thread
 // rule: callers serialise.
@@ -65,6 +67,8 @@ class RadixTree {
   struct NsUsage {
     uint32_t evictable, fenced;
     EvictionQueue queue;
+    uint32_t seen_queued;  // scratch of check()
+    uint64_t seen_evictable, seen_fenced;
   };
 
   void bind(HostAllocator* memory);
@@ -74,7 +78,7 @@ class RadixTree {
   [[nodiscard]] bool reserve_namespaces(uint64_t n);
   [[nodiscard]] bool reserve_leases(uint64_t n);
   void touch_memory();
-  void reset_namespace(uint32_t ns) { ns_usage_[ns] = {0, 0, kEmptyQueue}; }
+  void reset_namespace(uint32_t ns) { ns_usage_[ns] = {0, 0, kEmptyQueue, 0, 0, 0}; }
 
   // ---- looking: changes nothing
   uint32_t find_root(uint32_t ns,
@@ -134,8 +138,12 @@ class RadixTree {
   }
 
   void use_path(Position at, uint64_t now, bool count_hit);  // the nodes from `at` up to the root
-  uint32_t victim(uint32_t ns) const { return ns_usage_[ns].queue.first; }
-  uint64_t victim_key(uint32_t id) const { return queue_.key(id); }
+  // The node whose tail goes first, in one namespace or (kNone) over all of them: the smallest key;
+  // ties by namespace, then by node id. O(1).
+  uint32_t victim(uint32_t ns) const {
+    if (ns == kNone) ns = ns_queue_.first;
+    return ns == kNone ? kNone : ns_usage_[ns].queue.first;
+  }
   // Takes the last block off a node without children beyond its held part; an emptied node goes.
   // Returns the block.
   uint32_t trim_tail(uint32_t id);
@@ -144,7 +152,7 @@ class RadixTree {
 
   // Walks the invariants; INTERNAL at the first broken one. scratch: [num_blocks], overwritten.
   // (radix_tree_check.cpp)
-  radix_status check(uint32_t* scratch) const;
+  radix_status check(uint32_t* scratch);
 
  private:
   struct Lease {
@@ -160,7 +168,8 @@ class RadixTree {
 
   radix_status check_node(uint32_t id, uint32_t* scratch) const;
   radix_status check_protection(uint32_t id) const;
-  radix_status check_queues() const;
+  radix_status check_queue(uint32_t ns) const;
+  radix_status check_queues();
   radix_status check_fences() const;
 
   uint32_t new_node();
@@ -169,9 +178,10 @@ class RadixTree {
   void unlink_child(uint32_t id);
   void remove_node(uint32_t id);
 
-  void count(uint32_t id, bool add);    // unprotected blocks in or out of the counters
-  void requeue(uint32_t id);            // invariant 4
-  void requeue_as_parent(uint32_t id);  // it is about to get a child
+  void count(uint32_t id, bool add);  // unprotected blocks in or out of the counters
+  void requeue(uint32_t id);          // invariant 4
+  void unqueue(uint32_t id);          // it is about to get a child, or to go
+  void reorder(uint32_t ns);          // invariant 6
   void protect(uint32_t id, uint32_t in);
   void unprotect(uint32_t id);
   void link_lease(uint32_t lease, Position at);
@@ -194,9 +204,11 @@ class RadixTree {
   Array<Lease> leases_;
   Array<NsUsage> ns_usage_;
   ExtentAllocator units_;
-  Array<int32_t> tokens_;  // [num_blocks * block_size]
-  Array<int32_t> blocks_;  // [num_blocks]
-  EvictionIndex queue_;
+  Array<int32_t> tokens_;   // [num_blocks * block_size]
+  Array<int32_t> blocks_;   // [num_blocks]
+  EvictionIndex queue_;     // of nodes, a queue a namespace
+  EvictionIndex ns_order_;  // of namespaces, one queue: ns_queue_
+  EvictionQueue ns_queue_ = kEmptyQueue;
   uint64_t evictable_ = 0, fenced_ = 0, num_cached_ = 0;
   uint64_t epoch_now_ = 0, epoch_retired_ = 0;
   uint32_t fence_head_ = kNone, fence_tail_ = kNone;

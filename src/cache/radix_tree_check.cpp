@@ -66,38 +66,64 @@ radix_status RadixTree::check_protection(uint32_t id) const {
   return RADIX_OK;
 }
 
-radix_status RadixTree::check_queues() const {
-  for (uint32_t ns = 0; ns < ns_usage_.capacity(); ++ns) {
-    const EvictionQueue& queue = ns_usage_[ns].queue;
-    uint64_t evictable = 0, fenced = 0;
-    uint32_t queued = 0;
-    for (uint32_t id = 0; id < next_fresh_; ++id) {
-      const Node& n = nodes_[id];
-      if (n.live == 0 || n.is_root != 0 || n.ns != ns) continue;
-      (n.fenced != 0 ? fenced : evictable) += unprotected(id);
-      if (queue_.contains(id)) ++queued;
-    }
-    if (evictable != ns_usage_[ns].evictable || fenced != ns_usage_[ns].fenced) {
-      return fail(RADIX_E_INTERNAL,
-                  "namespace %u counts %u evictable and %u fenced blocks: found %llu and %llu", ns,
-                  ns_usage_[ns].evictable, ns_usage_[ns].fenced, static_cast<ull>(evictable),
-                  static_cast<ull>(fenced));
-    }
-    if (queued == 0) continue;  // a namespace never used has no queue yet
-    uint32_t walked = 0;
-    for (uint32_t id = queue.first; id != kNone; ++walked) {
-      const uint32_t next = queue_.next(id);
-      if (next != kNone && (queue_.key(next) < queue_.key(id) ||
-                            (queue_.key(next) == queue_.key(id) && next < id))) {
-        return fail(RADIX_E_INTERNAL, "node %u is queued before node %u", id, next);
-      }
-      id = next;
-    }
-    if (walked != queued || queue.count != queued) {
-      return fail(RADIX_E_INTERNAL, "the queue of namespace %u holds %u of %u nodes", ns, walked,
-                  queued);
-    }
+radix_status RadixTree::check_queue(uint32_t ns) const {
+  const NsUsage& usage = ns_usage_[ns];
+  if (usage.seen_evictable != usage.evictable || usage.seen_fenced != usage.fenced) {
+    return fail(RADIX_E_INTERNAL,
+                "namespace %u counts %u evictable and %u fenced blocks: found %llu and %llu", ns,
+                usage.evictable, usage.fenced, static_cast<ull>(usage.seen_evictable),
+                static_cast<ull>(usage.seen_fenced));
   }
+  const bool ordered = ns_order_.contains(ns);
+  if (ordered != (usage.seen_queued > 0) ||
+      (ordered && ns_order_.key(ns) != queue_.key(usage.queue.first))) {
+    return fail(RADIX_E_INTERNAL, "namespace %u is not in order by its first node", ns);
+  }
+  if (usage.seen_queued == 0) return RADIX_OK;  // a namespace never used has no queue yet
+  uint32_t walked = 0;
+  for (uint32_t id = usage.queue.first; id != kNone; ++walked) {
+    const uint32_t next = queue_.next(id);
+    if (next != kNone &&
+        (queue_.key(next) < queue_.key(id) || (queue_.key(next) == queue_.key(id) && next < id))) {
+      return fail(RADIX_E_INTERNAL, "node %u is queued before node %u", id, next);
+    }
+    id = next;
+  }
+  if (walked != usage.seen_queued || usage.queue.count != usage.seen_queued) {
+    return fail(RADIX_E_INTERNAL, "the queue of namespace %u holds %u of %u nodes", ns, walked,
+                usage.seen_queued);
+  }
+  return RADIX_OK;
+}
+
+radix_status RadixTree::check_queues() {
+  for (uint32_t ns = 0; ns < ns_usage_.capacity(); ++ns) {
+    NsUsage& usage = ns_usage_[ns];
+    usage.seen_queued = 0;
+    usage.seen_evictable = usage.seen_fenced = 0;
+  }
+  for (uint32_t id = 0; id < next_fresh_; ++id) {
+    const Node& n = nodes_[id];
+    if (n.live == 0 || n.is_root != 0) continue;
+    NsUsage& usage = ns_usage_[n.ns];
+    (n.fenced != 0 ? usage.seen_fenced : usage.seen_evictable) += unprotected(id);
+    if (queue_.contains(id)) ++usage.seen_queued;
+  }
+  uint32_t ordered = 0;
+  for (uint32_t ns = 0; ns < ns_usage_.capacity(); ++ns) {
+    const radix_status st = check_queue(ns);
+    if (st != RADIX_OK) return st;
+    ordered += ns_order_.contains(ns) ? 1 : 0;
+  }
+  uint32_t walked = 0;
+  for (uint32_t ns = ns_queue_.first; ns != kNone; ++walked) {
+    const uint32_t next = ns_order_.next(ns);
+    if (next != kNone && ns_order_.key(next) < ns_order_.key(ns))
+      return fail(RADIX_E_INTERNAL, "namespace %u is ordered before namespace %u", ns, next);
+    ns = next;
+  }
+  if (walked != ordered || ns_queue_.count != ordered)
+    return fail(RADIX_E_INTERNAL, "%u of %u namespaces are in order", walked, ordered);
   return RADIX_OK;
 }
 
@@ -118,7 +144,7 @@ radix_status RadixTree::check_fences() const {
   return RADIX_OK;
 }
 
-radix_status RadixTree::check(uint32_t* scratch) const {
+radix_status RadixTree::check(uint32_t* scratch) {
   uint32_t live = 0, roots = 0;
   uint64_t cached = 0, evictable = 0, fenced = 0, walked_free = 0;
   std::memset(scratch, 0, units_.num_units() * sizeof(uint32_t));

@@ -24,15 +24,28 @@ void RadixTree::requeue(uint32_t id) {
   const bool wanted =
       n.is_root == 0 && n.first_child == kNone && n.fenced == 0 && unprotected(id) > 0;
   const uint64_t key = eviction_key(policy_, n.usage);
-  if (queue_.contains(id)) {
-    if (wanted && queue_.key(id) == key) return;
-    queue_.erase(queue, id);
-  }
+  const bool queued = queue_.contains(id);
+  if (queued ? wanted && queue_.key(id) == key : !wanted) return;
+  if (queued) queue_.erase(queue, id);
   if (wanted) queue_.insert(queue, id, key);
+  reorder(n.ns);
 }
 
-void RadixTree::requeue_as_parent(uint32_t id) {
-  if (queue_.contains(id)) queue_.erase(&ns_usage_[nodes_[id].ns].queue, id);
+void RadixTree::unqueue(uint32_t id) {
+  if (!queue_.contains(id)) return;
+  const uint32_t ns = nodes_[id].ns;
+  queue_.erase(&ns_usage_[ns].queue, id);
+  reorder(ns);
+}
+
+void RadixTree::reorder(uint32_t ns) {
+  const uint32_t first = ns_usage_[ns].queue.first;
+  const bool wanted = first != kNone;
+  const uint64_t key = wanted ? queue_.key(first) : 0;
+  const bool ordered = ns_order_.contains(ns);
+  if (ordered ? wanted && ns_order_.key(ns) == key : !wanted) return;
+  if (ordered) ns_order_.erase(&ns_queue_, ns);
+  if (wanted) ns_order_.insert(&ns_queue_, ns, key);
 }
 
 Position RadixTree::lease_position(uint32_t lease) const {

@@ -14,6 +14,7 @@ struct CacheTestAccess {
   int32_t& tree_block(uint32_t unit) { return m.tree_.blocks_[unit]; }
   int32_t& slot_token(uint32_t slot) { return m.slot_tokens_[slot]; }
   uint64_t& evictable() { return m.tree_.evictable_; }
+  uint32_t& namespaces_in_order() { return m.tree_.ns_queue_.count; }
   uint64_t& cached() { return m.tree_.num_cached_; }
   uint32_t some_node() {
     uint32_t id = 0;
@@ -50,6 +51,7 @@ class Checker : public ::testing::Test {
 TEST_F(Checker, CountsOfTheTree) {
   expect_found(access_.evictable(), uint64_t{5});
   expect_found(access_.cached(), uint64_t{9});
+  expect_found(access_.namespaces_in_order(), uint32_t{7});
 }
 TEST_F(Checker, ProtectionOfANode) {
   RadixTree::Node& n = access_.node(access_.some_node());

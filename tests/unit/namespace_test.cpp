@@ -114,5 +114,24 @@ TEST(Namespace, AFixedTableIsFull) {
   EXPECT_EQ(cache->ns_create("b", 1, 0, &ns), RADIX_E_FULL);
 }
 
+TEST(Namespace, EvictionFromEverywhereTakesTheOldestOfAllNamespaces) {
+  Cache cache(32, 2);
+  const radix_ns a = create(cache, "a"), b = create(cache, "b");
+  cache.remember(range(0, 4), a);
+  cache.remember(range(0, 2), b);
+  cache.remember(range(0, 2), 0);
+  cache.remember(range(10, 12), a);
+  EXPECT_EQ(cache.evict(1), 1u);
+  EXPECT_EQ(cache.peek(range(0, 4), a), 2u);
+  EXPECT_EQ(cache.evict(2), 2u);
+  EXPECT_EQ(cache.peek(range(0, 4), a), 0u);
+  EXPECT_EQ(cache.peek(range(0, 2), b), 0u);
+  EXPECT_EQ(cache.peek(range(0, 2), 0), 2u);
+  EXPECT_EQ(cache.peek(range(10, 12), a), 2u);
+  EXPECT_EQ(cache->ns_destroy(a), RADIX_OK);
+  EXPECT_EQ(cache.evict(9), 1u);
+  EXPECT_EQ(cache->check(), RADIX_OK) << last_message();
+}
+
 }  // namespace
 }  // namespace radixattn
