@@ -6,8 +6,8 @@
 //   as many threads
 //
 // Shapes: 32 query heads, 8 KV heads, head dim 128, blocks of 16, NHD, K/V as named, f32 queries
-// and outputs. Block tables are shuffled (the worst case of a pool); rows named .contiguous have
-// their blocks in order.
+// and outputs (bf16 ones in rows named .bf16q). Block tables are shuffled (the worst case of a
+// pool); rows named .contiguous have their blocks in order.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -118,8 +118,8 @@ struct Launch {
   uint32_t threads = 1;
   bool prefill = false;
   uint32_t repeats = 1;
-  double work = 0;  // bytes or FLOPs, of all repeats
-  std::vector<float> q, out;
+  double work = 0;            // bytes or FLOPs, of all repeats
+  std::vector<float> q, out;  // bf16 queries and outputs take the first half
   std::vector<int32_t> table, lens, cu;
   Memory workspace;
   radix_attn attn = {};
@@ -142,7 +142,8 @@ struct Kv {
 };
 
 std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threads,
-                                    uint32_t context, uint32_t batch, bool prefill, bool shuffled) {
+                                    uint32_t context, uint32_t batch, bool prefill, bool shuffled,
+                                    bool bf16_queries = false) {
   auto l = std::make_unique<Launch>();
   const uint32_t rows = prefill ? kPrefill : batch;
   const uint32_t num_blocks = kTokens / kBlock, row = context / kBlock;
@@ -150,6 +151,7 @@ std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threa
   l->name += prefill ? "." + std::to_string(context)
                      : ".ctx" + std::to_string(context) + ".b" + std::to_string(batch);
   l->name += ".t" + std::to_string(threads) + (shuffled ? "" : ".contiguous");
+  if (bf16_queries) l->name += ".bf16q";
   l->ctx = ctx;
   l->threads = threads;
   l->prefill = prefill;
@@ -162,6 +164,8 @@ std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threa
   l->out.resize(l->q.size());
   std::mt19937 random(11);
   for (float& x : l->q) x = static_cast<float>(random() % 2001) / 1000.f - 1.f;
+  const int32_t q_dtype = bf16_queries ? RADIX_BF16 : RADIX_F32;
+  if (bf16_queries) fill_random(reinterpret_cast<char*>(l->q.data()), l->q.size() * 2, RADIX_BF16);
   l->table.resize(num_blocks);
   for (uint32_t i = 0; i < num_blocks; ++i) l->table[i] = static_cast<int32_t>(i);
   if (shuffled) std::shuffle(l->table.begin(), l->table.end(), random);
@@ -174,8 +178,8 @@ std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threa
   a.max_context_len = context;
   a.max_query_len = prefill ? kPrefill : 1;
   a.kv_layout = RADIX_LAYOUT_NHD;
-  a.q = tensor(l->q.data(), RADIX_F32, {rows, kQueryHeads, kHeadDim});
-  a.out = tensor(l->out.data(), RADIX_F32, {rows, kQueryHeads, kHeadDim});
+  a.q = tensor(l->q.data(), q_dtype, {rows, kQueryHeads, kHeadDim});
+  a.out = tensor(l->out.data(), q_dtype, {rows, kQueryHeads, kHeadDim});
   a.k_cache = tensor(kv.k, kv.dtype, {num_blocks, kBlock, kKvHeads, kHeadDim});
   a.v_cache = tensor(kv.v, kv.dtype, {num_blocks, kBlock, kKvHeads, kHeadDim});
   a.block_tables = l->table.data();
@@ -263,6 +267,10 @@ void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts,
     if (kv.dtype == RADIX_F16) add(4096, 8, false, false);
     if (kv.dtype == RADIX_F16) add(32768, 1, false, false);
     add(kPrefill, 1, true, true);
+    if (kv.dtype == RADIX_BF16) {
+      launches.push_back(
+          make_launch(kv, contexts[threads - 1], threads, kPrefill, 1, true, true, true));
+    }
   }
   for (const auto& l : launches)
     cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});

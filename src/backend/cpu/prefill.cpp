@@ -1,5 +1,5 @@
 // Prefill: causal attention of many query rows over a cached prefix and the new tokens, as two
-// blocked matrix products per K/V tile with an online softmax between them. f32 multiply-adds
+// blocked matrix products per K/V tile with an online softmax between them. Sums are f32
 // throughout.
 //
 // Work split: an item is up to kPrefillRows stacked rows of one KV head of one sequence: all query
@@ -16,10 +16,12 @@
 //   and nothing
 //     is transposed but Q on the way in and O on the way out, once an item.
 //
-// Both products run in one micro-kernel: kBroadcasts x kVectors accumulators (8 x 3 of 32
-// registers, 4 x 3 of 16). Tiles outside of a panel's causal range or window are skipped; only
-// tiles that its edge crosses are masked.
+// Both products run in one micro-kernel (bf16 queries and keys have another one for the scores
+// where the machine has a bf16 dot product: bf16_dot-inl.h): kBroadcasts x kVectors accumulators (8
+// x 3 of 32 registers, 4 x 3 of 16). Tiles outside of a panel's causal range or window are skipped;
+// only tiles that its edge crosses are masked.
 #include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/bf16_dot-inl.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/rows-inl.h"
 
@@ -76,13 +78,13 @@ RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const flo
 // ---- the scratch of a worker
 
 struct Scratch {
-  float* q;      // panels of [head_dim][width]
+  float* q;      // panels of [head_dim][width]; bf16 scores: [head_dim / 2][width] pairs
   float* o;      // panels of [head_dim_v][width]
   float* m;      // [rows] running maximum, base 2
   float* l;      // [rows] running sum
   float* alpha;  // [rows] rescaling of the current tile
   int32_t* at;   // [rows] position; negative: the row sees nothing
-  float* k;      // [kPrefillTile][kTileStride] unpacked
+  float* k;      // [kPrefillTile][kTileStride] unpacked; bf16 scores: rows as they lie
   float* v;      // [kPrefillTile][kTileStride]
   float* s;      // [kPrefillTile][width] scores, then weights
 };
@@ -177,6 +179,25 @@ RADIX_INLINE VF slopes(const AttentionParams& p, const PrefillItem& item, uint32
 
 // ---- one tile and one panel
 
+// Scores of the tile's first n tokens (rounded up to kBroadcasts), in units of log 2.
+template <uint32_t NV>
+RADIX_INLINE void panel_scores(const AttentionParams& p, const float* q, uint32_t n,
+                               const Scratch& s) {
+  constexpr uint32_t kWidth = NV * kLanes;
+  if (has_bf16_scores(p)) {
+    const auto* k = reinterpret_cast<const uint32_t*>(s.k);
+    const auto* pairs = reinterpret_cast<const uint32_t*>(q);
+    for (uint32_t t = 0; t < n; t += kBroadcasts) {
+      multiply_bf16<kBroadcasts, NV>(k + t * kTileStride, kTileStride, pairs, p.head_dim / 2,
+                                     query_scale(p), s.s + t * kWidth);
+    }
+    return;
+  }
+  for (uint32_t t = 0; t < n; t += kBroadcasts) {
+    multiply<NV, kTileStride, 1>(s.k + t * kTileStride, q, p.head_dim, nullptr, s.s + t * kWidth);
+  }
+}
+
 template <uint32_t NV>
 void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
                 const KvTile& tile, const Scratch& s) {
@@ -194,9 +215,7 @@ void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& 
 
   const float* q = s.q + uint64_t{panel.first} * p.head_dim;
   float* o = s.o + uint64_t{panel.first} * p.head_dim_v;
-  for (uint32_t t = 0; t < n; t += kBroadcasts) {
-    multiply<NV, kTileStride, 1>(s.k + t * kTileStride, q, p.head_dim, nullptr, s.s + t * kWidth);
-  }
+  panel_scores<NV>(p, q, n, s);
   for (uint32_t v = 0; v < NV; ++v) {
     const uint32_t row = panel.first + v * static_cast<uint32_t>(kLanes);
     softmax_lanes<NV>(p, tile, n, edge, slopes(p, item, item.row_begin + row), s.at + row,
@@ -209,7 +228,17 @@ void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& 
 
 // ---- unpacking
 
-template <class T>
+// One row of `dim` elements: to floats, or (kRaw, 16-bit elements) as it lies.
+template <class T, bool kRaw>
+RADIX_INLINE void unpack_row(const T* from, uint32_t dim, float* to) {
+  if constexpr (kRaw) {
+    __builtin_memcpy(to, from, dim * sizeof(T));
+  } else {
+    row_to_f32(from, to, dim);
+  }
+}
+
+template <class T, bool kRaw = false>
 void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim,
                  const PrefillItem& item, const KvTile& tile, float* to) {
   const int32_t* blocks = block_row(p.blocks, item.seq);
@@ -219,7 +248,7 @@ void unpack_rows(const AttentionParams& p, const PagedTensor& from, uint32_t dim
     const uint32_t j = tile.position + t;
     const int64_t at =
         blocks[j / p.block_size] * from.block_stride + (j % p.block_size) * from.token_stride;
-    row_to_f32(base + at, to + t * kTileStride, dim);
+    unpack_row<T, kRaw>(base + at, dim, to + t * kTileStride);
   }
   for (; t % 8 != 0; ++t) {
     for (uint32_t i = 0; i < dim; ++i) to[t * kTileStride + i] = 0.f;
@@ -255,6 +284,22 @@ Panel make_panel(const AttentionParams& p, const PrefillItem& item, uint32_t fir
   return panel;
 }
 
+// One query row into column `i` of a panel of `width` rows: scaled floats, or raw pairs of bf16.
+void place_query(const AttentionParams& p, int64_t query, uint32_t head, uint32_t width, float* q,
+                 uint32_t i) {
+  alignas(64) float row[256];
+  uint32_t n = p.head_dim;
+  if (has_bf16_scores(p)) {
+    const auto* from = static_cast<const BF16*>(p.q.data) + query * p.q.row_stride +
+                       int64_t{head} * p.q.head_stride;
+    __builtin_memcpy(row, from, p.head_dim * sizeof(BF16));
+    n /= 2;
+  } else {
+    load_query(p, query, head, query_scale(p), row);
+  }
+  for (uint32_t e = 0; e < n; ++e) q[e * width + i] = row[e];
+}
+
 // Transposes the panel's queries and clears its state.
 void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
                  const Scratch& s) {
@@ -262,7 +307,7 @@ void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel&
   const auto width = panel.vectors * static_cast<uint32_t>(kLanes);
   float* q = s.q + uint64_t{panel.first} * p.head_dim;
   float* o = s.o + uint64_t{panel.first} * p.head_dim_v;
-  alignas(64) float row[256];
+  for (uint32_t i = 0; i < p.head_dim * width; ++i) q[i] = 0.f;
   for (uint32_t i = 0; i < width; ++i) {
     const uint32_t stacked = item.row_begin + panel.first + i;
     const bool real = stacked < item.row_end;
@@ -271,9 +316,8 @@ void begin_panel(const AttentionParams& p, const PrefillItem& item, const Panel&
     s.l[panel.first + i] = 0.f;
     if (real) {
       const int64_t query = int64_t{p.cu_q_lens[item.seq]} + stacked / group;
-      load_query(p, query, item.kv_head * group + stacked % group, query_scale(p), row);
+      place_query(p, query, item.kv_head * group + stacked % group, width, q, i);
     }
-    for (uint32_t e = 0; e < p.head_dim; ++e) q[e * width + i] = real ? row[e] : 0.f;
   }
   for (uint32_t i = 0; i < p.head_dim_v * width; ++i) o[i] = 0.f;
 }
@@ -319,7 +363,11 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
     const uint32_t stop = (tile.position / kPrefillTile + 1) * kPrefillTile;
     tile.n =
         (stop < static_cast<uint32_t>(end) ? stop : static_cast<uint32_t>(end)) - tile.position;
-    unpack(p, p.k, p.head_dim, item, tile, s.k);
+    if (has_bf16_scores(p)) {
+      unpack_rows<BF16, true>(p, p.k, p.head_dim, item, tile, s.k);
+    } else {
+      unpack(p, p.k, p.head_dim, item, tile, s.k);
+    }
     unpack(p, p.v, p.head_dim_v, item, tile, s.v);
     for (uint32_t r = 0; r < rows; r += step) run_panel(p, item, make_panel(p, item, r), tile, s);
   }
