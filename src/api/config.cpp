@@ -40,8 +40,8 @@ radix_status check_words(const radix_config& c) {
     return fail(RADIX_E_INVALID, "cfg->flags has unknown bits 0x%x: expected RADIX_CTX_*",
                 c.flags & ~kKnownFlags);
   }
-  if (c.reserved0 != 0)
-    return fail(RADIX_E_INVALID, "cfg->reserved0 is %u: expected 0", c.reserved0);
+  if (const radix_status st = check_reserved("cfg->reserved0", c.reserved0); st != RADIX_OK)
+    return st;
   if (c.next != nullptr) return fail(RADIX_E_INVALID, "cfg->next is %p: expected NULL", c.next);
   return RADIX_OK;
 }

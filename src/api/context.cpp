@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cinttypes>
 #include <cstdarg>
 #include <cstdio>
@@ -10,6 +11,7 @@
 
 #include "api/struct_io.h"
 #include "base/error.h"
+#include "base/hash.h"
 
 using radixattn::fail;
 using radixattn::not_null;
@@ -24,7 +26,8 @@ constexpr uint64_t kHugePage = 2u << 20;
 radix_status read_allocator(const radix_config& c, radix_allocator* out) {
   *out = {};
   if (c.host_alloc == nullptr) return RADIX_OK;
-  const radix_status st = read_struct(c.host_alloc, "cfg->host_alloc", out);
+  radix_status st = read_struct(c.host_alloc, "cfg->host_alloc", out);
+  if (st == RADIX_OK) st = check_reserved("cfg->host_alloc->reserved0", out->reserved0);
   if (st != RADIX_OK) return st;
   if (out->alloc == nullptr || out->free == nullptr) {
     return fail(RADIX_E_INVALID, "cfg->host_alloc->%s is NULL: expected both functions",
@@ -55,6 +58,13 @@ radix_status start_executor(radix_ctx* ctx) {
   return RADIX_OK;
 }
 
+// Unknown to those who choose prompts: where the context lies, and when it was made.
+uint64_t hash_seed(const radix_ctx* ctx) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+  return radixattn::mix(reinterpret_cast<uintptr_t>(ctx) ^ 0x9fb21c651e98df25u,
+                        static_cast<uint64_t>(now) ^ 0xd1342543de82ef95u);
+}
+
 radix_status start_cache(radix_ctx* ctx) {
   const radix_config& c = ctx->config;
   CacheConfig config;
@@ -65,6 +75,7 @@ radix_status start_cache(radix_ctx* ctx) {
   config.max_pins = c.max_pins;
   config.max_namespaces = c.max_namespaces;
   config.policy = c.evict_policy;
+  config.hash_seed = hash_seed(ctx);
   config.preallocate = (c.flags & RADIX_CTX_PREALLOCATE) != 0;
   config.defer_free = (c.flags & RADIX_CTX_DEFER_FREE) != 0;
   return ctx->cache.init(config);
@@ -167,6 +178,10 @@ radix_status check_ctx(const radix_ctx* ctx) { return not_null(ctx, "ctx"); }
 
 radix_status not_null(const void* pointer, const char* name) {
   return pointer != nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "%s is NULL", name);
+}
+
+radix_status check_reserved(const char* name, uint32_t value) {
+  return value == 0 ? RADIX_OK : fail(RADIX_E_INVALID, "%s is %u: expected 0", name, value);
 }
 
 radix_status check_array(const void* array, uint64_t n, const char* name) {

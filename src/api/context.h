@@ -81,8 +81,9 @@ class Control {
   bool locks_;
 };
 
-radix_status check_ctx(const radix_ctx* ctx);                  // not NULL
-radix_status not_null(const void* pointer, const char* name);  // INVALID names it
+radix_status check_ctx(const radix_ctx* ctx);                   // not NULL
+radix_status not_null(const void* pointer, const char* name);   // INVALID names it
+radix_status check_reserved(const char* name, uint32_t value);  // 0, or INVALID names it
 // An array argument: NULL only when it has no elements.
 radix_status check_array(const void* array, uint64_t n, const char* name);
 

@@ -114,9 +114,9 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   if (!need_data) return RADIX_OK;
   st = read_rows(d.out, "out", {rows, heads, kv.head_dim_v}, true, true, &p->out);
   if (st != RADIX_OK) return st;
-  if (rows > 0 && d.out.data == d.q.data) {
-    return fail(RADIX_E_INVALID, "out.data is %p, which is q.data: expected memory of its own",
-                d.out.data);
+  if (share_memory(d.out, d.q)) {
+    return fail(RADIX_E_INVALID, "out.data is %p, inside q (from %p): expected memory of its own",
+                d.out.data, d.q.data);
   }
   if (d.lse.data == nullptr) return RADIX_OK;
   st = check_tensor(d.lse, "lse", 2, true);
@@ -130,6 +130,10 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   if (overlaps_itself(d.lse)) {
     return fail(RADIX_E_INVALID, "lse has strides %" PRId64 ", %" PRId64 ": its elements overlap",
                 d.lse.stride[0], d.lse.stride[1]);
+  }
+  if (share_memory(d.lse, d.out) || share_memory(d.lse, d.q)) {
+    return fail(RADIX_E_INVALID, "lse.data is %p, inside out or q: expected memory of its own",
+                d.lse.data);
   }
   p->lse = static_cast<float*>(d.lse.data);
   p->lse_row_stride = stride_of(d.lse, 0);
@@ -264,7 +268,8 @@ radix_status read_rope_scaling(const radix_rope_append& d, RopeAppendParams* p) 
 
 radix_status check_rope_words(const radix_rope_append& d) {
   if (d.flags != 0) return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected 0", d.flags);
-  if (d.reserved0 != 0) return fail(RADIX_E_INVALID, "d->reserved0 is %u: expected 0", d.reserved0);
+  if (const radix_status st = check_reserved("d->reserved0", d.reserved0); st != RADIX_OK)
+    return st;
   if (d.next != nullptr) return fail(RADIX_E_INVALID, "d->next is %p: expected NULL", d.next);
   if (d.num_tokens > INT32_MAX) {
     return fail(RADIX_E_INVALID, "d->num_tokens is %" PRIu64 ": expected at most 2^31-1",
@@ -340,7 +345,7 @@ extern "C" {
 
 radix_status radix_run_ops(radix_ctx* ctx, const radix_op* ops, uint32_t n,
                            radix_stream s) RADIX_NOEXCEPT {
-  radix_status st = check_memory(ctx);
+  radix_status st = n == 0 ? check_ctx(ctx) : check_memory(ctx);  // without K/V there are none
   if (st == RADIX_OK) st = check_array(ops, n, "ops");
   if (st == RADIX_OK) st = check_stream(s);
   for (uint32_t i = 0; i < n && st == RADIX_OK; ++i) st = check_op(*ctx, ops[i], i);

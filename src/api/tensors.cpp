@@ -29,6 +29,17 @@ bool extent_of(const radix_tensor& t, int64_t* extent) {
   return true;
 }
 
+// Bytes of a dense tensor; of one with gaps, in which others may lie, only of its first element.
+uint64_t dense_bytes(const radix_tensor& t) {
+  uint64_t elements = 1;
+  bool dense = true;
+  for (int32_t i = t.ndim - 1; i >= 0; --i) {
+    dense = dense && (t.shape[i] <= 1 || stride_of(t, i) == static_cast<int64_t>(elements));
+    elements *= static_cast<uint64_t>(t.shape[i]);
+  }
+  return element_bytes(t.dtype) * (dense || elements == 0 ? elements : 1);
+}
+
 }  // namespace
 
 bool overlaps_itself(const radix_tensor& t) {
@@ -47,6 +58,13 @@ bool overlaps_itself(const radix_tensor& t) {
     inner += (nb - 1) * b;
   }
   return na > 1 && a < inner;
+}
+
+bool share_memory(const radix_tensor& a, const radix_tensor& b) {
+  const uint64_t size_a = dense_bytes(a), size_b = dense_bytes(b);
+  if (a.data == nullptr || b.data == nullptr || size_a == 0 || size_b == 0) return false;
+  const auto at_a = reinterpret_cast<uintptr_t>(a.data), at_b = reinterpret_cast<uintptr_t>(b.data);
+  return at_a < at_b ? at_b - at_a < size_a : at_a - at_b < size_b;
 }
 
 int64_t stride_of(const radix_tensor& t, int32_t i) {

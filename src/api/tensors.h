@@ -32,6 +32,9 @@ radix_status check_head_dim(const char* name, int64_t dim);
 radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data);
 // Two vectors (row, head) of a [rows, heads, dim] or [rows, heads] tensor share an element.
 bool overlaps_itself(const radix_tensor& t);
+// Both tensors hold the same memory, as far as that shows without a look at every row: dense
+// tensors by their spans, others by where they begin. Shapes were checked.
+bool share_memory(const radix_tensor& a, const radix_tensor& b);
 // Element stride of dimension i, with the compact ones filled in.
 int64_t stride_of(const radix_tensor& t, int32_t i);
 

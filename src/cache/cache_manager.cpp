@@ -20,7 +20,7 @@ radix_status CacheManager::init(const CacheConfig& config) {
   const uint64_t slots = uint64_t{config.num_blocks} * config.block_size;
   bool ok =
       pool_.init(config.num_blocks, config.defer_free) &&
-      tree_.init(config.num_blocks, config.block_size, config.policy) &&
+      tree_.init(config.num_blocks, config.block_size, config.policy, config.hash_seed) &&
       slot_tokens_.reserve(slots) && scratch_.reserve(config.num_blocks) &&
       requests_.init(config.max_requests, config.max_blocks_per_request, config.preallocate) &&
       pins_.init(config.max_pins, config.preallocate) &&

@@ -29,6 +29,7 @@ struct CacheConfig {
   uint32_t max_pins = 64;
   uint32_t max_namespaces = 64;
   int32_t policy = RADIX_EVICT_LRU;
+  uint64_t hash_seed = 0;  // see RadixTree::init
   bool preallocate = false;
   bool defer_free = false;
 };

@@ -44,7 +44,8 @@ void RadixTree::bind(HostAllocator* memory) {
   ns_order_.bind(memory);
 }
 
-bool RadixTree::init(uint32_t num_blocks, uint32_t block_size, int32_t policy) {
+bool RadixTree::init(uint32_t num_blocks, uint32_t block_size, int32_t policy, uint64_t hash_seed) {
+  seed_ = hash_seed;
   block_size_ = block_size;
   policy_ = policy;
   return units_.init(num_blocks) && tokens_.reserve(uint64_t{num_blocks} * block_size) &&
@@ -74,7 +75,11 @@ void RadixTree::touch_memory() {
 // ---- the child table: linear probing, deletion by shifting back (no tombstones)
 
 uint64_t RadixTree::hash_block(const int32_t* tokens) const {
-  return hash_tokens(tokens, block_size_);
+  return hash_tokens(tokens, block_size_, seed_);
+}
+
+uint64_t RadixTree::hash_root(uint32_t ns, uint64_t extra_key) const {
+  return mix(extra_key ^ 0x2545f4914f6cdd1du ^ seed_, (ns + 0x9e3779b97f4a7c15u) ^ seed_);
 }
 
 uint64_t RadixTree::slot_hash(uint32_t parent, uint64_t hash) {
@@ -138,8 +143,7 @@ uint32_t RadixTree::find_child(uint32_t parent, const int32_t* first_block) cons
 }
 
 uint32_t RadixTree::find_root(uint32_t ns, uint64_t extra_key) const {
-  const uint64_t key = mix(extra_key ^ 0x2545f4914f6cdd1du, ns + 0x9e3779b97f4a7c15u);
-  const uint64_t hash = slot_hash(kNone, key);
+  const uint64_t hash = slot_hash(kNone, hash_root(ns, extra_key));
   for (uint64_t slot = hash & table_mask_; table_[slot] != 0; slot = (slot + 1) & table_mask_) {
     const uint32_t id = static_cast<uint32_t>(table_[slot]) - 1;
     const Node& n = nodes_[id];
@@ -251,7 +255,7 @@ uint32_t RadixTree::make_root(uint32_t ns, uint64_t extra_key) {
   n.is_root = 1;
   n.ns = ns;
   n.extra_key = extra_key;
-  n.hash = mix(extra_key ^ 0x2545f4914f6cdd1du, ns + 0x9e3779b97f4a7c15u);
+  n.hash = hash_root(ns, extra_key);
   table_put(id);
   ++num_roots_;
   return id;

@@ -72,7 +72,10 @@ class RadixTree {
   };
 
   void bind(HostAllocator* memory);
-  [[nodiscard]] bool init(uint32_t num_blocks, uint32_t block_size, int32_t policy);
+  // hash_seed: unknown to those who choose the tokens. It changes where things stand in the table,
+  // nothing else.
+  [[nodiscard]] bool init(uint32_t num_blocks, uint32_t block_size, int32_t policy,
+                          uint64_t hash_seed = 0);
   [[nodiscard]] bool reserve_nodes(uint64_t more,
                                    uint64_t more_roots);  // room for new nodes, table included
   [[nodiscard]] bool reserve_namespaces(uint64_t n);
@@ -160,6 +163,7 @@ class RadixTree {
   };
 
   uint64_t hash_block(const int32_t* tokens) const;
+  uint64_t hash_root(uint32_t ns, uint64_t extra_key) const;
   static uint64_t slot_hash(uint32_t parent, uint64_t hash);
   void table_put(uint32_t id);
   void table_erase(uint32_t id);
@@ -192,6 +196,7 @@ class RadixTree {
   void fence_after_split(uint32_t id, uint32_t upper);
   void split_leases(uint32_t id, uint32_t upper, uint32_t cut);
 
+  uint64_t seed_ = 0;
   uint32_t block_size_ = 0;
   int32_t policy_ = 0;
   Array<Node> nodes_;

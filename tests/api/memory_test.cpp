@@ -151,7 +151,15 @@ TEST_F(Launch, EveryArgumentIsChecked) {
        [](Batch* b) {
          b->a.out.stride[0] = kQ * kDim, b->a.out.stride[1] = kDim / 2, b->a.out.stride[2] = 1;
        }},
-      {"which is q.data", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->a.q.data; }},
+      {"inside q", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->a.q.data; }},
+      {"inside q", RADIX_E_INVALID,
+       [](Batch* b) { b->a.out.data = static_cast<char*>(b->a.q.data) + 16; }},
+      {"inside q", RADIX_E_INVALID,
+       [](Batch* b) { b->a.q.data = static_cast<char*>(b->a.out.data) + 16; }},
+      {"inside out or q", RADIX_E_INVALID,
+       [](Batch* b) { b->a.lse.data = static_cast<char*>(b->a.out.data) + 8; }},
+      {"inside out or q", RADIX_E_INVALID,
+       [](Batch* b) { b->a.lse.data = static_cast<char*>(b->a.q.data) + 8; }},
       {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.dtype = RADIX_F16; }},

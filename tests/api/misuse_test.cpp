@@ -159,6 +159,11 @@ TEST_F(Misuse, ReservedFieldsMustBeZero) {
   radix_append_out out = sized<radix_append_out>();
   EXPECT_FAILS(RADIX_E_INVALID, "items[0].reserved0 is 77",
                radix_append_slot(ctx_, &item, 1, &out));
+  out.reserved0 = 5;
+  EXPECT_FAILS(RADIX_E_INVALID, "out->reserved0 is 5", radix_append_slot(ctx_, nullptr, 0, &out));
+  radix_commit_out published = sized<radix_commit_out>();
+  published.reserved0 = 6;
+  EXPECT_FAILS(RADIX_E_INVALID, "out->reserved0 is 6", radix_commit(ctx_, nullptr, 0, &published));
 }
 
 TEST_F(Misuse, StaleForgedAndMixedUpIds) {
@@ -278,8 +283,11 @@ TEST(MisuseConfig, HalfAnAllocatorOrExecutorIsRefused) {
   radix_ctx* ctx = nullptr;
   CountingAllocator memory;
   radix_allocator half = *memory.callbacks();
-  half.free = nullptr;
+  half.reserved0 = 3;
   c.host_alloc = &half;
+  EXPECT_FAILS(RADIX_E_INVALID, "host_alloc->reserved0 is 3", radix_ctx_create(&c, &ctx));
+  half.reserved0 = 0;
+  half.free = nullptr;
   EXPECT_FAILS(RADIX_E_INVALID, "host_alloc->free", radix_ctx_create(&c, &ctx));
   c.host_alloc = nullptr;
   radix_executor executor = sized<radix_executor>();

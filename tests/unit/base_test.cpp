@@ -45,14 +45,25 @@ TEST(Ids, CarryGenerationKindAndIndex) {
 
 TEST(Hash, ChangesWithEveryTokenAndWithTheLength) {
   std::vector<int32_t> t(37, 1);
-  const uint64_t h = hash_tokens(t.data(), 37);
-  EXPECT_EQ(h, hash_tokens(t.data(), 37));
-  EXPECT_NE(h, hash_tokens(t.data(), 36));
+  const uint64_t h = hash_tokens(t.data(), 37, 5);
+  EXPECT_EQ(h, hash_tokens(t.data(), 37, 5));
+  EXPECT_NE(h, hash_tokens(t.data(), 36, 5));
   for (size_t i = 0; i < t.size(); ++i) {
     t[i] = 2;
-    EXPECT_NE(h, hash_tokens(t.data(), 37)) << i;
+    EXPECT_NE(h, hash_tokens(t.data(), 37, 5)) << i;
     t[i] = 1;
   }
+}
+
+TEST(Hash, TokensThatCollideUnderOneSeedDoNotUnderAnother) {
+  // The second 64 bits make a factor of seed 0 zero: whatever stands before them is lost.
+  std::vector<int32_t> a(16, 1), b(16, 1);
+  const uint64_t zero = 0xa0761d6478bd642fu;
+  std::memcpy(a.data() + 2, &zero, sizeof zero);
+  std::memcpy(b.data() + 2, &zero, sizeof zero);
+  b[0] = 7;
+  EXPECT_EQ(hash_tokens(a.data(), 16, 0), hash_tokens(b.data(), 16, 0));
+  EXPECT_NE(hash_tokens(a.data(), 16, 1), hash_tokens(b.data(), 16, 1));
 }
 
 struct Counting {
