@@ -494,8 +494,7 @@ RADIX_API(radix_status) radix_truncate(radix_ctx *ctx, radix_req r, uint64_t new
  * for lack of memory. */
 RADIX_API(radix_status) radix_free_request(radix_ctx *ctx, radix_req r, uint32_t flags) RADIX_NOEXCEPT;
 /* [C] Evicts up to want unleased blocks of a namespace (or RADIX_NS_ALL) by the policy; *freed (may be NULL) says how many.
- * Fewer than want is no error. Cost: O(log nodes) a block, and with RADIX_NS_ALL (as when an append runs
- * out of blocks) a look at every namespace for each node that gives some: want is the work budget. */
+ * Fewer than want is no error. Cost: O(log nodes) a block, from everywhere as from one namespace. */
 RADIX_API(radix_status) radix_evict(radix_ctx *ctx, radix_ns ns, uint32_t want, uint32_t *freed) RADIX_NOEXCEPT;
 /* [C] Keeps the cached prefix of d->tokens (whole blocks, not capped) from eviction until radix_unpin. m (may be NULL) says
  * how much is held; with nothing cached the pin holds nothing and is still valid. Errors as begin. */

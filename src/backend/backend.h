@@ -18,7 +18,7 @@ namespace radixattn {
 // contiguous. NHD, HND and views of either differ only in strides.
 struct PagedTensor {
   void* data = nullptr;
-  int32_t dtype = 0;  // RADIX_F32, RADIX_F16, RADIX_BF16
+  int32_t dtype = 0;  // RADIX_F32, F16, BF16; on CUDA F8_E4M3 and F8_E5M2, too
   int64_t block_stride = 0;
   int64_t token_stride = 0;
   int64_t head_stride = 0;
@@ -77,6 +77,14 @@ struct AttentionParams {
       nullptr;  // [num_seqs] K/V tokens of each sequence, its new ones included; 0 = empty
   const int32_t* cu_q_lens =
       nullptr;  // [num_seqs + 1] for prefill; null for decode (one row a sequence)
+  // fp8 K/V: what a stored number is worth; [1], or [num_kv_heads] with kv_scale_per_head; null = 1.
+  const float* k_scale = nullptr;
+  const float* v_scale = nullptr;
+  bool kv_scale_per_head = false;
+  // Speculative trees (prefill): bit j % 8 of byte j / 8 of row r says whether query row r sees the
+  // sequence's new token j; the rows' own order then limits nothing. Null = causal.
+  const uint8_t* tree_mask = nullptr;  // [rows, tree_mask_stride] bytes
+  int64_t tree_mask_stride = 0;
   const float* alibi_slopes = nullptr;  // [num_q_heads] or null
   const float* sinks = nullptr;         // [num_q_heads] or null
   void* workspace = nullptr;            // 64-byte aligned, at least what workspace_bytes asked for
@@ -106,6 +114,10 @@ struct RopeAppendParams {
   RowTensor k;  // [num_tokens, num_kv_heads, head_dim], read only
   RowTensor v;  // [num_tokens, num_kv_heads, head_dim_v], read only
   PagedTensor k_cache, v_cache;
+  // fp8 caches: k / k_scale is what is stored; as in AttentionParams.
+  const float* k_scale = nullptr;
+  const float* v_scale = nullptr;
+  bool kv_scale_per_head = false;
   const int64_t* slots = nullptr;  // [num_tokens] block*block_size + offset; a negative slot = a
                                    // padded row, written nowhere
   const int32_t* positions = nullptr;  // [num_tokens]; may be null when rotary_dim is 0

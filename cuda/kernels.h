@@ -1,0 +1,83 @@
+// The launchers of the CUDA kernels: what the CUDA backend calls, one for each file of cuda/kernels.
+//
+// A launcher enqueues on a stream and returns: it allocates nothing, waits for nothing, reads no
+// array of the device, so every one can be captured into a CUDA graph. What a kernel does is decided
+// by its parameter struct alone, which is copied into the launch. Pointers are device pointers
+// unless a name says host. Shapes, dtypes and strides were checked by the caller; contents of
+// arrays were not, and no content of theirs (lengths, block ids, slots) makes a kernel read or write
+// outside of the tensors.
+//
+// Plain C++: no CUDA header. Under RADIX_SIMT_EMU the same sources run on the CPU (tests/simt).
+#pragma once
+
+#include <cstdint>
+
+#include "backend/backend.h"
+
+namespace radixattn::cuda {
+
+using Stream = void*;   // cudaStream_t
+using Error = int32_t;  // cudaError_t; 0 = launched
+
+// What a launcher may ask of the device that it launches on; plan/device_limits.h decides with it.
+struct DeviceLimits {
+  int32_t arch = 0;             // 75, 80, 86, 89, 90, 100, 120
+  uint32_t num_sms = 0;
+  uint32_t smem_per_block = 0;  // bytes that a block can have after opting in
+  uint32_t smem_per_sm = 0;
+};
+
+// How decode is cut: range i of a sequence is positions [i*split_tokens, (i+1)*split_tokens) of it,
+// the same for everybody, so that a sequence's result does not depend on the others of its batch.
+// With one range the kernel writes results, else partial states that launch_merge puts together.
+struct DecodeSplit {
+  uint32_t split_tokens = 0;      // a multiple of 64
+  uint32_t max_splits = 1;        // ranges that max_context_len has
+  float* partial_o = nullptr;     // [num_seqs, max_splits, num_q_heads, head_dim_v] normalised
+  float* partial_lse = nullptr;   // [num_seqs, max_splits, num_q_heads] base 2; -inf: saw nothing
+};
+
+Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const DeviceLimits& device,
+                    Stream stream);
+// The ranges of each sequence, in order of position, with the sinks, to out and lse.
+Error launch_decode_merge(const AttentionParams& p, const DecodeSplit& split, Stream stream);
+
+Error launch_prefill(const AttentionParams& p, const DeviceLimits& device, Stream stream);
+
+// n states of the same rows, o_i [rows, heads, dim] and lse_i [rows, heads] (natural log), to one.
+struct MergeParams {
+  static constexpr uint32_t kMaxStates = 8;
+  uint32_t num_states = 0, num_rows = 0, num_heads = 0, head_dim = 0;
+  RowTensor in[kMaxStates];
+  const float* in_lse[kMaxStates] = {};  // dense [rows, heads]
+  RowTensor out;
+  float* out_lse = nullptr;  // dense [rows, heads], or null
+};
+Error launch_merge_states(const MergeParams& p, Stream stream);
+
+// inverse_frequencies: host, [rotary_dim / 2] in double, scaling applied; turned rows are multiplied
+// by `magnitude` (YaRN).
+struct RopeTable {
+  double inverse_frequencies[128] = {};
+  float magnitude = 1.f;
+};
+Error launch_rope_append(const RopeAppendParams& p, const RopeTable& table, Stream stream);
+
+// dst block <- src block of every layer, all pairs at the same time: no dst is a src or a dst of
+// another pair (split_copies sees to it).
+struct CopyBatch {
+  static constexpr uint32_t kMaxPairs = 448;  // kernel parameters hold 4 KB
+  uint32_t num_pairs = 0;
+  uint32_t num_tokens = 0;  // of each block; block_size = all of it
+  int32_t pairs[2 * kMaxPairs] = {};  // {src, dst}
+};
+Error launch_copy_blocks(const KvBlocks& kv, const CopyBatch& batch, Stream stream);
+// Zeroes blocks of every layer.
+struct ZeroBatch {
+  static constexpr uint32_t kMaxBlocks = 896;
+  uint32_t num_blocks = 0;
+  int32_t blocks[kMaxBlocks] = {};
+};
+Error launch_zero_blocks(const KvBlocks& kv, const ZeroBatch& batch, Stream stream);
+
+}  // namespace radixattn::cuda
