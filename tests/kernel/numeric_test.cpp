@@ -52,6 +52,30 @@ TEST(Numeric, RoundsToNearestEven) {
   EXPECT_EQ(encode_bf16(-0.0), 0x8000);
 }
 
+TEST(Numeric, Fp8KnownValues) {
+  EXPECT_EQ(reference::decode_e4m3(0x38), 1.0);
+  EXPECT_EQ(reference::decode_e4m3(0x7e), 448.0);
+  EXPECT_EQ(reference::decode_e4m3(0x01), 0x1p-9);
+  EXPECT_TRUE(std::isnan(reference::decode_e4m3(0xff)));
+  EXPECT_EQ(reference::decode_e5m2(0xbc), -1.0);
+  EXPECT_EQ(reference::decode_e5m2(0x7b), 57344.0);
+  EXPECT_EQ(reference::decode_e5m2(0x01), 0x1p-16);
+  EXPECT_EQ(reference::decode_e5m2(0x7c), INFINITY);
+  EXPECT_TRUE(std::isnan(reference::decode_e5m2(0x7d)));
+  EXPECT_EQ(reference::encode_e4m3(1.0 + 0x1p-4), 0x38);      // tie, down to even
+  EXPECT_EQ(reference::encode_e4m3(1.0 + 3 * 0x1p-4), 0x3a);  // tie, up to even
+  EXPECT_EQ(reference::encode_e4m3(1e9), 0x7e);
+  EXPECT_EQ(reference::encode_e4m3(-INFINITY), 0xfe);
+  EXPECT_EQ(reference::encode_e5m2(1e9), 0x7b);
+  EXPECT_TRUE(std::isnan(reference::decode_e5m2(reference::encode_e5m2(NAN))));
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const auto code = static_cast<uint8_t>(bits);
+    const double a = reference::decode_e4m3(code), b = reference::decode_e5m2(code);
+    EXPECT_TRUE(std::isnan(a) || reference::encode_e4m3(a) == code) << bits;
+    EXPECT_TRUE(!std::isfinite(b) || reference::encode_e5m2(b) == code) << bits;
+  }
+}
+
 TEST(Numeric, EveryCodeSurvivesTheRoundTrip) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const auto code = static_cast<uint16_t>(bits);

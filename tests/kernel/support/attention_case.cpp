@@ -37,7 +37,9 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
       << (s.shared_prefix ? " shared" : "") << (s.padded_rows ? " padded_rows" : "") << " k "
       << dtype_name(s.k_dtype) << " v " << dtype_name(s.v_dtype) << " q " << dtype_name(s.q_dtype)
       << " out " << dtype_name(s.out_dtype) << " max_context " << s.max_context << " amplitude "
-      << s.amplitude << " v_offset " << s.v_offset << " seqs (context:q_len)";
+      << s.amplitude << " v_offset " << s.v_offset << (s.aligned ? " aligned" : "")
+      << (s.kv_scales ? " scales" : "") << (s.kv_scale_per_head ? " per head" : "")
+      << (s.tree_mask ? " tree_mask" : "") << " seqs (context:q_len)";
   for (const Sequence& q : s.seqs) out << " " << q.context << ":" << q.q_len;
   return out;
 }
@@ -59,6 +61,34 @@ AttentionCase::AttentionCase(const Shape& shape, uint64_t seed) : shape_(shape) 
   make_paged(rng, shape_.k_dtype, shape_.dim, 0.f, &k_strides_, &k_);
   make_paged(rng, shape_.v_dtype, shape_.dim_v, shape_.v_offset, &v_strides_, &v_);
   make_rows(rng);
+  if (shape_.tree_mask) make_tree_mask(rng);
+  for (uint32_t h = 0; h < shape_.kv_heads; ++h) {
+    k_scales_.push_back(0.5f + 0.25f * rng.uniform());
+    v_scales_.push_back(2.f + rng.uniform());
+  }
+}
+
+// Each new token's ancestors: itself, and those of a parent before it. Bits past the row's own
+// length and the bytes between are set: nobody may look.
+void AttentionCase::make_tree_mask(Rng& rng) {
+  uint32_t longest = 1;
+  for (const Sequence& s : shape_.seqs) longest = std::max(longest, s.q_len);
+  mask_stride_ = (longest + 7) / 8 + 1;
+  tree_mask_.assign(static_cast<size_t>(mask_stride_) * rows_, 0xff);
+  for (uint32_t s = 0; s < shape_.seqs.size(); ++s) {
+    const uint32_t n = shape_.seqs[s].q_len;
+    for (uint32_t i = 0; i < n; ++i) {
+      uint8_t* row = tree_mask_.data() + (cu_q_lens_[s] + int64_t{i}) * mask_stride_;
+      const uint32_t parent = i == 0 ? 0 : rng.below(i);
+      for (uint32_t j = 0; j < n; ++j) {
+        const uint8_t* of_parent =
+            tree_mask_.data() + (cu_q_lens_[s] + int64_t{parent}) * mask_stride_;
+        const bool seen = j == i || (i > 0 && j < i && (of_parent[j / 8] >> (j % 8) & 1) != 0);
+        const auto bit = static_cast<uint8_t>(1u << (j % 8));
+        row[j / 8] = static_cast<uint8_t>(seen ? row[j / 8] | bit : row[j / 8] & ~bit);
+      }
+    }
+  }
 }
 
 // The first token that any row of the sequence sees.
@@ -113,7 +143,7 @@ void AttentionCase::make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offs
     const int64_t pad = shape_.layout == Layout::kPaddedNhd ? 5 : 0;
     *strides = {tokens * (heads * row + pad) + pad, heads * row + pad, row};
   }
-  *to = Elements(dtype, num_blocks_ * strides->block, kNanByte);
+  *to = Elements(dtype, num_blocks_ * strides->block, kNanByte, shape_.aligned);
   for (uint32_t s = 0; s < shape_.seqs.size(); ++s) {
     for (uint32_t j = first_visible(s); j < shape_.seqs[s].context; ++j) {
       const int64_t block = tables_[size_t{s} * row_blocks_ + j / shape_.block_size];
@@ -136,7 +166,7 @@ void AttentionCase::make_rows(Rng& rng) {
   // Padded, heads are the outer dimension of the LSE.
   lse_head_ = shape_.padded_rows ? int64_t{rows_} + 1 : 1;
   lse_row_ = shape_.padded_rows ? 1 : int64_t{shape_.q_heads};
-  q_ = Elements(shape_.q_dtype, rows_ * q_row_, kNanByte);
+  q_ = Elements(shape_.q_dtype, rows_ * q_row_, kNanByte, shape_.aligned);
   for (int64_t r = 0; r < rows_; ++r) {
     for (int64_t h = 0; h < shape_.q_heads; ++h) {
       for (int64_t i = 0; i < shape_.dim; ++i) {
@@ -144,7 +174,7 @@ void AttentionCase::make_rows(Rng& rng) {
       }
     }
   }
-  out_ = Elements(shape_.out_dtype, rows_ * out_row_, kPoisonByte);
+  out_ = Elements(shape_.out_dtype, rows_ * out_row_, kPoisonByte, shape_.aligned);
   lse_ = Elements(RADIX_F32, (rows_ + 1) * (int64_t{shape_.q_heads} + 1), kPoisonByte);
   for (uint32_t h = 0; h < shape_.q_heads; ++h) {
     slopes_.push_back(
@@ -186,6 +216,15 @@ AttentionParams AttentionCase::params() {
   p.cu_q_lens = shape_.prefill ? cu_q_lens_.data() : nullptr;
   p.alibi_slopes = shape_.alibi ? slopes_.data() : nullptr;
   p.sinks = shape_.sinks ? sinks_.data() : nullptr;
+  if (shape_.kv_scales) {
+    p.k_scale = k_scales_.data();
+    p.v_scale = v_scales_.data();
+    p.kv_scale_per_head = shape_.kv_scale_per_head;
+  }
+  if (shape_.tree_mask) {
+    p.tree_mask = tree_mask_.data();
+    p.tree_mask_stride = mask_stride_;
+  }
   return p;
 }
 
@@ -205,9 +244,13 @@ radix_status AttentionCase::launch(const CpuKernels& kernels, const AttentionPar
 }
 
 Result AttentionCase::run(const CpuKernels& kernels, Executor executor) {
+  return run([&](const AttentionParams& p) { return launch(kernels, p, executor); });
+}
+
+Result AttentionCase::run(const Launcher& launcher) {
   out_.fill(kPoisonByte);
   lse_.fill(kPoisonByte);
-  const radix_status st = launch(kernels, params(), executor);
+  const radix_status st = launcher(params());
   EXPECT_EQ(st, RADIX_OK) << last_message();
   return read_outputs();
 }
@@ -252,7 +295,7 @@ void AttentionCase::compute_reference() {
   ref_lse_.assign(heads, 0.0);
   reference::attention(p, ref_out_.data(), ref_lse_.data());
   std::vector<float> out(ref_out_.size()), lse(heads);
-  plain_attention(p, out.data(), lse.data());
+  plain_attention(p, shape_.compute_dtype, out.data(), lse.data());
   for (size_t i = 0; i < out.size(); ++i) {
     scale_.plain_error = std::max(scale_.plain_error, std::fabs(double{out[i]} - ref_out_[i]));
   }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <iosfwd>
 #include <string>
 #include <vector>
@@ -47,9 +48,13 @@ struct Shape {
   bool padded_rows = false;    // gaps between rows and heads of q, out and lse
   bool lse = true;
   int32_t k_dtype = RADIX_F16, v_dtype = RADIX_F16, q_dtype = RADIX_F32, out_dtype = RADIX_F32;
-  uint32_t max_context = 0;  // 0 = the longest
-  float amplitude = 1.f;     // of q: large ones make the softmax sharp
-  float v_offset = 0.f;      // mean of V: sums that grow instead of cancelling
+  uint32_t max_context = 0;           // 0 = the longest
+  float amplitude = 1.f;              // of q: large ones make the softmax sharp
+  float v_offset = 0.f;               // mean of V: sums that grow instead of cancelling
+  int32_t compute_dtype = RADIX_F32;  // tolerances: in what queries and weights may be rounded
+  bool aligned = false;               // tensors begin at multiples of 16 bytes
+  bool kv_scales = false, kv_scale_per_head = false;  // for fp8
+  bool tree_mask = false;                             // prefill: random ancestors among new tokens
 };
 
 std::ostream& operator<<(std::ostream& out, const Shape& s);
@@ -60,6 +65,9 @@ struct Result {
   std::vector<double> lse;  // [rows, q_heads]; empty without lse
   Elements raw_out, raw_lse;
 };
+
+// What launches the case: the parameters come without a workspace.
+using Launcher = std::function<radix_status(const AttentionParams&)>;
 
 class AttentionCase {
  public:
@@ -73,6 +81,7 @@ class AttentionCase {
   // Poisons the outputs and launches. Fails the test when the launch does, or when it wrote
   // elsewhere.
   Result run(const CpuKernels& kernels, Executor executor);
+  Result run(const Launcher& launcher);
   // The launch's status alone, with the parameters as they are.
   static radix_status launch(const CpuKernels& kernels, const AttentionParams& p,
                              Executor& executor);
@@ -101,6 +110,7 @@ class AttentionCase {
   void make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset, Strides* strides,
                   Elements* to);
   void make_rows(Rng& rng);
+  void make_tree_mask(Rng& rng);
   void compute_reference();
   Result read_outputs();
   uint32_t first_visible(uint32_t seq) const;
@@ -108,7 +118,9 @@ class AttentionCase {
   Shape shape_;
   uint32_t rows_ = 0, num_blocks_ = 0, row_blocks_ = 0;
   std::vector<int32_t> context_lens_, cu_q_lens_, tables_, block_begin_, block_ids_;
-  std::vector<float> slopes_, sinks_;
+  std::vector<float> slopes_, sinks_, k_scales_, v_scales_;
+  std::vector<uint8_t> tree_mask_;
+  int64_t mask_stride_ = 0;
   Strides k_strides_ = {}, v_strides_ = {};
   int64_t q_row_ = 0, q_head_ = 0, out_row_ = 0, out_head_ = 0, lse_row_ = 0, lse_head_ = 0;
   Elements q_, k_, v_, out_, lse_;
