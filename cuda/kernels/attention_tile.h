@@ -1,0 +1,203 @@
+// What the attention kernels share: where rows of paged K/V lie, how they stand in shared memory,
+// how a dot product becomes a score, and how a row of results ends.
+//
+// Device code only; no state, no barriers.
+#pragma once
+
+#include "backend/backend.h"
+#include "cuda/simt/simt.h"
+
+namespace radixattn::cuda {
+
+using namespace simt;
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// How K/V of a type are computed with on tensor cores: 16-bit numbers as they are, fp8 as f16, of
+// which both fp8 formats are subsets.
+template <class T>
+struct ComputeOf {
+  using Type = T;
+};
+template <>
+struct ComputeOf<E4m3> {
+  using Type = Half;
+};
+template <>
+struct ComputeOf<E5m2> {
+  using Type = Half;
+};
+
+// ---- one element, its dtype known at run time
+// ----------------------------------------------------
+
+RADIX_DEVICE float load_number(const void* data, int32_t dtype, int64_t at) {
+  if (dtype == RADIX_F32) return static_cast<const float*>(data)[at];
+  if (dtype == RADIX_F16) return __half2float(static_cast<const Half*>(data)[at]);
+  return __bfloat162float(static_cast<const Bf16*>(data)[at]);
+}
+
+RADIX_DEVICE void store_number(void* data, int32_t dtype, int64_t at, float x) {
+  if (dtype == RADIX_F32) {
+    static_cast<float*>(data)[at] = x;
+  } else if (dtype == RADIX_F16) {
+    static_cast<Half*>(data)[at] = __float2half_rn(x);
+  } else {
+    static_cast<Bf16*>(data)[at] = __float2bfloat16_rn(x);
+  }
+}
+
+// A query element in the compute type's range: f16 has none above 65504.
+template <class C>
+RADIX_DEVICE float clamp_query(float x) {
+  if constexpr (std::is_same_v<C, Half>) return fminf(fmaxf(x, -65504.f), 65504.f);
+  return x;
+}
+
+// ---- paged rows ---------------------------------------------------------------------------------
+
+// The blocks of a sequence, and how many of its positions they can hold.
+struct BlockRow {
+  const int32_t* ids;
+  int64_t max_positions;
+};
+
+RADIX_DEVICE BlockRow block_row(const AttentionParams& p, uint32_t seq) {
+  if (p.blocks.tables != nullptr) {
+    return {p.blocks.tables + seq * p.blocks.row_stride, p.blocks.row_stride * p.block_size};
+  }
+  const int32_t begin = p.blocks.block_begin[seq];
+  return {p.blocks.block_ids + begin,
+          (int64_t{p.blocks.block_begin[seq + 1]} - begin) * p.block_size};
+}
+
+// The sequence's length, whatever the array says: inside the launch's bound and the table.
+RADIX_DEVICE int32_t context_of(const AttentionParams& p, uint32_t seq, const BlockRow& row) {
+  int64_t context = p.context_lens[seq];
+  if (context > p.max_context_len) context = p.max_context_len;
+  if (context > row.max_positions) context = row.max_positions;
+  return context < 0 ? 0 : static_cast<int32_t>(context);
+}
+
+// Block and offset inside it of a position; block sizes that are powers of two (the host looks)
+// divide by a shift.
+struct BlockMath {
+  uint32_t block_size;
+  int32_t shift;  // -1: no power of two
+  RADIX_DEVICE uint32_t index(uint32_t position) const {
+    return shift >= 0 ? position >> shift : position / block_size;
+  }
+};
+
+inline int32_t block_shift(uint32_t block_size) {
+  int32_t shift = 0;
+  while ((1u << shift) < block_size) ++shift;
+  return (1u << shift) == block_size ? shift : -1;
+}
+
+// Elements from the tensor's start to the row of (position, head); -1 when the table names no block
+// of the pool.
+struct RowOffsets {
+  int64_t k, v;
+};
+RADIX_DEVICE RowOffsets row_offsets(const AttentionParams& p, const BlockMath& math,
+                                    const int32_t* blocks, uint32_t position, uint32_t kv_head) {
+  const uint32_t index = math.index(position);
+  const int64_t slot = position - index * math.block_size;
+  const int64_t block = blocks[index];
+  if (block < 0 || block >= p.num_blocks) return {-1, -1};
+  return {block * p.k.block_stride + slot * p.k.token_stride + kv_head * p.k.head_stride,
+          block * p.v.block_stride + slot * p.v.token_stride + kv_head * p.v.head_stride};
+}
+
+// True when rows can be copied in pieces of 16 bytes.
+inline bool rows_are_aligned(const PagedTensor& t, uint32_t dim, uint32_t element_bytes) {
+  const auto multiple = [&](int64_t elements) { return elements * element_bytes % 16 == 0; };
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && multiple(t.block_stride) &&
+         multiple(t.token_stride) && multiple(t.head_stride) && multiple(dim);
+}
+
+// ---- tiles in shared memory: rows of kChunks pieces of 16 bytes
+// ----------------------------------
+
+// Where piece c of row r stands, in pieces: eight rows of one column lie in eight different places
+// of the 128 bytes that shared memory serves at once, so that ldmatrix has no bank conflict.
+//
+//   row 0: 0 1 2 3 4 5 6 7      row 1: 1 0 3 2 5 4 7 6      row 2: 2 3 0 1 6 7 4 5   ...
+template <int kChunks>
+RADIX_DEVICE int swizzled(int r, int c) {
+  if constexpr (kChunks >= 8) return r * kChunks + (c ^ (r & 7));
+  return r * kChunks + (c ^ ((r >> 1) & (kChunks - 1)));
+}
+
+// Copies piece c (16 bytes) of a row of `dim` elements that begins at `row`; zeros past its end and
+// when !valid. Aligned rows come asynchronously.
+template <class T>
+RADIX_DEVICE void load_piece(void* to, const T* row, int c, uint32_t dim, bool valid,
+                             bool aligned) {
+  constexpr int kElements = 16 / static_cast<int>(sizeof(T));
+  const bool inside = valid && static_cast<uint32_t>(c * kElements) < dim;
+  if (aligned) {
+    cp_async16(to, inside ? row + c * kElements : row, inside);
+    return;
+  }
+  alignas(16) T piece[kElements];
+  memset(static_cast<void*>(piece), 0, sizeof piece);
+  if (inside) {
+    for (int i = 0; i < kElements; ++i) {
+      if (static_cast<uint32_t>(c * kElements + i) < dim) piece[i] = row[c * kElements + i];
+    }
+  }
+  memcpy(to, piece, sizeof piece);
+}
+
+// ---- scores and results -------------------------------------------------------------------------
+
+// Turns dot products into scores in units of log 2.
+struct ScoreRule {
+  float scale;  // of the dot product: log 2 units, or units of the cap
+  float cap;    // in units of log 2; 0 = none
+
+  RADIX_DEVICE float score(float dot) const {
+    const float x = dot * scale;
+    return cap > 0.f ? cap * tanhf(x) : x;
+  }
+};
+
+RADIX_DEVICE float scale_of(const float* scales, const AttentionParams& p, uint32_t kv_head) {
+  return scales == nullptr ? 1.f : scales[p.kv_scale_per_head ? kv_head : 0];
+}
+
+RADIX_DEVICE ScoreRule score_rule(const AttentionParams& p, uint32_t kv_head) {
+  const float scale = p.scale * scale_of(p.k_scale, p, kv_head);
+  if (p.softcap > 0.f) return {scale / p.softcap, p.softcap * kLog2e};
+  return {scale * kLog2e, 0.f};
+}
+
+// ALiBi's slope of a head in units of log 2; 0 without.
+RADIX_DEVICE float slope_of(const AttentionParams& p, uint32_t head) {
+  return p.alibi_slopes == nullptr ? 0.f : p.alibi_slopes[head] * kLog2e;
+}
+
+// 2^(m - shift), where a row that has seen nothing (m = -inf) gives 0, not NaN.
+RADIX_DEVICE float shrink(float m, float shift) {
+  return m == -INFINITY ? 0.f : exp2_approx(m - shift);
+}
+
+// What an unnormalised row (maximum m in units of log 2, sum l of 2^(x - m)) is multiplied by, and
+// its LSE (natural). The sink is one more key without a value.
+struct RowEnd {
+  float factor, lse;
+};
+RADIX_DEVICE RowEnd end_of_row(const AttentionParams& p, uint32_t head, float m, float l) {
+  if (m == -INFINITY) return {0.f, -INFINITY};
+  if (p.sinks == nullptr) return {1.f / l, (m + log2f(l)) * kLn2};
+  const float sink = p.sinks[head] * kLog2e;
+  const float top = fmaxf(m, sink);
+  const float of_row = exp2_approx(m - top);
+  const float sum = l * of_row + exp2_approx(sink - top);
+  return {of_row / sum, (top + log2f(sum)) * kLn2};
+}
+
+}  // namespace radixattn::cuda
