@@ -1,17 +1,22 @@
-// The CUDA attention launchers as test cases want them: one call that runs a case's parameters.
+// The CUDA attention launchers as test cases want them: one call that runs a case's parameters, in
+// the emulator or (tests/gpu, without RADIX_SIMT_EMU) on the first device.
 #pragma once
 
-#include <cmath>
 #include <vector>
 
-#include "base/error.h"
 #include "cuda/kernels.h"
-#include "emu.h"
 #include "support/attention_case.h"
+
+#ifdef RADIX_SIMT_EMU
+#include <cmath>
+
+#include "base/error.h"
+#include "emu.h"
+#endif
 
 namespace radixattn::test {
 
-// Devices small and large; what the emulator runs does not depend on them, how it is launched does.
+// Devices small and large: how a kernel is launched depends on them, what it computes does not.
 inline cuda::DeviceLimits device_like(int32_t arch) {
   switch (arch) {
     case 75:
@@ -27,36 +32,64 @@ inline int32_t compute_dtype_of(int32_t kv_dtype) {
   return is_fp8(kv_dtype) ? RADIX_F16 : kv_dtype;
 }
 
-// `splits` > 1: ranges of split_tokens, at most as many as the longest context has, and the merge.
+// Ranges of split_tokens, at most as many as the longest context has (0: one range).
+inline cuda::DecodeSplit split_of(const AttentionParams& p, uint32_t split_tokens) {
+  cuda::DecodeSplit split;
+  split.split_tokens = split_tokens;
+  if (split_tokens != 0)
+    split.max_splits = std::max(1u, (p.max_context_len + split_tokens - 1) / split_tokens);
+  return split;
+}
+
+// The launch as on a device like `arch`; decode with several ranges is merged, too.
+#ifdef RADIX_SIMT_EMU
+
+template <class Run>
+radix_status emulated(Run run) {
+  try {
+    const cuda::Error e = run();
+    return e == 0 ? RADIX_OK : fail(RADIX_E_DEVICE, "error %d", e);
+  } catch (const simt::emu::Error& e) {
+    return fail(RADIX_E_DEVICE, "%s", e.what());
+  }
+}
+
 inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens) {
-  return [=](const AttentionParams& p) -> radix_status {
-    cuda::DecodeSplit split;
-    split.split_tokens = split_tokens;
-    if (split_tokens != 0)
-      split.max_splits = std::max(1u, (p.max_context_len + split_tokens - 1) / split_tokens);
+  return [=](const AttentionParams& p) {
+    cuda::DecodeSplit split = split_of(p, split_tokens);
     const size_t states = size_t{p.num_seqs} * split.max_splits * p.num_q_heads;
     std::vector<float> o(states * p.head_dim_v, NAN), lse(states, NAN);
     split.partial_o = o.data();
     split.partial_lse = lse.data();
-    try {
-      cuda::Error e = cuda::launch_decode(p, split, device_like(arch), nullptr);
-      if (e == 0 && split.max_splits > 1) e = cuda::launch_decode_merge(p, split, nullptr);
-      return e == 0 ? RADIX_OK : fail(RADIX_E_DEVICE, "launch_decode: error %d", e);
-    } catch (const simt::emu::Error& e) {
-      return fail(RADIX_E_DEVICE, "%s", e.what());
-    }
+    return emulated([&] {
+      const cuda::Error e = cuda::launch_decode(p, split, device_like(arch), nullptr);
+      return e != 0 || split.max_splits == 1 ? e : cuda::launch_decode_merge(p, split, nullptr);
+    });
   };
 }
 
 inline Launcher prefill_launcher(int32_t arch) {
-  return [=](const AttentionParams& p) -> radix_status {
-    try {
-      const cuda::Error e = cuda::launch_prefill(p, device_like(arch), nullptr);
-      return e == 0 ? RADIX_OK : fail(RADIX_E_DEVICE, "launch_prefill: error %d", e);
-    } catch (const simt::emu::Error& e) {
-      return fail(RADIX_E_DEVICE, "%s", e.what());
-    }
+  return [=](const AttentionParams& p) {
+    return emulated([&] { return cuda::launch_prefill(p, device_like(arch), nullptr); });
   };
 }
+
+// Schedules that give the same bits if the kernel is right: orders of threads and blocks.
+inline int num_schedules() { return 3; }
+inline void set_schedule(int i) {
+  const simt::emu::Order orders[] = {simt::emu::Order::seq, simt::emu::Order::rev,
+                                     simt::emu::Order::rnd};
+  simt::emu::cfg.order = orders[i];
+}
+
+#else
+
+Launcher decode_launcher(int32_t arch, uint32_t split_tokens);
+Launcher prefill_launcher(int32_t arch);
+// Launched directly, and through a captured graph.
+int num_schedules();
+void set_schedule(int i);
+
+#endif
 
 }  // namespace radixattn::test
