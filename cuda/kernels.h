@@ -1,11 +1,12 @@
-// The launchers of the CUDA kernels: what the CUDA backend calls, one for each file of cuda/kernels.
+// The launchers of the CUDA kernels: what the CUDA backend calls, one for each file of
+// cuda/kernels.
 //
 // A launcher enqueues on a stream and returns: it allocates nothing, waits for nothing, reads no
-// array of the device, so every one can be captured into a CUDA graph. What a kernel does is decided
-// by its parameter struct alone, which is copied into the launch. Pointers are device pointers
-// unless a name says host. Shapes, dtypes and strides were checked by the caller; contents of
-// arrays were not, and no content of theirs (lengths, block ids, slots) makes a kernel read or write
-// outside of the tensors.
+// array of the device, so every one can be captured into a CUDA graph. What a kernel does is
+// decided by its parameter struct alone, which is copied into the launch. Pointers are device
+// pointers unless a name says host. Shapes, dtypes and strides were checked by the caller; contents
+// of arrays were not, and no content of theirs (lengths, block ids, slots) makes a kernel read or
+// write outside of the tensors.
 //
 // Plain C++: no CUDA header. Under RADIX_SIMT_EMU the same sources run on the CPU (tests/simt).
 #pragma once
@@ -21,20 +22,29 @@ using Error = int32_t;  // cudaError_t; 0 = launched
 
 // What a launcher may ask of the device that it launches on; plan/device_limits.h decides with it.
 struct DeviceLimits {
-  int32_t arch = 0;             // 75, 80, 86, 89, 90, 100, 120
+  int32_t arch = 0;  // 75, 80, 86, 89, 90, 100, 120
   uint32_t num_sms = 0;
   uint32_t smem_per_block = 0;  // bytes that a block can have after opting in
   uint32_t smem_per_sm = 0;
 };
 
 // How decode is cut: range i of a sequence is positions [i*split_tokens, (i+1)*split_tokens) of it,
-// the same for everybody, so that a sequence's result does not depend on the others of its batch.
-// With one range the kernel writes results, else partial states that launch_merge puts together.
+// the same for everybody, so that a sequence's result does not depend on the others of its batch. A
+// sequence whose visible positions lie in one range gets its result from that range's block; of
+// others the blocks leave partial states that launch_decode_merge puts together. Range i of
+// sequence s leaves its state in row partial_begin[s] + i (partial_begin null: s*max_splits + i).
+//
+// Without a work list the grid has a block for every range that max_context_len allows. With one,
+// num_blocks blocks walk it: what a captured graph needs, whose lengths change under it.
 struct DecodeSplit {
-  uint32_t split_tokens = 0;      // a multiple of 64
-  uint32_t max_splits = 1;        // ranges that max_context_len has
-  float* partial_o = nullptr;     // [num_seqs, max_splits, num_q_heads, head_dim_v] normalised
-  float* partial_lse = nullptr;   // [num_seqs, max_splits, num_q_heads] base 2; -inf: saw nothing
+  uint32_t split_tokens = 0;               // a multiple of 64; any when max_splits is 1
+  uint32_t max_splits = 1;                 // ranges that max_context_len has
+  float* partial_o = nullptr;              // [partial rows, num_q_heads, head_dim_v] normalised
+  float* partial_lse = nullptr;            // [partial rows, num_q_heads] base 2; -inf: saw nothing
+  const int32_t* items = nullptr;          // [*num_items, 2] {sequence, range}; null: all
+  const int32_t* num_items = nullptr;      // [1]
+  const int32_t* partial_begin = nullptr;  // [num_seqs], or null
+  uint32_t num_blocks = 0;                 // that walk the list, for each KV head
 };
 
 Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const DeviceLimits& device,
@@ -55,8 +65,8 @@ struct MergeParams {
 };
 Error launch_merge_states(const MergeParams& p, Stream stream);
 
-// inverse_frequencies: host, [rotary_dim / 2] in double, scaling applied; turned rows are multiplied
-// by `magnitude` (YaRN).
+// inverse_frequencies: host, [rotary_dim / 2] in double, scaling applied; turned rows are
+// multiplied by `magnitude` (YaRN).
 struct RopeTable {
   double inverse_frequencies[128] = {};
   float magnitude = 1.f;
@@ -68,7 +78,7 @@ Error launch_rope_append(const RopeAppendParams& p, const RopeTable& table, Stre
 struct CopyBatch {
   static constexpr uint32_t kMaxPairs = 448;  // kernel parameters hold 4 KB
   uint32_t num_pairs = 0;
-  uint32_t num_tokens = 0;  // of each block; block_size = all of it
+  uint32_t num_tokens = 0;            // of each block; block_size = all of it
   int32_t pairs[2 * kMaxPairs] = {};  // {src, dst}
 };
 Error launch_copy_blocks(const KvBlocks& kv, const CopyBatch& batch, Stream stream);

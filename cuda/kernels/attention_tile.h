@@ -4,7 +4,7 @@
 // Device code only; no state, no barriers.
 #pragma once
 
-#include "backend/backend.h"
+#include "cuda/kernels.h"
 #include "cuda/simt/simt.h"
 
 namespace radixattn::cuda {
@@ -116,6 +116,27 @@ inline bool rows_are_aligned(const PagedTensor& t, uint32_t dim, uint32_t elemen
   const auto multiple = [&](int64_t elements) { return elements * element_bytes % 16 == 0; };
   return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && multiple(t.block_stride) &&
          multiple(t.token_stride) && multiple(t.head_stride) && multiple(dim);
+}
+
+// ---- decode's ranges ----------------------------------------------------------------------------
+
+// The ranges that hold positions which the query of a sequence sees; one, range 0, of an empty one.
+struct VisibleRanges {
+  uint32_t first;  // visible position
+  uint32_t begin, end;
+};
+
+RADIX_DEVICE VisibleRanges visible_ranges(const AttentionParams& p, const DecodeSplit& split,
+                                          uint32_t context) {
+  const uint32_t first = p.window != 0 && context > p.window ? context - p.window : 0;
+  if (split.max_splits == 1 || context == 0) return {first, 0, 1};
+  return {first, first / split.split_tokens, (context - 1) / split.split_tokens + 1};
+}
+
+RADIX_DEVICE int64_t partial_row(const DecodeSplit& split, uint32_t seq, uint32_t range) {
+  const int64_t begin =
+      split.partial_begin != nullptr ? split.partial_begin[seq] : int64_t{seq} * split.max_splits;
+  return begin + range;
 }
 
 // ---- tiles in shared memory: rows of kChunks pieces of 16 bytes

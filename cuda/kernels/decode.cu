@@ -360,8 +360,8 @@ RADIX_DEVICE RowState row_state(const Together& from, int r) {
 
 template <int D>
 RADIX_DEVICE void write_rows(const AttentionParams& p, const DecodeSplit& split, uint32_t seq,
-                             uint32_t range_index, uint32_t first_head, uint32_t num_rows,
-                             float v_scale, const Together& from) {
+                             uint32_t range_index, bool partial, uint32_t first_head,
+                             uint32_t num_rows, float v_scale, const Together& from) {
   const int num_warps = blockDim.x / 32;
   for (uint32_t i = threadIdx.x; i < num_rows * p.head_dim_v; i += blockDim.x) {
     const uint32_t r = i / p.head_dim_v, e = i % p.head_dim_v, head = first_head + r;
@@ -369,8 +369,8 @@ RADIX_DEVICE void write_rows(const AttentionParams& p, const DecodeSplit& split,
     float o = 0.f;
     for (int w = 0; w < num_warps; ++w) o += row.weight[w] * from.o[(w * kRows + r) * D + e];
     o *= v_scale;
-    if (split.max_splits > 1) {
-      const int64_t at = (int64_t{seq} * split.max_splits + range_index) * p.num_q_heads + head;
+    if (partial) {
+      const int64_t at = partial_row(split, seq, range_index) * p.num_q_heads + head;
       split.partial_o[at * p.head_dim_v + e] = row.l > 0.f ? o / row.l : 0.f;
       if (e == 0) split.partial_lse[at] = row.m == -INFINITY ? -INFINITY : row.m + log2f(row.l);
       continue;
@@ -385,51 +385,56 @@ RADIX_DEVICE void write_rows(const AttentionParams& p, const DecodeSplit& split,
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
-// grid (num_seqs * max_splits, num_kv_heads * head_chunks)
-template <class T, int D>
-__global__ void __launch_bounds__(32 * kMaxWarps)
-    decode_kernel(const __grid_constant__ AttentionParams p,
-                  const __grid_constant__ DecodeSplit split,
-                  const __grid_constant__ Launch launch) {
-  using G = Geometry<T, D>;
-  RADIX_DYN_SMEM(smem);
-  const uint32_t seq = blockIdx.x / split.max_splits, range_index = blockIdx.x % split.max_splits;
-  const uint32_t kv_head = blockIdx.y / launch.head_chunks;
+// The query heads of a block: rows of the tile.
+struct Heads {
+  uint32_t kv_head, first, num;
+};
+
+RADIX_DEVICE Heads heads_of(const AttentionParams& p, const Launch& launch) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
-  const uint32_t first_row = blockIdx.y % launch.head_chunks * kRows;
-  const uint32_t first_head = kv_head * group + first_row;
-  const uint32_t num_rows = group - first_row < kRows ? group - first_row : kRows;
+  const uint32_t kv_head = blockIdx.y / launch.head_chunks;
+  const uint32_t row = blockIdx.y % launch.head_chunks * kRows;
+  return {kv_head, kv_head * group + row, group - row < kRows ? group - row : kRows};
+}
 
-  // The positions that the query sees, in this range. A range without any has no state at all; of a
-  // sequence without any the first range's block writes the empty result.
-  const BlockRow row = block_row(p, seq);
-  const auto context = static_cast<uint32_t>(context_of(p, seq, row));
-  const uint32_t first = p.window != 0 && context > p.window ? context - p.window : 0;
-  Range range = {row.ids, range_index * split.split_tokens, context, 0, 0, kv_head};
-  if (split.max_splits > 1 && context > range.begin + split.split_tokens)
-    range.end = range.begin + split.split_tokens;
-  if (range.begin < first) range.begin = first;
-  if (range.begin >= range.end && !(split.max_splits == 1 && context == 0)) return;
-  range.first_tile = range.begin / kTile;
-  if (range.begin < range.end) range.num_tiles = (range.end - 1) / kTile + 1 - range.first_tile;
-
-  const int lane = threadIdx.x % 32;
-  float slope[2];
-  RADIX_UNROLL
-  for (int r = 0; r < 2; ++r) {
-    const uint32_t i = lane / 4 + r * 8;
-    slope[r] = i < num_rows ? slope_of(p, first_head + i) : 0.f;
-  }
-  State<D> state;
+template <int D>
+RADIX_DEVICE void clear(State<D>* state) {
   RADIX_UNROLL
   for (int n = 0; n < D / 8; ++n) {
     RADIX_UNROLL
-    for (int i = 0; i < 4; ++i) state.o[n][i] = 0.f;
+    for (int i = 0; i < 4; ++i) state->o[n][i] = 0.f;
   }
   RADIX_UNROLL
-  for (int r = 0; r < 2; ++r) state.m[r] = -INFINITY, state.l[r] = 0.f;
+  for (int r = 0; r < 2; ++r) state->m[r] = -INFINITY, state->l[r] = 0.f;
+}
 
-  load_queries<T, D>(p, seq, first_head, num_rows, smem);
+// One range of one sequence. Blocks whose range has no visible position return at once; of a
+// sequence without any, range 0 writes the empty result.
+template <class T, int D>
+RADIX_DEVICE void run_range(const AttentionParams& p, const DecodeSplit& split,
+                            const Launch& launch, const Heads& heads, uint32_t seq,
+                            uint32_t range_index, unsigned char* smem) {
+  using G = Geometry<T, D>;
+  const BlockRow row = block_row(p, seq);
+  const auto context = static_cast<uint32_t>(context_of(p, seq, row));
+  const VisibleRanges visible = visible_ranges(p, split, context);
+  if (range_index < visible.begin || range_index >= visible.end) return;
+  Range range = {row.ids, range_index * split.split_tokens, context, 0, 0, heads.kv_head};
+  if (split.max_splits > 1 && context - range.begin > split.split_tokens)
+    range.end = range.begin + split.split_tokens;
+  if (range.begin < visible.first) range.begin = visible.first;
+  range.first_tile = range.begin / kTile;
+  if (range.begin < range.end) range.num_tiles = (range.end - 1) / kTile + 1 - range.first_tile;
+
+  float slope[2];
+  RADIX_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    const uint32_t i = threadIdx.x % 32 / 4 + r * 8;
+    slope[r] = i < heads.num ? slope_of(p, heads.first + i) : 0.f;
+  }
+  State<D> state;
+  clear(&state);
+  load_queries<T, D>(p, seq, heads.first, heads.num, smem);
   __syncthreads();
   unsigned char* rings = smem + G::kQueryBytes;
   walk_range<T, D>(p, launch, range, static_cast<int32_t>(context) - 1, slope, smem,
@@ -438,8 +443,31 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   const Together all = together<D>(rings);
   put_state<T, D>(state, all);
   __syncthreads();
-  write_rows<D>(p, split, seq, range_index, first_head, num_rows, scale_of(p.v_scale, p, kv_head),
-                all);
+  write_rows<D>(p, split, seq, range_index, visible.end - visible.begin > 1, heads.first, heads.num,
+                scale_of(p.v_scale, p, heads.kv_head), all);
+  __syncthreads();  // the next range's queries and tiles go where these states are
+}
+
+// grid (num_seqs * max_splits, num_kv_heads * head_chunks), or (num_blocks, ...) with a work list
+template <class T, int D>
+__global__ void __launch_bounds__(32 * kMaxWarps)
+    decode_kernel(const __grid_constant__ AttentionParams p,
+                  const __grid_constant__ DecodeSplit split,
+                  const __grid_constant__ Launch launch) {
+  RADIX_DYN_SMEM(smem);
+  const Heads heads = heads_of(p, launch);
+  if (split.items == nullptr) {
+    run_range<T, D>(p, split, launch, heads, blockIdx.x / split.max_splits,
+                    blockIdx.x % split.max_splits, smem);
+    return;
+  }
+  const auto num_items = static_cast<uint32_t>(*split.num_items);
+  for (uint32_t i = blockIdx.x; i < num_items; i += gridDim.x) {
+    const auto seq = static_cast<uint32_t>(split.items[2 * i]);
+    if (seq < p.num_seqs)
+      run_range<T, D>(p, split, launch, heads, seq, static_cast<uint32_t>(split.items[2 * i + 1]),
+                      smem);
+  }
 }
 
 // ---- the launch ---------------------------------------------------------------------------------
@@ -459,7 +487,8 @@ Error launch(const AttentionParams& p, const DecodeSplit& split, const DeviceLim
   launch.head_chunks = (group + kRows - 1) / kRows;
   launch.aligned = rows_are_aligned(p.k, p.head_dim, sizeof(T)) &&
                    rows_are_aligned(p.v, p.head_dim_v, sizeof(T));
-  const dim3 grid(p.num_seqs * split.max_splits, p.num_kv_heads * launch.head_chunks);
+  const dim3 grid(split.items != nullptr ? split.num_blocks : p.num_seqs * split.max_splits,
+                  p.num_kv_heads * launch.head_chunks);
   return RADIX_LAUNCH((decode_kernel<T, D>), grid, dim3(32 * warps),
                       static_cast<size_t>(G::kQueryBytes + warps * G::kRingBytes), stream, p, split,
                       launch);

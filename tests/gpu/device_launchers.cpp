@@ -152,15 +152,26 @@ radix_status on_device(const AttentionParams& p, Run run) {
 
 }  // namespace
 
-Launcher decode_launcher(int32_t arch, uint32_t split_tokens) {
+Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks) {
   return [=](const AttentionParams& p) {
     cuda::DecodeSplit split = split_of(p, split_tokens);
-    const size_t states = size_t{p.num_seqs} * split.max_splits * p.num_q_heads;
-    const std::vector<float> o(states * p.head_dim_v, NAN), lse(states, NAN);
-    Mirror partial;
-    split.partial_o = partial.up(const_cast<float*>(o.data()), static_cast<int64_t>(o.size()) * 4);
-    split.partial_lse =
-        partial.up(const_cast<float*>(lse.data()), static_cast<int64_t>(lse.size()) * 4);
+    const WorkList list = blocks > 0 ? work_list_of(p, split) : WorkList();
+    Mirror mirror;
+    size_t rows = size_t{p.num_seqs} * split.max_splits;
+    if (blocks > 0) {
+      const auto up = [&](const std::vector<int32_t>& v) {
+        return mirror.up(v.data(), static_cast<int64_t>(v.size()) * 4);
+      };
+      split.items = up(list.items);
+      split.num_items = up(list.num_items);
+      split.partial_begin = up(list.partial_begin);
+      split.num_blocks = blocks;
+      rows = list.partial_rows;
+    }
+    std::vector<float> o(rows * p.num_q_heads * p.head_dim_v, NAN), lse(rows * p.num_q_heads, NAN);
+    split.partial_o = mirror.up(o.data(), static_cast<int64_t>(o.size()) * 4);
+    split.partial_lse = mirror.up(lse.data(), static_cast<int64_t>(lse.size()) * 4);
+    if (mirror.status() != RADIX_OK) return mirror.status();
     return on_device(p, [&](const AttentionParams& d, cudaStream_t s) {
       const cuda::Error e = cuda::launch_decode(d, split, limits_like(arch), s);
       return e != 0 || split.max_splits == 1 ? e : cuda::launch_decode_merge(d, split, s);

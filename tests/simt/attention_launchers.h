@@ -41,6 +41,31 @@ inline cuda::DecodeSplit split_of(const AttentionParams& p, uint32_t split_token
   return split;
 }
 
+// A work list of all visible ranges, backwards, and how its partial states lie.
+struct WorkList {
+  std::vector<int32_t> items, num_items = {0}, partial_begin;
+  size_t partial_rows = 0;
+};
+inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& split) {
+  WorkList list;
+  for (uint32_t s = 0; s < p.num_seqs; ++s) {
+    const auto context = static_cast<uint32_t>(p.context_lens[s]);
+    const uint32_t first = p.window != 0 && context > p.window ? context - p.window : 0;
+    const bool one = split.max_splits == 1 || context == 0;
+    const uint32_t begin = one ? 0 : first / split.split_tokens;
+    const uint32_t end = one ? 1 : (context - 1) / split.split_tokens + 1;
+    list.partial_begin.push_back(static_cast<int32_t>(list.partial_rows) -
+                                 static_cast<int32_t>(begin));
+    list.partial_rows += end - begin;
+    for (uint32_t r = begin; r < end; ++r) {
+      const int32_t item[2] = {static_cast<int32_t>(s), static_cast<int32_t>(r)};
+      list.items.insert(list.items.begin(), item, item + 2);
+    }
+  }
+  list.num_items[0] = static_cast<int32_t>(list.items.size() / 2);
+  return list;
+}
+
 // The launch as on a device like `arch`; decode with several ranges is merged, too.
 #ifdef RADIX_SIMT_EMU
 
@@ -54,11 +79,20 @@ radix_status emulated(Run run) {
   }
 }
 
-inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens) {
+// blocks > 0: that many blocks walk a work list.
+inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0) {
   return [=](const AttentionParams& p) {
     cuda::DecodeSplit split = split_of(p, split_tokens);
-    const size_t states = size_t{p.num_seqs} * split.max_splits * p.num_q_heads;
-    std::vector<float> o(states * p.head_dim_v, NAN), lse(states, NAN);
+    const WorkList list = blocks > 0 ? work_list_of(p, split) : WorkList();
+    size_t rows = size_t{p.num_seqs} * split.max_splits;
+    if (blocks > 0) {
+      split.items = list.items.data();
+      split.num_items = list.num_items.data();
+      split.partial_begin = list.partial_begin.data();
+      split.num_blocks = blocks;
+      rows = list.partial_rows;
+    }
+    std::vector<float> o(rows * p.num_q_heads * p.head_dim_v, NAN), lse(rows * p.num_q_heads, NAN);
     split.partial_o = o.data();
     split.partial_lse = lse.data();
     return emulated([&] {
@@ -84,7 +118,7 @@ inline void set_schedule(int i) {
 
 #else
 
-Launcher decode_launcher(int32_t arch, uint32_t split_tokens);
+Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
 // Launched directly, and through a captured graph.
 int num_schedules();

@@ -172,6 +172,22 @@ TEST(CudaDecode, ASequencesBitsDoNotDependOnTheOthers) {
   for (uint32_t i = 0; i < 4 * 64; ++i) EXPECT_EQ(alone.out[i], together.out[i]);
 }
 
+TEST(CudaDecode, AWorkListGivesTheSameBits) {
+  for (const uint32_t window : {0u, 90u}) {
+    Shape s = decode_of({200, 0, 77, 5, 64, 300, 128});
+    s.window = window;
+    s.sinks = true;
+    AttentionCase c(s, kSeed);
+    const Result implicit = c.run(decode_launcher(90, 64));
+    for (const uint32_t blocks : {1u, 3u, 40u}) {
+      const Result listed = c.run(decode_launcher(90, 64, blocks));
+      EXPECT_TRUE(implicit.raw_out == listed.raw_out) << blocks << " blocks";
+      EXPECT_TRUE(implicit.raw_lse == listed.raw_lse) << blocks << " blocks";
+    }
+    c.expect_matches_reference(implicit);
+  }
+}
+
 TEST(CudaDecode, BlockIdsThatNameNoBlockAreNotRead) {
   Shape s = decode_of({100});
   AttentionCase c(s, kSeed);
