@@ -38,6 +38,7 @@ class EvictionIndex {
 
   void insert(EvictionQueue* queue, uint32_t node, uint64_t key);
   void erase(EvictionQueue* queue, uint32_t node);
+  void rekey_alone(uint32_t node, uint64_t key) { links_[node].key = key; }  // the only one queued
   bool contains(uint32_t node) const { return links_[node].queued != 0; }
   uint64_t key(uint32_t node) const { return links_[node].key; }
   uint32_t next(uint32_t node) const;  // in order; kNone at the end

@@ -44,6 +44,7 @@ void RadixTree::reorder(uint32_t ns) {
   const uint64_t key = wanted ? queue_.key(first) : 0;
   const bool ordered = ns_order_.contains(ns);
   if (ordered ? wanted && ns_order_.key(ns) == key : !wanted) return;
+  if (ordered && wanted && ns_queue_.count == 1) return ns_order_.rekey_alone(ns, key);
   if (ordered) ns_order_.erase(&ns_queue_, ns);
   if (wanted) ns_order_.insert(&ns_queue_, ns, key);
 }
