@@ -54,6 +54,9 @@ Error launch_decode_merge(const AttentionParams& p, const DecodeSplit& split, St
 
 Error launch_prefill(const AttentionParams& p, const DeviceLimits& device, Stream stream);
 
+// Either of the two for K/V in f32, on plain multiply-adds; decode when cu_q_lens is null.
+Error launch_attention_f32(const AttentionParams& p, Stream stream);
+
 // n states of the same rows, o_i [rows, heads, dim] and lse_i [rows, heads] (natural log), to one.
 struct MergeParams {
   static constexpr uint32_t kMaxStates = 8;

@@ -152,6 +152,15 @@ RADIX_DEVICE int swizzled(int r, int c) {
   return r * kChunks + (c ^ ((r >> 1) & (kChunks - 1)));
 }
 
+// A piece written, a word read: one access each. Places in shared memory are aligned, which a char
+// pointer does not say.
+RADIX_DEVICE void store_piece(void* to, const uint32_t (&words)[4]) {
+  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+RADIX_DEVICE uint32_t load_word(const unsigned char* from) {
+  return *reinterpret_cast<const uint32_t*>(from);
+}
+
 // Copies piece c (16 bytes) of a row of `dim` elements that begins at `row`; zeros past its end and
 // when !valid. Aligned rows come asynchronously.
 template <class T>
@@ -163,14 +172,16 @@ RADIX_DEVICE void load_piece(void* to, const T* row, int c, uint32_t dim, bool v
     cp_async16(to, inside ? row + c * kElements : row, inside);
     return;
   }
-  alignas(16) T piece[kElements];
+  T piece[kElements];
   memset(static_cast<void*>(piece), 0, sizeof piece);
   if (inside) {
     for (int i = 0; i < kElements; ++i) {
       if (static_cast<uint32_t>(c * kElements + i) < dim) piece[i] = row[c * kElements + i];
     }
   }
-  memcpy(to, piece, sizeof piece);
+  uint32_t words[4];
+  memcpy(words, piece, sizeof words);
+  store_piece(to, words);
 }
 
 // ---- scores and results -------------------------------------------------------------------------

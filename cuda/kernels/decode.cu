@@ -160,8 +160,8 @@ RADIX_DEVICE void scores(const AttentionParams& p, const unsigned char* q, const
     if constexpr (G::kFp8) {
       RADIX_UNROLL
       for (int n = 0; n < 2; ++n) {
-        uint32_t word;
-        memcpy(&word, k + swizzled<G::kPieces>(n * 8 + lane / 4, step) * 16 + lane % 4 * 4, 4);
+        const uint32_t word =
+            load_word(k + swizzled<G::kPieces>(n * 8 + lane / 4, step) * 16 + lane % 4 * 4);
         b[2 * n] = fp8x2_to_half2(static_cast<uint16_t>(word), T{});
         b[2 * n + 1] = fp8x2_to_half2(static_cast<uint16_t>(word >> 16), T{});
       }
@@ -235,7 +235,7 @@ RADIX_DEVICE void values(const AttentionParams& p, const unsigned char* v, const
       for (int i = 0; i < 4; ++i) {
         const int token = lane % 4 * 2 + i % 2 + i / 2 * 8;
         const int piece = swizzled<G::kPieces>(token, step * 2 + lane / 16);
-        memcpy(&word[i], v + piece * 16 + lane / 4 % 4 * 4, 4);
+        word[i] = load_word(v + piece * 16 + lane / 4 % 4 * 4);
       }
       RADIX_UNROLL
       for (int j = 0; j < 4; j += 2) {
@@ -509,6 +509,8 @@ Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const De
                     Stream stream) {
   if (p.num_seqs == 0) return 0;
   switch (p.k.dtype) {
+    case RADIX_F32:  // in one range whatever its length: max_splits is 1
+      return launch_attention_f32(p, stream);
     case RADIX_F16:
       return launch_dim<Half>(p, split, device, stream);
     case RADIX_BF16:
