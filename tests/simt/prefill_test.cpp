@@ -103,6 +103,10 @@ TEST_P(CudaPrefill, WindowsCountTheQueryItself) {
     s.window = window;
     check(s);
   }
+  // Whole blocks of rows whose window begins at, before and behind the first token of a tile.
+  Shape s = shape({{164, 32}, {165, 32}, {166, 32}});
+  s.window = 100;
+  check(s);
 }
 
 TEST_P(CudaPrefill, SoftcapAlibiAndSinks) {
