@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "plan/rope_frequencies.h"
 
 namespace radixattn::cuda {
 
@@ -68,13 +69,8 @@ struct MergeParams {
 };
 Error launch_merge_states(const MergeParams& p, Stream stream);
 
-// inverse_frequencies: host, [rotary_dim / 2] in double, scaling applied; turned rows are
-// multiplied by `magnitude` (YaRN).
-struct RopeTable {
-  double inverse_frequencies[128] = {};
-  float magnitude = 1.f;
-};
-Error launch_rope_append(const RopeAppendParams& p, const RopeTable& table, Stream stream);
+// The frequencies travel in the launch's parameters.
+Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies, Stream stream);
 
 // dst block <- src block of every layer, all pairs at the same time: no dst is a src or a dst of
 // another pair (split_copies sees to it).

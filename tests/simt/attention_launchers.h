@@ -1,16 +1,16 @@
-// The CUDA attention launchers as test cases want them: one call that runs a case's parameters, in
-// the emulator or (tests/gpu, without RADIX_SIMT_EMU) on the first device.
+// The CUDA launchers as test cases want them: one call that runs a case's parameters, in the
+// emulator or (tests/gpu, without RADIX_SIMT_EMU) on the first device.
 #pragma once
 
 #include <vector>
 
+#include "base/error.h"
 #include "cuda/kernels.h"
 #include "support/attention_case.h"
 
 #ifdef RADIX_SIMT_EMU
 #include <cmath>
 
-#include "base/error.h"
 #include "emu.h"
 #endif
 
@@ -108,6 +108,19 @@ inline Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+inline radix_status rope_append_on_device(const RopeAppendParams& p) {
+  return emulated([&] { return cuda::launch_rope_append(p, rope_frequencies(p), nullptr); });
+}
+inline radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch) {
+  return emulated([&] { return cuda::launch_copy_blocks(kv, batch, nullptr); });
+}
+inline radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
+  return emulated([&] { return cuda::launch_zero_blocks(kv, batch, nullptr); });
+}
+inline radix_status merge_on_device(const cuda::MergeParams& p) {
+  return emulated([&] { return cuda::launch_merge_states(p, nullptr); });
+}
+
 // Schedules that give the same bits if the kernel is right: orders of threads and blocks.
 inline int num_schedules() { return 3; }
 inline void set_schedule(int i) {
@@ -120,6 +133,10 @@ inline void set_schedule(int i) {
 
 Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
+radix_status rope_append_on_device(const RopeAppendParams& p);
+radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
+radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);
+radix_status merge_on_device(const cuda::MergeParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);

@@ -87,10 +87,10 @@ struct Turn {
 void set_turn(const RopeAppendJob& job, int32_t position, Turn* turn) {
   const uint32_t pairs = job.params->rotary_dim / 2;
   const double at = position;
-  const double factor = static_cast<double>(job.attention_factor);
+  const double factor = static_cast<double>(job.frequencies.factor);
   for (uint32_t i = 0; i < pairs; ++i) {
     double s, c;
-    sin_cos(at * job.frequency[i], &s, &c);
+    sin_cos(at * job.frequencies.of_pair[i], &s, &c);
     turn->cosine[i] = static_cast<float>(c * factor);
     turn->sine[i] = static_cast<float>(s * factor);
   }

@@ -5,19 +5,17 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "plan/rope_frequencies.h"
 
 namespace radixattn {
 
 class Executor;
 struct CpuKernels;
 
-constexpr uint32_t kMaxRotaryPairs = 128;  // head_dim <= 256
-
 // One launch: what does not depend on the token.
 struct RopeAppendJob {
   const RopeAppendParams* params = nullptr;
-  float attention_factor = 1.f;       // multiplies cos and sin
-  double frequency[kMaxRotaryPairs];  // [rotary_dim / 2] radians a position
+  RopeFrequencies frequencies;
 };
 
 // Rotates q in place and k on its way, and writes K and V to their slots. Slots and positions are

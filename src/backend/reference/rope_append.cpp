@@ -81,6 +81,18 @@ void rotate_head(const RopeAppendParams& p, int32_t position, double* head) {
   }
 }
 
+namespace {
+
+// What a cache of scaled numbers stores.
+std::vector<double> over_scale(std::vector<double> x, const float* scale, const RopeAppendParams& p,
+                               uint32_t kv_head) {
+  if (scale == nullptr) return x;
+  for (double& e : x) e /= double{scale[p.kv_scale_per_head ? kv_head : 0]};
+  return x;
+}
+
+}  // namespace
+
 void rope_append(const RopeAppendParams& p) {
   for (uint64_t t = 0; t < p.num_tokens; ++t) {
     if (p.slots[t] < 0) continue;
@@ -95,10 +107,11 @@ void rope_append(const RopeAppendParams& p) {
       std::vector<double> x = load_head(p.k, t, h, p.head_dim);
       rotate_head(p, position, x.data());
       store_head(p.k_cache.data, p.k_cache.dtype,
-                 slot_offset(p.k_cache, p.slots[t], p.block_size, h), x);
+                 slot_offset(p.k_cache, p.slots[t], p.block_size, h),
+                 over_scale(x, p.k_scale, p, h));
       store_head(p.v_cache.data, p.v_cache.dtype,
                  slot_offset(p.v_cache, p.slots[t], p.block_size, h),
-                 load_head(p.v, t, h, p.head_dim_v));
+                 over_scale(load_head(p.v, t, h, p.head_dim_v), p.v_scale, p, h));
     }
   }
 }

@@ -26,8 +26,9 @@ namespace radixattn::test {
 
 // The distance of neighbouring numbers of a dtype around x.
 inline double unit_in_last_place(int32_t dtype, double x) {
-  const int mantissa = dtype == RADIX_F32 ? 23 : dtype == RADIX_F16 ? 10 : 7;
-  const int min_exponent = dtype == RADIX_F16 ? -14 : -126;
+  const int mantissas[] = {0, 23, 10, 7, 3, 2};  // by dtype
+  const int min_exponents[] = {0, -126, -14, -126, -6, -14};
+  const int mantissa = mantissas[dtype], min_exponent = min_exponents[dtype];
   const double a = std::fabs(x);
   const int exponent = a == 0.0 ? min_exponent : std::max(std::ilogb(a), min_exponent);
   return std::ldexp(1.0, exponent - mantissa);
