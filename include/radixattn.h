@@ -97,7 +97,7 @@ enum { /* radix_status: values never change, new ones are appended */
   RADIX_E_FULL = -19,        /* a fixed table (requests, pins, namespaces, row of a request) is full */
   RADIX_E_INTERNAL = -99     /* an invariant is broken: a bug of the library */
 };
-enum { /* dtypes; the library computes with the first three today */
+enum { /* dtypes; the library computes with F32, F16 and BF16, and on CUDA keeps K/V in both F8 formats, too */
   RADIX_DT_DEFAULT = 0, RADIX_F32 = 1, RADIX_F16 = 2, RADIX_BF16 = 3, RADIX_F8_E4M3 = 4,
   RADIX_F8_E5M2 = 5, RADIX_I8 = 6, RADIX_I32 = 7, RADIX_I64 = 8, RADIX_U8 = 9
 };
@@ -134,6 +134,9 @@ enum {                             /* radix_request_desc.flags */
   RADIX_BEGIN_NO_MATCH = 2,        /* nothing cached is taken (SHARE_PENDING may still borrow) */
   RADIX_BEGIN_SHARE_PENDING = 4,   /* may borrow full blocks that another live request has reserved, not committed */
   RADIX_BEGIN_REMAP_DUPLICATES = 8 /* commit swaps duplicates for the cached block (see radix_commit) */
+};
+enum { /* radix_attn.flags, radix_rope_append.flags */
+  RADIX_ATTN_SCALE_PER_HEAD = 1    /* k_scale and v_scale have one number a KV head; else one in all */
 };
 enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
 
@@ -177,9 +180,9 @@ typedef struct radix_config {
   uint32_t struct_size;
   uint32_t abi;                    /* RADIXATTN_ABI that the caller was compiled with */
   uint32_t flags;                  /* RADIX_CTX_* */
-  int32_t device;                  /* RADIX_DEV_AUTO or RADIX_DEV_CPU in this version */
-  int32_t device_index;
-  int32_t kv_dtype;                /* RADIX_F32, F16 (default), BF16 */
+  int32_t device;                  /* RADIX_DEV_AUTO (the CPU), RADIX_DEV_CPU or RADIX_DEV_CUDA */
+  int32_t device_index;            /* of CUDA, as the runtime counts */
+  int32_t kv_dtype;                /* RADIX_F32, F16 (default), BF16; on CUDA F8_E4M3 and F8_E5M2, too */
   uint32_t num_blocks;             /* 0 = derive from memory_budget */
   uint32_t block_size;             /* tokens per block, 1..256; 0 = 16 */
   uint32_t num_layers;             /* these four may be 0 when METADATA_ONLY */
@@ -197,13 +200,14 @@ typedef struct radix_config {
   int32_t log_level;               /* RADIX_LOG_* */
   uint32_t reserved0;
   uint64_t memory_budget;          /* bytes of KV memory when num_blocks is 0 */
-  void *kv_memory;                 /* caller-owned KV memory (64-byte aligned), or NULL = the context allocates it */
+  void *kv_memory;                 /* caller-owned KV memory of the device (64-byte aligned), or NULL = the context's own */
   uint64_t kv_memory_size;         /* bytes; at least radix_ctx_kv_bytes */
-  const radix_allocator *host_alloc; /* copied; NULL = malloc. Serves metadata and the context's own KV memory */
+  const radix_allocator *host_alloc; /* copied; NULL = malloc. Serves metadata and, on the CPU, the context's own KV memory */
   const radix_executor *executor;    /* copied; NULL = calling thread only, or the built-in pool */
   radix_log_fn log;                  /* NULL = silent */
   void *log_user;
   const void *next;                  /* extension chain; NULL in this version */
+  const radix_allocator *device_alloc; /* copied; CUDA: serves the context's own KV memory; NULL = cudaMalloc */
 } radix_config;
 
 /* A prompt and where it may share: requests share blocks only when ns and extra_key are both equal. */
@@ -326,7 +330,7 @@ typedef struct radix_ns_info {
  * The softmax is computed online (Milakov & Gimelshein 2018; FlashAttention, Dao et al. 2022) with f32 accumulation. */
 typedef struct radix_attn {
   uint32_t struct_size;
-  uint32_t flags;           /* 0 in this version */
+  uint32_t flags;           /* RADIX_ATTN_* */
   uint32_t layer;           /* of the context's KV memory; ignored with own k_cache and v_cache */
   uint32_t num_seqs;
   uint32_t max_context_len; /* host bound on context_lens */
@@ -351,12 +355,17 @@ typedef struct radix_attn {
   void *workspace;             /* 64-byte aligned; radix_attn_workspace bytes; one launch at a time uses it */
   uint64_t workspace_size;
   const void *next;            /* NULL in this version */
+  const float *k_scale;        /* fp8 K/V: what a stored number is worth, [1] or (SCALE_PER_HEAD) [num_kv_heads]; NULL = 1 */
+  const float *v_scale;
+  const uint8_t *tree_mask;    /* prefill of speculative trees, CUDA: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
+                                * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
+  int64_t tree_mask_stride;    /* bytes */
 } radix_attn;
 
 /* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
 typedef struct radix_rope_append {
   uint32_t struct_size;
-  uint32_t flags;                  /* 0 in this version */
+  uint32_t flags;                  /* RADIX_ATTN_* */
   uint32_t layer;
   uint32_t rotary_dim;             /* leading elements of a head that turn, even; 0 = no rotation, only the write */
   int32_t style;                   /* RADIX_ROPE_NEOX | RADIX_ROPE_INTERLEAVED */
@@ -379,6 +388,8 @@ typedef struct radix_rope_append {
   const int32_t *positions;        /* [num_tokens]; may be NULL when rotary_dim is 0 */
   uint64_t num_tokens;
   const void *next;                /* NULL in this version */
+  const float *k_scale;            /* fp8 caches store k / k_scale, saturated; as in radix_attn */
+  const float *v_scale;
 } radix_rope_append;
 
 /* ---- library ------------------------------------------------------------------------------------------------ */
@@ -533,7 +544,13 @@ RADIX_API(radix_status) radix_sharing_graph(radix_ctx *ctx, radix_write_fn fn, v
 
 /* ---- data plane: no tree, no lock, no allocation ------------------------------------------------------------------
  * On the CPU a launch has finished when it returns. Launches may run at the same time on several threads when what they
- * write does not overlap and each has its own workspace. */
+ * write does not overlap and each has its own workspace.
+ * On CUDA a launch is enqueued on its stream and returns; it waits for nothing, so it can be captured into a graph (bounds
+ * such as max_context_len size it, arrays on the device say what it does). Every pointer of radix_attn and
+ * radix_rope_append is a device pointer, tables and lengths too; nobody looks at what they hold but the kernels,
+ * for which a block id, slot or length outside of its range is no memory: they read and write nothing there. Lists
+ * of blocks and operations are host arrays, read during the call only. DEVICE: the runtime refused, see
+ * radix_error_detail; DEVICE_LOST: an earlier kernel failed, and every later launch of the context does. */
 
 /* [D] Runs the operations of an append, in order. Block ids are checked first: INVALID writes nothing. */
 RADIX_API(radix_status) radix_run_ops(radix_ctx *ctx, const radix_op *ops, uint32_t n, radix_stream s) RADIX_NOEXCEPT;
@@ -542,7 +559,8 @@ RADIX_API(radix_status) radix_copy_blocks(radix_ctx *ctx, const radix_block *src
                                           radix_stream s) RADIX_NOEXCEPT;
 /* [F] Bytes that n blocks take in a host image: for each block, for each layer, K then V. */
 RADIX_API(radix_status) radix_swap_bytes(const radix_ctx *ctx, uint32_t n, uint64_t *out) RADIX_NOEXCEPT;
-/* [D] K/V of n blocks to a host buffer (BUFFER when cap is too small), and back (INVALID when len is not exactly that). */
+/* [D] K/V of n blocks to a host buffer (BUFFER when cap is too small), and back (INVALID when len is not exactly that).
+ * CUDA: asynchronous when the buffer is pinned, and then it must stay as it is until the stream is done; layer by layer. */
 RADIX_API(radix_status) radix_swap_out(radix_ctx *ctx, const radix_block *blocks, uint32_t n, void *host, uint64_t cap,
                                        radix_stream s) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_swap_in(radix_ctx *ctx, const radix_block *blocks, uint32_t n, const void *host,

@@ -2,6 +2,7 @@
 #include <cinttypes>
 
 #include "api/context.h"
+#include "backend/device/cuda.h"
 #include "base/error.h"
 
 namespace radixattn {
@@ -40,21 +41,44 @@ radix_status check_words(const radix_config& c) {
     return fail(RADIX_E_INVALID, "cfg->flags has unknown bits 0x%x: expected RADIX_CTX_*",
                 c.flags & ~kKnownFlags);
   }
-  if (const radix_status st = check_reserved("cfg->reserved0", c.reserved0); st != RADIX_OK)
+  if (const radix_status st = check_reserved("cfg", "reserved0", c.reserved0); st != RADIX_OK)
     return st;
   if (c.next != nullptr) return fail(RADIX_E_INVALID, "cfg->next is %p: expected NULL", c.next);
+  return RADIX_OK;
+}
+
+radix_status check_cuda_device(const radix_config& c) {
+  if (!cuda_is_built())
+    return fail(RADIX_E_NO_DEVICE, "cfg->device is RADIX_DEV_CUDA: this build has no CUDA");
+  const int32_t count = cuda_device_count();
+  if (count == 0) {
+    return fail(RADIX_E_NO_DEVICE,
+                "cfg->device is RADIX_DEV_CUDA: the CUDA runtime finds no device or no driver");
+  }
+  if (c.device_index < 0 || c.device_index >= count) {
+    return fail(RADIX_E_NO_DEVICE, "cfg->device_index is %d: expected 0..%d", c.device_index,
+                count - 1);
+  }
+  if (c.num_threads > 1 || c.executor != nullptr) {
+    return fail(RADIX_E_INVALID, "cfg->%s is given: expected none on CUDA",
+                c.executor != nullptr ? "executor" : "num_threads");
+  }
   return RADIX_OK;
 }
 
 radix_status check_device(const radix_config& c) {
   radix_status st = one_of("cfg->device", c.device, RADIX_DEV_HIP, "RADIX_DEV_*");
   if (st != RADIX_OK) return st;
-  if (c.device == RADIX_DEV_CUDA || c.device == RADIX_DEV_HIP) {
-    return fail(RADIX_E_UNSUPPORTED, "cfg->device is %d: this build computes on the CPU only",
-                c.device);
+  if (c.device == RADIX_DEV_HIP) {
+    return fail(RADIX_E_UNSUPPORTED,
+                "cfg->device is RADIX_DEV_HIP: this library has no HIP kernels");
   }
+  if (c.device == RADIX_DEV_CUDA) return check_cuda_device(c);
   if (c.device_index != 0) {
     return fail(RADIX_E_INVALID, "cfg->device_index is %d: expected 0 on the CPU", c.device_index);
+  }
+  if (c.device_alloc != nullptr) {
+    return fail(RADIX_E_INVALID, "cfg->device_alloc is given: expected NULL on the CPU");
   }
   return RADIX_OK;
 }
@@ -68,9 +92,10 @@ radix_status check_choices(const radix_config& c) {
   if (st == RADIX_OK) st = one_of("cfg->log_level", c.log_level, RADIX_LOG_DEBUG, "RADIX_LOG_*");
   if (st == RADIX_OK) st = one_of("cfg->kv_dtype", c.kv_dtype, RADIX_U8, "RADIX_F32, F16 or BF16");
   if (st != RADIX_OK) return st;
-  if (element_bytes(c.kv_dtype) == 0) {
-    return fail(RADIX_E_UNSUPPORTED, "cfg->kv_dtype is %d: expected RADIX_F32, F16 or BF16",
-                c.kv_dtype);
+  const bool cuda = c.device == RADIX_DEV_CUDA;
+  if (element_bytes(c.kv_dtype) == 0 || (is_fp8(c.kv_dtype) && !cuda)) {
+    return fail(RADIX_E_UNSUPPORTED, "cfg->kv_dtype is %d: expected RADIX_F32, F16 or BF16%s",
+                c.kv_dtype, cuda ? ", F8_E4M3 or F8_E5M2" : " on the CPU");
   }
   if (select_kernels(c.cpu_target) == nullptr) {
     return fail(RADIX_E_UNSUPPORTED,
@@ -176,8 +201,11 @@ radix_status check_kv_memory(const radix_config& c) {
 
 uint64_t element_bytes(int32_t dtype) {
   if (dtype == RADIX_F32) return 4;
+  if (is_fp8(dtype)) return 1;
   return dtype == RADIX_F16 || dtype == RADIX_BF16 ? 2 : 0;
 }
+
+bool is_fp8(int32_t dtype) { return dtype == RADIX_F8_E4M3 || dtype == RADIX_F8_E5M2; }
 
 radix_status kv_layout_of(const radix_config& c, KvLayout* out) {
   const auto round_up = [](uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; };
@@ -206,7 +234,7 @@ radix_status resolve_config(const radix_config& given, radix_config* out) {
   radix_status st = check_words(c);
   if (st == RADIX_OK) st = check_device(c);
   if (st != RADIX_OK) return st;
-  c.device = RADIX_DEV_CPU;
+  if (c.device == RADIX_DEV_AUTO) c.device = RADIX_DEV_CPU;
   if (c.kv_dtype == RADIX_DT_DEFAULT) c.kv_dtype = RADIX_F16;
   set_default(&c.block_size, 16);
   set_default(&c.head_dim_v, c.head_dim);

@@ -23,14 +23,14 @@ constexpr size_t kCtxAlign = 64;
 constexpr size_t kKvAlign = 4096;  // whole pages: what huge pages and devices like
 constexpr uint64_t kHugePage = 2u << 20;
 
-radix_status read_allocator(const radix_config& c, radix_allocator* out) {
+radix_status read_allocator(const radix_allocator* given, const char* name, radix_allocator* out) {
   *out = {};
-  if (c.host_alloc == nullptr) return RADIX_OK;
-  radix_status st = read_struct(c.host_alloc, "cfg->host_alloc", out);
-  if (st == RADIX_OK) st = check_reserved("cfg->host_alloc->reserved0", out->reserved0);
+  if (given == nullptr) return RADIX_OK;
+  radix_status st = read_struct(given, name, out);
+  if (st == RADIX_OK) st = check_reserved(name, "reserved0", out->reserved0);
   if (st != RADIX_OK) return st;
   if (out->alloc == nullptr || out->free == nullptr) {
-    return fail(RADIX_E_INVALID, "cfg->host_alloc->%s is NULL: expected both functions",
+    return fail(RADIX_E_INVALID, "%s->%s is NULL: expected both functions", name,
                 out->alloc == nullptr ? "alloc" : "free");
   }
   return RADIX_OK;
@@ -53,8 +53,13 @@ radix_status start_executor(radix_ctx* ctx) {
   } else if (ctx->config.executor != nullptr) {
     ctx->executor = Executor(ctx->executor_copy);
   }
-  ctx->backend =
-      new (ctx->backend_memory) CpuBackend(*select_kernels(ctx->config.cpu_target), ctx->executor);
+  return RADIX_OK;
+}
+
+radix_status start_backend(radix_ctx* ctx) {
+  const radix_config& c = ctx->config;
+  if (ctx->on_cuda()) return cuda_make_backend(c.device_index, ctx->backend_memory, &ctx->backend);
+  ctx->backend = new (ctx->backend_memory) CpuBackend(*select_kernels(c.cpu_target), ctx->executor);
   return RADIX_OK;
 }
 
@@ -91,18 +96,45 @@ void ask_for_huge_pages(void* memory, uint64_t bytes) {
 #endif
 }
 
+// The context's own KV memory, from wherever its device has memory.
+radix_status allocate_kv(radix_ctx* ctx, void** out) {
+  const radix_config& c = ctx->config;
+  const uint64_t bytes = ctx->layout.total_bytes;
+  const radix_allocator& device = ctx->device_allocator;
+  if (ctx->on_cuda() && device.alloc == nullptr) return cuda_allocate(c.device_index, bytes, out);
+  *out = ctx->on_cuda() ? device.alloc(device.user, bytes, kKvAlign)
+                        : ctx->memory.allocate(bytes, kKvAlign);
+  if (*out == nullptr) {
+    return fail(RADIX_E_NOMEM, "no memory for %" PRIu64 " bytes of K/V%s", bytes,
+                ctx->on_cuda() ? " on the device" : "");
+  }
+  if (!ctx->on_cuda() && c.host_alloc == nullptr) ask_for_huge_pages(*out, bytes);
+  return RADIX_OK;
+}
+
+void release_kv(radix_ctx* ctx) {
+  const radix_allocator& device = ctx->device_allocator;
+  const uint64_t bytes = ctx->layout.total_bytes;
+  if (ctx->own_kv == nullptr) return;
+  if (!ctx->on_cuda()) {
+    ctx->memory.release(ctx->own_kv, bytes, kKvAlign);
+  } else if (device.alloc != nullptr) {
+    device.free(device.user, ctx->own_kv, bytes, kKvAlign);
+  } else {
+    cuda_release(ctx->config.device_index, ctx->own_kv);
+  }
+}
+
 radix_status take_kv_memory(radix_ctx* ctx) {
   if (ctx->metadata_only()) return RADIX_OK;
   const radix_config& c = ctx->config;
-  const radix_status st = kv_layout_of(c, &ctx->layout);
+  radix_status st = kv_layout_of(c, &ctx->layout);
   if (st != RADIX_OK) return st;
   void* base = c.kv_memory;
   if (base == nullptr) {
-    base = ctx->own_kv = ctx->memory.allocate(ctx->layout.total_bytes, kKvAlign);
-    if (base == nullptr) {
-      return fail(RADIX_E_NOMEM, "no memory for %" PRIu64 " bytes of K/V", ctx->layout.total_bytes);
-    }
-    if (c.host_alloc == nullptr) ask_for_huge_pages(base, ctx->layout.total_bytes);
+    st = allocate_kv(ctx, &ctx->own_kv);
+    if (st != RADIX_OK) return st;
+    base = ctx->own_kv;
   }
   KvBlocks& kv = ctx->kv;
   kv.base = static_cast<char*>(base);
@@ -122,7 +154,8 @@ radix_status take_kv_memory(radix_ctx* ctx) {
 
 void destroy(radix_ctx* ctx) {
   ctx->pool.stop();
-  if (ctx->own_kv != nullptr) ctx->memory.release(ctx->own_kv, ctx->layout.total_bytes, kKvAlign);
+  release_kv(ctx);
+  if (ctx->backend != nullptr) ctx->backend->~Backend();
   // The allocator leaves the context before the context leaves its memory.
   const HostAllocator kept = ctx->memory;
   ctx->~radix_ctx();
@@ -130,19 +163,28 @@ void destroy(radix_ctx* ctx) {
   last.release(ctx, sizeof(radix_ctx), kCtxAlign);
 }
 
-radix_status create(const radix_config& resolved, const radix_allocator& allocator,
-                    const radix_executor& executor, radix_ctx** out) {
+// What a configuration points to, copied.
+struct Callbacks {
+  radix_allocator host, device;
+  radix_executor executor;
+};
+
+radix_status create(const radix_config& resolved, const Callbacks& callbacks, radix_ctx** out) {
+  const radix_allocator& allocator = callbacks.host;
   HostAllocator memory = allocator.alloc != nullptr ? HostAllocator(allocator) : HostAllocator();
   void* place = memory.allocate(sizeof(radix_ctx), kCtxAlign);
   if (place == nullptr) return fail(RADIX_E_NOMEM, "no memory for a context");
   radix_ctx* ctx = new (place) radix_ctx(memory, resolved);
   ctx->allocator_copy = allocator;
-  ctx->executor_copy = executor;
+  ctx->executor_copy = callbacks.executor;
+  ctx->device_allocator = callbacks.device;
   if (resolved.host_alloc != nullptr) ctx->config.host_alloc = &ctx->allocator_copy;
   if (resolved.executor != nullptr) ctx->config.executor = &ctx->executor_copy;
+  if (resolved.device_alloc != nullptr) ctx->config.device_alloc = &ctx->device_allocator;
   radix_status st = start_cache(ctx);
-  if (st == RADIX_OK) st = take_kv_memory(ctx);
   if (st == RADIX_OK) st = start_executor(ctx);
+  if (st == RADIX_OK) st = start_backend(ctx);
+  if (st == RADIX_OK) st = take_kv_memory(ctx);
   if (st != RADIX_OK) {
     destroy(ctx);
     return st;
@@ -150,7 +192,8 @@ radix_status create(const radix_config& resolved, const radix_allocator& allocat
   ctx->log(RADIX_LOG_INFO,
            "context: %u blocks of %u tokens, %" PRIu64 " bytes of K/V, %s kernels, %u workers",
            resolved.num_blocks, resolved.block_size, ctx->layout.total_bytes,
-           select_kernels(resolved.cpu_target)->name, ctx->executor.workers());
+           ctx->on_cuda() ? "cuda" : select_kernels(resolved.cpu_target)->name,
+           ctx->executor.workers());
   *out = ctx;
   return RADIX_OK;
 }
@@ -162,7 +205,8 @@ void describe(const radix_ctx& ctx, uint64_t offset, uint32_t head_dim, radix_te
   *out = {};
   out->data = ctx.kv.base + offset;
   out->dtype = c.kv_dtype;
-  out->device = RADIX_DEV_CPU;
+  out->device = c.device;
+  out->device_index = c.device_index;
   out->ndim = 4;
   out->shape[0] = dims[0];
   out->shape[1] = nhd ? dims[1] : dims[2];
@@ -180,8 +224,9 @@ radix_status not_null(const void* pointer, const char* name) {
   return pointer != nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "%s is NULL", name);
 }
 
-radix_status check_reserved(const char* name, uint32_t value) {
-  return value == 0 ? RADIX_OK : fail(RADIX_E_INVALID, "%s is %u: expected 0", name, value);
+radix_status check_reserved(const char* name, const char* field, uint32_t value) {
+  if (value == 0) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "%s->%s is %u: expected 0", name, field, value);
 }
 
 radix_status check_array(const void* array, uint64_t n, const char* name) {
@@ -220,13 +265,15 @@ radix_status radix_ctx_create(const radix_config* cfg, radix_ctx** out) RADIX_NO
   if (st != RADIX_OK) return st;
   *out = nullptr;
   radix_config given, resolved;
-  radix_allocator allocator;
-  radix_executor executor;
+  radixattn::Callbacks callbacks;
   st = radixattn::read_struct(cfg, "cfg", &given);
   if (st == RADIX_OK) st = radixattn::resolve_config(given, &resolved);
-  if (st == RADIX_OK) st = radixattn::read_allocator(given, &allocator);
-  if (st == RADIX_OK) st = radixattn::read_executor(given, &executor);
-  return st == RADIX_OK ? radixattn::create(resolved, allocator, executor, out) : st;
+  if (st == RADIX_OK)
+    st = radixattn::read_allocator(given.host_alloc, "cfg->host_alloc", &callbacks.host);
+  if (st == RADIX_OK)
+    st = radixattn::read_allocator(given.device_alloc, "cfg->device_alloc", &callbacks.device);
+  if (st == RADIX_OK) st = radixattn::read_executor(given, &callbacks.executor);
+  return st == RADIX_OK ? radixattn::create(resolved, callbacks, out) : st;
 }
 
 void radix_ctx_destroy(radix_ctx** ctx) RADIX_NOEXCEPT {

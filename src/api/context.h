@@ -9,6 +9,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/thread_pool.h"
+#include "backend/device/cuda.h"
 #include "base/allocator.h"
 #include "base/executor.h"
 #include "cache/cache_manager.h"
@@ -30,8 +31,8 @@ radix_status resolve_config(const radix_config& given, radix_config* out);
 // Needs resolved shapes and num_blocks. INVALID when the bytes do not fit 64 bits.
 radix_status kv_layout_of(const radix_config& config, KvLayout* out);
 
-uint64_t element_bytes(
-    int32_t dtype);  // 4 or 2; 0 for a dtype that the library does not compute with
+uint64_t element_bytes(int32_t dtype);  // 4, 2 or 1; 0 for a dtype that nothing computes with
+bool is_fp8(int32_t dtype);
 
 }  // namespace radixattn
 
@@ -45,14 +46,17 @@ struct radix_ctx {
   radixattn::HostAllocator memory;
   radixattn::CacheManager cache;
   radixattn::KvLayout layout;
-  radixattn::KvBlocks kv;  // base null: METADATA_ONLY
-  void* own_kv = nullptr;  // released at destroy
+  radixattn::KvBlocks kv;                 // base null: METADATA_ONLY
+  void* own_kv = nullptr;                 // released at destroy
+  radix_allocator device_allocator = {};  // a copy; alloc null: cudaMalloc
   radixattn::ThreadPool pool;
   radixattn::Executor executor;
-  alignas(radixattn::CpuBackend) unsigned char backend_memory[sizeof(radixattn::CpuBackend)];
+  static_assert(sizeof(radixattn::CpuBackend) <= radixattn::kCudaBackendBytes);
+  alignas(64) unsigned char backend_memory[radixattn::kCudaBackendBytes];
   radixattn::Backend* backend = nullptr;
   std::mutex mutex;
 
+  bool on_cuda() const { return config.device == RADIX_DEV_CUDA; }
   bool metadata_only() const { return (config.flags & RADIX_CTX_METADATA_ONLY) != 0; }
   void log(int32_t level, const char* format, ...) const __attribute__((format(printf, 3, 4)));
 };
@@ -81,9 +85,9 @@ class Control {
   bool locks_;
 };
 
-radix_status check_ctx(const radix_ctx* ctx);                   // not NULL
-radix_status not_null(const void* pointer, const char* name);   // INVALID names it
-radix_status check_reserved(const char* name, uint32_t value);  // 0, or INVALID names it
+radix_status check_ctx(const radix_ctx* ctx);                  // not NULL
+radix_status not_null(const void* pointer, const char* name);  // INVALID names it
+radix_status check_reserved(const char* name, const char* field, uint32_t value);  // 0, or INVALID
 // An array argument: NULL only when it has no elements.
 radix_status check_array(const void* array, uint64_t n, const char* name);
 

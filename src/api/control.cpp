@@ -81,7 +81,7 @@ radix_status radix_append_slot(radix_ctx* ctx, const radix_append* items, uint32
   if (st == RADIX_OK) st = check_array(items, n, "items");
   if (st == RADIX_OK) st = read_struct(out, "out", &local);
   if (st == RADIX_OK) st = check_flags("out->flags", local.flags, RADIX_APPEND_PARTIAL);
-  if (st == RADIX_OK) st = check_reserved("out->reserved0", local.reserved0);
+  if (st == RADIX_OK) st = check_reserved("out", "reserved0", local.reserved0);
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   st = cache.done("append_slot", cache->append(items, n, &local));
@@ -104,7 +104,7 @@ radix_status radix_commit(radix_ctx* ctx, const radix_commit_item* items, uint32
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(items, n, "items");
   if (st == RADIX_OK && out != nullptr) st = read_struct(out, "out", &local);
-  if (st == RADIX_OK) st = check_reserved("out->reserved0", local.reserved0);
+  if (st == RADIX_OK) st = check_reserved("out", "reserved0", local.reserved0);
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   st = cache.done("commit", cache->commit(items, n, out != nullptr ? &local : nullptr));

@@ -17,9 +17,23 @@ radix_status check_memory(const radix_ctx* ctx) {
   return fail(RADIX_E_STATE, "the context is RADIX_CTX_METADATA_ONLY: it has no KV memory");
 }
 
-radix_status check_stream(radix_stream s) {
-  return s == nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "s is %p: expected NULL on the CPU", s);
+radix_status check_stream(const radix_ctx& ctx, radix_stream s) {
+  if (s == nullptr || ctx.on_cuda()) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "s is %p: expected NULL on the CPU", s);
 }
+
+// What only CUDA kernels know, and flags that nobody knows.
+radix_status check_scales(const radix_ctx& ctx, uint32_t flags, const float* k_scale,
+                          const float* v_scale) {
+  if ((flags & ~uint32_t{RADIX_ATTN_SCALE_PER_HEAD}) != 0) {
+    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_ATTN_*", flags);
+  }
+  if (ctx.on_cuda() || (k_scale == nullptr && v_scale == nullptr)) return RADIX_OK;
+  return fail(RADIX_E_UNSUPPORTED, "d->%s is given: expected NULL on the CPU, which has no fp8 K/V",
+              k_scale != nullptr ? "k_scale" : "v_scale");
+}
+
+Place place_of(const radix_ctx& ctx) { return {ctx.config.device, ctx.config.device_index}; }
 
 // ---- K/V of a launch: the context's own, or the caller's tensors
 
@@ -42,16 +56,18 @@ radix_status own_kv(const radix_ctx& ctx, uint32_t layer, bool need_data, KvView
   radix_tensor k, v;
   radix_status st = radix_ctx_kv_tensor(&ctx, layer, &k, &v);
   PagedShape shape;
-  if (st == RADIX_OK) st = read_paged(k, "k_cache", c.kv_layout, need_data, &out->k, &shape);
-  if (st == RADIX_OK) st = read_paged(v, "v_cache", c.kv_layout, need_data, &out->v, &shape);
+  if (st == RADIX_OK)
+    st = read_paged(k, "k_cache", place_of(ctx), c.kv_layout, need_data, &out->k, &shape);
+  if (st == RADIX_OK)
+    st = read_paged(v, "v_cache", place_of(ctx), c.kv_layout, need_data, &out->v, &shape);
   return st;
 }
 
-radix_status given_kv(const radix_tensor& k, const radix_tensor& v, int32_t layout, bool need_data,
-                      KvView* out) {
+radix_status given_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_tensor& v,
+                      int32_t layout, bool need_data, KvView* out) {
   PagedShape ks, vs;
-  radix_status st = read_paged(k, "k_cache", layout, need_data, &out->k, &ks);
-  if (st == RADIX_OK) st = read_paged(v, "v_cache", layout, need_data, &out->v, &vs);
+  radix_status st = read_paged(k, "k_cache", place_of(ctx), layout, need_data, &out->k, &ks);
+  if (st == RADIX_OK) st = read_paged(v, "v_cache", place_of(ctx), layout, need_data, &out->v, &vs);
   if (st != RADIX_OK) return st;
   if (ks.num_blocks != vs.num_blocks || ks.block_size != vs.block_size ||
       ks.num_kv_heads != vs.num_kv_heads) {
@@ -78,13 +94,12 @@ radix_status read_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_te
     return fail(RADIX_E_INVALID, "%s is given and %s is not: expected both or none",
                 given_k ? "k_cache" : "v_cache", given_k ? "v_cache" : "k_cache");
   }
-  return given_k ? given_kv(k, v, layout, need_data, out) : own_kv(ctx, layer, need_data, out);
+  return given_k ? given_kv(ctx, k, v, layout, need_data, out) : own_kv(ctx, layer, need_data, out);
 }
 
 // ---- attention
 
 radix_status check_attn_words(const radix_attn& d) {
-  if (d.flags != 0) return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected 0", d.flags);
   if (d.next != nullptr) return fail(RADIX_E_INVALID, "d->next is %p: expected NULL", d.next);
   if (!std::isfinite(d.scale))
     return fail(RADIX_E_INVALID, "d->scale is %g: expected a finite number", d.scale);
@@ -99,10 +114,11 @@ radix_status check_attn_words(const radix_attn& d) {
 }
 
 // Shapes of q, out and lse.
-radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill, bool need_data,
-                            AttentionParams* p) {
+radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvView& kv,
+                            bool prefill, bool need_data, AttentionParams* p) {
   const int64_t rows = prefill ? d.q.shape[0] : d.num_seqs;
-  radix_status st = read_rows(d.q, "q", {rows, 0, kv.head_dim}, false, need_data, &p->q);
+  radix_status st =
+      read_rows(d.q, "q", place_of(ctx), {rows, 0, kv.head_dim}, false, need_data, &p->q);
   if (st != RADIX_OK) return st;
   const int64_t heads = d.q.shape[1];
   if (heads == 0 || heads % kv.num_kv_heads != 0) {
@@ -112,14 +128,14 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   }
   p->num_q_heads = static_cast<uint32_t>(heads);
   if (!need_data) return RADIX_OK;
-  st = read_rows(d.out, "out", {rows, heads, kv.head_dim_v}, true, true, &p->out);
+  st = read_rows(d.out, "out", place_of(ctx), {rows, heads, kv.head_dim_v}, true, true, &p->out);
   if (st != RADIX_OK) return st;
   if (share_memory(d.out, d.q)) {
     return fail(RADIX_E_INVALID, "out.data is %p, inside q (from %p): expected memory of its own",
                 d.out.data, d.q.data);
   }
   if (d.lse.data == nullptr) return RADIX_OK;
-  st = check_tensor(d.lse, "lse", 2, true);
+  st = check_tensor(d.lse, "lse", place_of(ctx), 2, true);
   if (st != RADIX_OK) return st;
   if (d.lse.dtype != RADIX_F32 || d.lse.shape[0] != rows || d.lse.shape[1] != heads) {
     return fail(RADIX_E_INVALID,
@@ -141,7 +157,7 @@ radix_status read_attn_rows(const radix_attn& d, const KvView& kv, bool prefill,
   return RADIX_OK;
 }
 
-radix_status read_attn_arrays(const radix_attn& d, AttentionParams* p) {
+radix_status read_attn_arrays(const radix_ctx& ctx, const radix_attn& d, AttentionParams* p) {
   if (d.num_seqs == 0) return RADIX_OK;
   if (d.context_lens == nullptr) return fail(RADIX_E_INVALID, "d->context_lens is NULL");
   if (d.block_tables == nullptr && (d.block_begin == nullptr || d.block_ids == nullptr)) {
@@ -155,7 +171,7 @@ radix_status read_attn_arrays(const radix_attn& d, AttentionParams* p) {
   p->blocks = {d.block_tables, d.block_table_stride, d.block_begin, d.block_ids};
   p->context_lens = d.context_lens;
   p->cu_q_lens = d.cu_q_lens;
-  if (d.cu_q_lens == nullptr) return RADIX_OK;
+  if (d.cu_q_lens == nullptr || ctx.on_cuda()) return RADIX_OK;
   if (d.cu_q_lens[0] != 0) {
     return fail(RADIX_E_INVALID, "d->cu_q_lens[0] is %d: expected 0", d.cu_q_lens[0]);
   }
@@ -166,13 +182,28 @@ radix_status read_attn_arrays(const radix_attn& d, AttentionParams* p) {
   return RADIX_OK;
 }
 
+radix_status check_tree_mask(const radix_ctx& ctx, const radix_attn& d, bool prefill) {
+  if (d.tree_mask == nullptr) return RADIX_OK;
+  if (!ctx.on_cuda())
+    return fail(RADIX_E_UNSUPPORTED, "d->tree_mask is given: expected NULL on the CPU");
+  if (!prefill) return fail(RADIX_E_INVALID, "d->tree_mask is given: expected NULL for decode");
+  if (d.tree_mask_stride < (int64_t{d.max_query_len} + 7) / 8) {
+    return fail(RADIX_E_INVALID,
+                "d->tree_mask_stride is %" PRId64 ": %u new tokens need that many bits",
+                d.tree_mask_stride, d.max_query_len);
+  }
+  return RADIX_OK;
+}
+
 radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, bool need_data,
                        AttentionParams* p) {
   KvView kv;
   radix_status st = check_attn_words(d);
+  if (st == RADIX_OK) st = check_scales(ctx, d.flags, d.k_scale, d.v_scale);
+  if (st == RADIX_OK) st = check_tree_mask(ctx, d, prefill);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, need_data, &kv);
-  if (st == RADIX_OK) st = read_attn_rows(d, kv, prefill, need_data, p);
-  if (st == RADIX_OK && need_data) st = read_attn_arrays(d, p);
+  if (st == RADIX_OK) st = read_attn_rows(ctx, d, kv, prefill, need_data, p);
+  if (st == RADIX_OK && need_data) st = read_attn_arrays(ctx, d, p);
   if (st != RADIX_OK) return st;
   if (!prefill && d.max_query_len > 1) {
     return fail(RADIX_E_INVALID, "d->max_query_len is %u: expected 0 or 1 for decode",
@@ -191,6 +222,11 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
   p->softcap = d.softcap;
   p->k = kv.k;
   p->v = kv.v;
+  p->k_scale = d.k_scale;
+  p->v_scale = d.v_scale;
+  p->kv_scale_per_head = (d.flags & RADIX_ATTN_SCALE_PER_HEAD) != 0;
+  p->tree_mask = d.tree_mask;
+  p->tree_mask_stride = d.tree_mask_stride;
   p->alibi_slopes = d.alibi_slopes;
   p->sinks = d.sinks;
   p->workspace = d.workspace;
@@ -204,7 +240,7 @@ radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool pref
   AttentionParams p;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = read_struct(given, "d", &d);
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   if (st != RADIX_OK) return st;
   if (prefill && d.cu_q_lens == nullptr && d.num_seqs > 0) {
     return fail(RADIX_E_INVALID,
@@ -267,8 +303,7 @@ radix_status read_rope_scaling(const radix_rope_append& d, RopeAppendParams* p) 
 }
 
 radix_status check_rope_words(const radix_rope_append& d) {
-  if (d.flags != 0) return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected 0", d.flags);
-  if (const radix_status st = check_reserved("d->reserved0", d.reserved0); st != RADIX_OK)
+  if (const radix_status st = check_reserved("d", "reserved0", d.reserved0); st != RADIX_OK)
     return st;
   if (d.next != nullptr) return fail(RADIX_E_INVALID, "d->next is %p: expected NULL", d.next);
   if (d.num_tokens > INT32_MAX) {
@@ -278,22 +313,26 @@ radix_status check_rope_words(const radix_rope_append& d) {
   return RADIX_OK;
 }
 
-radix_status read_rope_rows(const radix_rope_append& d, const KvView& kv, RopeAppendParams* p) {
+radix_status read_rope_rows(const radix_ctx& ctx, const radix_rope_append& d, const KvView& kv,
+                            RopeAppendParams* p) {
+  const Place place = place_of(ctx);
   const auto rows = static_cast<int64_t>(d.num_tokens);
-  radix_status st = read_rows(d.k, "k", {rows, kv.num_kv_heads, kv.head_dim}, false, true, &p->k);
+  radix_status st =
+      read_rows(d.k, "k", place, {rows, kv.num_kv_heads, kv.head_dim}, false, true, &p->k);
   if (st == RADIX_OK)
-    st = read_rows(d.v, "v", {rows, kv.num_kv_heads, kv.head_dim_v}, false, true, &p->v);
+    st = read_rows(d.v, "v", place, {rows, kv.num_kv_heads, kv.head_dim_v}, false, true, &p->v);
   if (st != RADIX_OK || d.q.data == nullptr) return st;
   p->num_q_heads = static_cast<uint32_t>(d.q.shape[1]);
-  return read_rows(d.q, "q", {rows, 0, kv.head_dim}, true, true, &p->q);
+  return read_rows(d.q, "q", place, {rows, 0, kv.head_dim}, true, true, &p->q);
 }
 
 radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeAppendParams* p) {
   KvView kv;
   radix_status st = check_rope_words(d);
+  if (st == RADIX_OK) st = check_scales(ctx, d.flags, d.k_scale, d.v_scale);
   if (st == RADIX_OK) st = read_rope_scaling(d, p);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, true, &kv);
-  if (st == RADIX_OK) st = read_rope_rows(d, kv, p);
+  if (st == RADIX_OK) st = read_rope_rows(ctx, d, kv, p);
   if (st == RADIX_OK) st = check_array(d.slots, d.num_tokens, "d->slots");
   if (st == RADIX_OK && d.rotary_dim != 0)
     st = check_array(d.positions, d.num_tokens, "d->positions");
@@ -309,6 +348,9 @@ radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeApp
   p->block_size = kv.block_size;
   p->num_blocks = kv.num_blocks;
   p->rotary_dim = d.rotary_dim;
+  p->k_scale = d.k_scale;
+  p->v_scale = d.v_scale;
+  p->kv_scale_per_head = (d.flags & RADIX_ATTN_SCALE_PER_HEAD) != 0;
   p->k_cache = kv.k;
   p->v_cache = kv.v;
   p->slots = d.slots;
@@ -347,7 +389,7 @@ radix_status radix_run_ops(radix_ctx* ctx, const radix_op* ops, uint32_t n,
                            radix_stream s) RADIX_NOEXCEPT {
   radix_status st = n == 0 ? check_ctx(ctx) : check_memory(ctx);  // without K/V there are none
   if (st == RADIX_OK) st = check_array(ops, n, "ops");
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   for (uint32_t i = 0; i < n && st == RADIX_OK; ++i) st = check_op(*ctx, ops[i], i);
   for (uint32_t i = 0; i < n && st == RADIX_OK; ++i) {
     st = ctx->backend->copy_tokens(ctx->kv, ops[i].src, ops[i].dst, ops[i].num_tokens, s);
@@ -359,7 +401,7 @@ radix_status radix_copy_blocks(radix_ctx* ctx, const radix_block* src_dst_pairs,
                                radix_stream s) RADIX_NOEXCEPT {
   radix_status st = check_memory(ctx);
   if (st == RADIX_OK) st = check_array(src_dst_pairs, n, "src_dst_pairs");
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   return st == RADIX_OK ? ctx->backend->copy_blocks(ctx->kv, src_dst_pairs, n, s) : st;
 }
 
@@ -380,7 +422,7 @@ radix_status radix_swap_out(radix_ctx* ctx, const radix_block* blocks, uint32_t 
   radix_status st = radix_swap_bytes(ctx, n, &bytes);
   if (st == RADIX_OK) st = check_array(blocks, n, "blocks");
   if (st == RADIX_OK) st = check_array(host, n, "host");
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   if (st != RADIX_OK) return st;
   if (cap < bytes) {
     return fail(RADIX_E_BUFFER, "cap is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", cap, n,
@@ -395,7 +437,7 @@ radix_status radix_swap_in(radix_ctx* ctx, const radix_block* blocks, uint32_t n
   radix_status st = radix_swap_bytes(ctx, n, &bytes);
   if (st == RADIX_OK) st = check_array(blocks, n, "blocks");
   if (st == RADIX_OK) st = check_array(host, n, "host");
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   if (st != RADIX_OK) return st;
   if (len != bytes) {
     return fail(RADIX_E_INVALID, "len is %" PRIu64 ": %u blocks take %" PRIu64 " bytes", len, n,
@@ -410,7 +452,7 @@ radix_status radix_rope_append_launch(radix_ctx* ctx, const radix_rope_append* d
   RopeAppendParams p;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = read_struct(d, "d", &local);
-  if (st == RADIX_OK) st = check_stream(s);
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
   if (st == RADIX_OK) st = read_rope(*ctx, local, &p);
   return st == RADIX_OK ? ctx->backend->rope_append(p, s) : st;
 }

@@ -1,6 +1,7 @@
 // Version, names, errors, sizes: what needs no context.
 #include <cstring>
 
+#include "backend/device/cuda.h"
 #include "base/error.h"
 #include "radixattn.h"
 
@@ -18,6 +19,11 @@ using radixattn::fail;
 #define RADIX_COMPILER "gcc " __VERSION__
 #else
 #define RADIX_COMPILER "unknown compiler"
+#endif
+#if defined(RADIXATTN_CUDA_ARCHS)
+#define RADIX_CUDA_TEXT RADIXATTN_CUDA_ARCHS
+#else
+#define RADIX_CUDA_TEXT "no"
 #endif
 #if defined(NDEBUG)
 #define RADIX_ASSERTS "off"
@@ -52,7 +58,8 @@ uint32_t radix_abi(void) RADIX_NOEXCEPT { return RADIXATTN_ABI; }
 
 const char* radix_build_info(void) RADIX_NOEXCEPT {
   return "radixattn " RADIX_VERSION_TEXT "; " RADIX_COMPILER
-         "; cpu targets: " RADIXATTN_CPU_TARGET_LIST "; cuda: no; assertions: " RADIX_ASSERTS;
+         "; cpu targets: " RADIXATTN_CPU_TARGET_LIST "; cuda: " RADIX_CUDA_TEXT
+         "; assertions: " RADIX_ASSERTS;
 }
 
 const char* radix_status_name(radix_status st) RADIX_NOEXCEPT {
@@ -123,6 +130,7 @@ radix_status radix_device_count(int32_t device, int32_t* out_count) RADIX_NOEXCE
     return fail(RADIX_E_INVALID, "device is %d: expected RADIX_DEV_*", device);
   }
   *out_count = device == RADIX_DEV_AUTO || device == RADIX_DEV_CPU ? 1 : 0;
+  if (device == RADIX_DEV_CUDA) *out_count = radixattn::cuda_device_count();
   return RADIX_OK;
 }
 

@@ -80,19 +80,22 @@ radix_status check_head_dim(const char* name, int64_t dim) {
               static_cast<ll>(dim));
 }
 
-radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim, bool need_data) {
+radix_status check_tensor(const radix_tensor& t, const char* name, const Place& place, int32_t ndim,
+                          bool need_data) {
   if (t.ndim != ndim)
     return fail(RADIX_E_INVALID, "%s.ndim is %d: expected %d", name, t.ndim, ndim);
   if (t.dtype <= RADIX_DT_DEFAULT || t.dtype > RADIX_U8) {
     return fail(RADIX_E_INVALID, "%s.dtype is %d: expected RADIX_F32, F16 or BF16", name, t.dtype);
   }
-  if (element_bytes(t.dtype) == 0) {
-    return fail(RADIX_E_UNSUPPORTED, "%s.dtype is %d: expected RADIX_F32, F16 or BF16", name,
-                t.dtype);
+  const bool fp8 = place.device == RADIX_DEV_CUDA && ndim == 4;
+  if (element_bytes(t.dtype) == 0 || (is_fp8(t.dtype) && !fp8)) {
+    return fail(RADIX_E_UNSUPPORTED, "%s.dtype is %d: expected RADIX_F32, F16 or BF16%s", name,
+                t.dtype, fp8 ? ", F8_E4M3 or F8_E5M2" : "");
   }
-  if ((t.device != RADIX_DEV_AUTO && t.device != RADIX_DEV_CPU) || t.device_index != 0) {
-    return fail(RADIX_E_INVALID, "%s is on device %d:%d: the context is on the CPU", name, t.device,
-                t.device_index);
+  if (t.device != RADIX_DEV_AUTO &&
+      (t.device != place.device || t.device_index != place.device_index)) {
+    return fail(RADIX_E_INVALID, "%s is on device %d:%d: the context is on %d:%d", name, t.device,
+                t.device_index, place.device, place.device_index);
   }
   int64_t elements = 1;
   for (int32_t i = 0; i < ndim; ++i) {
@@ -125,9 +128,9 @@ radix_status check_tensor(const radix_tensor& t, const char* name, int32_t ndim,
   return RADIX_OK;
 }
 
-radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& expected,
-                       bool written, bool need_data, RowTensor* out) {
-  const radix_status st = check_tensor(t, name, 3, need_data);
+radix_status read_rows(const radix_tensor& t, const char* name, const Place& place,
+                       const RowShape& expected, bool written, bool need_data, RowTensor* out) {
+  const radix_status st = check_tensor(t, name, place, 3, need_data);
   if (st != RADIX_OK) return st;
   const int64_t wanted[3] = {expected.rows, expected.heads, expected.dim};
   for (int32_t i = 0; i < 3; ++i) {
@@ -145,13 +148,13 @@ radix_status read_rows(const radix_tensor& t, const char* name, const RowShape& 
   return RADIX_OK;
 }
 
-radix_status read_paged(const radix_tensor& t, const char* name, int32_t layout, bool need_data,
-                        PagedTensor* out, PagedShape* shape) {
+radix_status read_paged(const radix_tensor& t, const char* name, const Place& place, int32_t layout,
+                        bool need_data, PagedTensor* out, PagedShape* shape) {
   if (layout != RADIX_LAYOUT_NHD && layout != RADIX_LAYOUT_HND) {
     return fail(RADIX_E_INVALID, "kv_layout is %d: expected RADIX_LAYOUT_NHD or RADIX_LAYOUT_HND",
                 layout);
   }
-  radix_status st = check_tensor(t, name, 4, need_data);
+  radix_status st = check_tensor(t, name, place, 4, need_data);
   if (st != RADIX_OK) return st;
   const int32_t token = layout == RADIX_LAYOUT_NHD ? 1 : 2;
   const int32_t head = 3 - token;

@@ -120,7 +120,11 @@ struct BadLaunch {
 TEST_F(Launch, EveryArgumentIsChecked) {
   static const int32_t begin[] = {0, 1, 2};
   const BadLaunch cases[] = {
-      {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 1; }},
+      {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 2; }},
+      {"k_scale is given", RADIX_E_UNSUPPORTED,
+       [](Batch* b) { b->a.k_scale = static_cast<const float*>(b->a.q.data); }},
+      {"tree_mask is given", RADIX_E_UNSUPPORTED,
+       [](Batch* b) { b->a.tree_mask = static_cast<const uint8_t*>(b->a.q.data); }},
       {"d->next", RADIX_E_INVALID, [](Batch* b) { b->a.next = b; }},
       {"scale", RADIX_E_INVALID, [](Batch* b) { b->a.scale = NAN; }},
       {"softcap", RADIX_E_INVALID, [](Batch* b) { b->a.softcap = -1.f; }},
@@ -248,7 +252,7 @@ TEST_F(Launch, RopeArgumentsAreChecked) {
   EXPECT_OK(radix_rope_append_launch(ctx_, &good, nullptr));
   EXPECT_EQ(q[kQ * kDim], 1.f) << "a padded row is not turned";
   const BadRope cases[] = {
-      {"flags", [](radix_rope_append* p) { p->flags = 1; }},
+      {"flags", [](radix_rope_append* p) { p->flags = 2; }},
       {"reserved0", [](radix_rope_append* p) { p->reserved0 = 1; }},
       {"next", [](radix_rope_append* p) { p->next = p; }},
       {"layer is 2", [](radix_rope_append* p) { p->layer = 2; }},

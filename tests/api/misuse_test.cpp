@@ -220,7 +220,14 @@ TEST(MisuseConfig, EveryFieldIsChecked) {
   const BadConfig cases[] = {
       {"flags", RADIX_E_INVALID, [](radix_config* c) { c->flags = 0x100; }},
       {"device is 7", RADIX_E_INVALID, [](radix_config* c) { c->device = 7; }},
-      {"device is 2", RADIX_E_UNSUPPORTED, [](radix_config* c) { c->device = RADIX_DEV_CUDA; }},
+      {"RADIX_DEV_CUDA", RADIX_E_NO_DEVICE, [](radix_config* c) { c->device = RADIX_DEV_CUDA; }},
+      {"RADIX_DEV_HIP", RADIX_E_UNSUPPORTED, [](radix_config* c) { c->device = RADIX_DEV_HIP; }},
+      {"device_alloc", RADIX_E_INVALID,
+       [](radix_config* c) {
+         static const radix_allocator device = sized<radix_allocator>();
+         c->device_alloc = &device;
+       }},
+      {"kv_dtype is 4", RADIX_E_UNSUPPORTED, [](radix_config* c) { c->kv_dtype = RADIX_F8_E4M3; }},
       {"device_index", RADIX_E_INVALID, [](radix_config* c) { c->device_index = 1; }},
       {"kv_dtype is 6", RADIX_E_UNSUPPORTED, [](radix_config* c) { c->kv_dtype = RADIX_I8; }},
       {"kv_dtype is 99", RADIX_E_INVALID, [](radix_config* c) { c->kv_dtype = 99; }},
