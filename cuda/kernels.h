@@ -21,7 +21,7 @@ namespace radixattn::cuda {
 using Stream = void*;   // cudaStream_t
 using Error = int32_t;  // cudaError_t; 0 = launched
 
-// What a launcher may ask of the device that it launches on; plan/device_limits.h decides with it.
+// What decides how a kernel is launched on a device.
 struct DeviceLimits {
   int32_t arch = 0;  // 75, 80, 86, 89, 90, 100, 120
   uint32_t num_sms = 0;
@@ -70,10 +70,11 @@ struct MergeParams {
 Error launch_merge_states(const MergeParams& p, Stream stream);
 
 // The frequencies travel in the launch's parameters.
-Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies, Stream stream);
+Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies,
+                         Stream stream);
 
 // dst block <- src block of every layer, all pairs at the same time: no dst is a src or a dst of
-// another pair (split_copies sees to it).
+// another pair (plan/copy_batches.h sees to it).
 struct CopyBatch {
   static constexpr uint32_t kMaxPairs = 448;  // kernel parameters hold 4 KB
   uint32_t num_pairs = 0;

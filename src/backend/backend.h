@@ -77,7 +77,8 @@ struct AttentionParams {
       nullptr;  // [num_seqs] K/V tokens of each sequence, its new ones included; 0 = empty
   const int32_t* cu_q_lens =
       nullptr;  // [num_seqs + 1] for prefill; null for decode (one row a sequence)
-  // fp8 K/V: what a stored number is worth; [1], or [num_kv_heads] with kv_scale_per_head; null = 1.
+  // fp8 K/V: what a stored number is worth; [1], or [num_kv_heads] with kv_scale_per_head; null
+  // = 1.
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
   bool kv_scale_per_head = false;

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "base/error.h"
+#include "backend/block_check.h"
 #include "base/executor.h"
 
 namespace radixattn {
@@ -10,15 +10,6 @@ namespace {
 
 // Below this many bytes in all, waking a thread costs more than it saves (10 GB/s: 25 us).
 constexpr uint64_t kMinParallelBytes = 256 * 1024;
-
-bool valid(const KvBlocks& kv, int32_t block) {
-  return static_cast<uint32_t>(block) < kv.num_blocks;
-}
-
-radix_status bad_block(const KvBlocks& kv, const char* name, uint32_t index, int32_t block) {
-  return fail(RADIX_E_INVALID, "%s[%u] is %d: expected 0..%lld", name, index, block,
-              static_cast<long long>(kv.num_blocks) - 1);
-}
 
 char* k_of(const KvBlocks& kv, uint32_t layer, int32_t block) {
   return kv.base + layer * kv.layer_bytes + static_cast<uint64_t>(block) * kv.k_block_bytes;
@@ -116,13 +107,6 @@ void RADIX_CALL swap_in_layer(void* arg, uint32_t layer) {
   }
 }
 
-radix_status check_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n) {
-  for (uint32_t i = 0; i < n; ++i) {
-    if (!valid(kv, blocks[i])) return bad_block(kv, "blocks", i, blocks[i]);
-  }
-  return RADIX_OK;
-}
-
 uint64_t total_bytes(const KvBlocks& kv, uint64_t blocks) {
   return blocks * kv.num_layers * image_bytes(kv);
 }
@@ -131,13 +115,7 @@ uint64_t total_bytes(const KvBlocks& kv, uint64_t blocks) {
 
 radix_status cpu_copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                              Executor& executor) {
-  for (uint32_t i = 0; i < n; ++i) {
-    if (valid(kv, pairs[2 * size_t{i}]) && valid(kv, pairs[2 * size_t{i} + 1])) continue;
-    const bool src = !valid(kv, pairs[2 * size_t{i}]);
-    return fail(RADIX_E_INVALID, "pair %u copies block %d to %d: expected %s in 0..%lld", i,
-                pairs[2 * size_t{i}], pairs[2 * size_t{i} + 1], src ? "a source" : "a destination",
-                static_cast<long long>(kv.num_blocks) - 1);
-  }
+  if (const radix_status st = check_pairs(kv, pairs, n); st != RADIX_OK) return st;
   BlockCopies copies = {kv, pairs, n};
   for_each_layer(kv, total_bytes(kv, n), copy_layer, &copies, executor);
   return RADIX_OK;
@@ -145,18 +123,8 @@ radix_status cpu_copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t 
 
 radix_status cpu_copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
                              Executor& executor) {
-  if (!valid(kv, src)) {
-    return fail(RADIX_E_INVALID, "src is block %d: expected 0..%lld", src,
-                static_cast<long long>(kv.num_blocks) - 1);
-  }
-  if (!valid(kv, dst)) {
-    return fail(RADIX_E_INVALID, "dst is block %d: expected 0..%lld", dst,
-                static_cast<long long>(kv.num_blocks) - 1);
-  }
-  if (num_tokens > kv.block_size) {
-    return fail(RADIX_E_INVALID, "num_tokens is %u: expected 0..block_size (%u)", num_tokens,
-                kv.block_size);
-  }
+  const radix_status st = check_token_copy(kv, src, dst, num_tokens);
+  if (st != RADIX_OK) return st;
   if (num_tokens == 0 || src == dst) return RADIX_OK;
   TokenCopy copy = {kv, src, dst, kv.k_block_bytes, kv.v_block_bytes};
   if (kv.token_chunk_bytes_k != 0) copy.k_bytes = num_tokens * kv.token_chunk_bytes_k;

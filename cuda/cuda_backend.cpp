@@ -1,0 +1,201 @@
+#include "cuda/cuda_backend.h"
+
+#include "backend/block_check.h"
+#include "base/error.h"
+#include "plan/copy_batches.h"
+#include "plan/decode_split.h"
+
+namespace radixattn::cuda {
+namespace {
+
+constexpr uint32_t kMaxGrid = 65535;     // blocks in y and z
+constexpr uint32_t kHeadsPerBlock = 16;  // decode.cu's rows
+
+DecodeSplitInput split_input(const AttentionParams& p, const DeviceLimits& limits) {
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  DecodeSplitInput in;
+  in.num_sms = limits.num_sms;
+  in.num_seqs = p.num_seqs;
+  in.blocks_per_seq = p.num_kv_heads * ((group + kHeadsPerBlock - 1) / kHeadsPerBlock);
+  in.max_context_len = p.max_context_len;
+  return in;
+}
+
+uint64_t state_bytes(const AttentionParams& p, uint64_t states) {
+  return states * p.num_q_heads * (uint64_t{p.head_dim_v} + 1) * sizeof(float);
+}
+
+radix_status check_workspace(const AttentionParams& p, uint64_t needed) {
+  if (needed == 0) return RADIX_OK;
+  if (p.workspace_bytes < needed) {
+    return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
+                static_cast<unsigned long long>(p.workspace_bytes),
+                static_cast<unsigned long long>(needed));
+  }
+  if (p.workspace == nullptr || reinterpret_cast<uintptr_t>(p.workspace) % 64 != 0) {
+    return fail(RADIX_E_INVALID, "workspace is %p: expected a multiple of 64 bytes, not null",
+                p.workspace);
+  }
+  return RADIX_OK;
+}
+
+// What the kernels cannot do is refused here, before anything is enqueued.
+radix_status check_shapes(const AttentionParams& p) {
+  if (p.k.dtype != p.v.dtype) {
+    return fail(RADIX_E_UNSUPPORTED,
+                "v_cache has dtype %d and k_cache %d: expected the same on CUDA", p.v.dtype,
+                p.k.dtype);
+  }
+  if (p.num_q_heads > kMaxGrid) {
+    return fail(RADIX_E_UNSUPPORTED, "q has %u heads: expected at most %u on CUDA", p.num_q_heads,
+                kMaxGrid);
+  }
+  return RADIX_OK;
+}
+
+}  // namespace
+
+radix_status CudaBackend::lost() const {
+  const int32_t e = lost_.load(std::memory_order_relaxed);
+  if (e == 0) return RADIX_OK;
+  return fail_native(RADIX_E_DEVICE_LOST, e, "device %d was lost by an earlier kernel: %s", device_,
+                     cudaGetErrorString(static_cast<cudaError_t>(e)));
+}
+
+// Runs `run`, which gives an error, with the device current.
+template <class Run>
+radix_status CudaBackend::launch(const char* what, Run run) {
+  const radix_status before = lost();
+  if (before != RADIX_OK) return before;
+  const DeviceScope scope(device_);
+  auto e = scope.error();
+  if (e == cudaSuccess) e = static_cast<cudaError_t>(run());
+  if (is_lost(e)) lost_.store(e, std::memory_order_relaxed);
+  return status_of(e, what);
+}
+
+// ---- attention ----------------------------------------------------------------------------------
+
+radix_status CudaBackend::attention_workspace(const AttentionParams& p, bool prefill,
+                                              uint64_t* bytes) const {
+  *bytes = prefill ? 0 : state_bytes(p, max_partial_states(split_input(p, limits_)));
+  return RADIX_OK;
+}
+
+radix_status CudaBackend::decode(const AttentionParams& p, radix_stream stream) {
+  if (p.num_seqs == 0) return RADIX_OK;
+  radix_status st = check_shapes(p);
+  if (st != RADIX_OK) return st;
+  DecodeSplit split;
+  if (p.k.dtype != RADIX_F32) {
+    const DecodeSplitChoice choice = choose_decode_split(split_input(p, limits_));
+    split.split_tokens = choice.split_tokens;
+    split.max_splits = choice.max_splits;
+  }
+  const uint64_t states = uint64_t{p.num_seqs} * split.max_splits;
+  if (split.max_splits > 1) {
+    st = check_workspace(p, state_bytes(p, states));
+    if (st != RADIX_OK) return st;
+    split.partial_o = static_cast<float*>(p.workspace);
+    split.partial_lse = split.partial_o + states * p.num_q_heads * p.head_dim_v;
+  }
+  return launch("decode", [&] {
+    const Error e = launch_decode(p, split, limits_, stream);
+    return e != 0 || split.max_splits == 1 ? e : launch_decode_merge(p, split, stream);
+  });
+}
+
+radix_status CudaBackend::prefill(const AttentionParams& p, radix_stream stream) {
+  if (p.num_seqs == 0) return RADIX_OK;
+  const radix_status st = check_shapes(p);
+  if (st != RADIX_OK) return st;
+  if (p.num_seqs > kMaxGrid) {
+    return fail(RADIX_E_UNSUPPORTED, "num_seqs is %u: expected at most %u on CUDA", p.num_seqs,
+                kMaxGrid);
+  }
+  return launch("prefill", [&] { return launch_prefill(p, limits_, stream); });
+}
+
+radix_status CudaBackend::rope_append(const RopeAppendParams& p, radix_stream stream) {
+  if (p.num_tokens == 0) return RADIX_OK;
+  return launch("rope_append", [&] { return launch_rope_append(p, rope_frequencies(p), stream); });
+}
+
+// ---- copies -------------------------------------------------------------------------------------
+
+radix_status CudaBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
+                                      radix_stream stream) {
+  const radix_status st = check_pairs(kv, pairs, n);
+  if (st != RADIX_OK) return st;
+  return launch("copy_blocks", [&] {
+    CopyBatch batch;
+    batch.num_tokens = kv.block_size;
+    Error e = 0;
+    for (uint32_t first = 0; first < n && e == 0; first += batch.num_pairs) {
+      batch.num_pairs = next_copy_batch(pairs, n, first, CopyBatch::kMaxPairs);
+      for (uint32_t i = 0; i < 2 * batch.num_pairs; ++i)
+        batch.pairs[i] = pairs[2 * uint64_t{first} + i];
+      e = launch_copy_blocks(kv, batch, stream);
+    }
+    return e;
+  });
+}
+
+radix_status CudaBackend::copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst,
+                                      uint32_t num_tokens, radix_stream stream) {
+  const radix_status st = check_token_copy(kv, src, dst, num_tokens);
+  if (st != RADIX_OK || num_tokens == 0 || src == dst) return st;
+  CopyBatch batch;
+  batch.num_pairs = 1;
+  batch.num_tokens = num_tokens;
+  batch.pairs[0] = src;
+  batch.pairs[1] = dst;
+  return launch("copy_tokens", [&] { return launch_copy_blocks(kv, batch, stream); });
+}
+
+// Layer by layer, so that the first layers may be used while the last ones still move; runs of
+// neighbouring blocks are one copy each.
+radix_status CudaBackend::swap(const KvBlocks& kv, const int32_t* blocks, uint32_t n, char* host,
+                               bool out, radix_stream stream) {
+  const radix_status st = check_blocks(kv, blocks, n);
+  if (st != RADIX_OK || n == 0) return st;
+  const uint64_t layer_image = kv.k_block_bytes + kv.v_block_bytes;
+  const uint64_t block_image = layer_image * kv.num_layers;
+  const auto copy_run = [&](uint32_t first, uint32_t length, uint32_t layer, bool v) {
+    const uint64_t bytes = v ? kv.v_block_bytes : kv.k_block_bytes;
+    char* device = kv.base + layer * kv.layer_bytes + (v ? kv.v_offset_bytes : 0) +
+                   static_cast<uint64_t>(blocks[first]) * bytes;
+    char* image = host + first * block_image + layer * layer_image + (v ? kv.k_block_bytes : 0);
+    auto* s = static_cast<cudaStream_t>(stream);
+    return out ? cudaMemcpy2DAsync(image, block_image, device, bytes, bytes, length,
+                                   cudaMemcpyDeviceToHost, s)
+               : cudaMemcpy2DAsync(device, bytes, image, block_image, bytes, length,
+                                   cudaMemcpyHostToDevice, s);
+  };
+  return launch(out ? "swap_out" : "swap_in", [&] {
+    cudaError_t e = cudaSuccess;
+    for (uint32_t layer = 0; layer < kv.num_layers; ++layer) {
+      for (uint32_t first = 0, length = 1; first < n && e == cudaSuccess; first += length) {
+        length = 1;
+        while (first + length < n &&
+               blocks[first + length] == blocks[first] + static_cast<int32_t>(length))
+          ++length;
+        e = copy_run(first, length, layer, false);
+        if (e == cudaSuccess) e = copy_run(first, length, layer, true);
+      }
+    }
+    return e;
+  });
+}
+
+radix_status CudaBackend::swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                   void* host, radix_stream stream) {
+  return swap(kv, blocks, n, static_cast<char*>(host), true, stream);
+}
+
+radix_status CudaBackend::swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                  const void* host, radix_stream stream) {
+  return swap(kv, blocks, n, const_cast<char*>(static_cast<const char*>(host)), false, stream);
+}
+
+}  // namespace radixattn::cuda

@@ -1,0 +1,47 @@
+// CUDA's implementation of the backend contract: decides how a launch is cut, then enqueues kernels
+// and copies on the caller's stream.
+//
+// Launches allocate nothing, wait for nothing and look at nothing on the device. Lists of blocks
+// are host arrays, checked and read before the call returns. A lost device (an earlier kernel
+// failed) is remembered: every later launch returns DEVICE_LOST with the first message. Thread
+// rule: any number of launches at a time.
+#pragma once
+
+#include <atomic>
+
+#include "backend/backend.h"
+#include "cuda/device.h"
+
+namespace radixattn::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int32_t device, const DeviceLimits& limits) : device_(device), limits_(limits) {}
+
+  radix_status attention_workspace(const AttentionParams& p, bool prefill,
+                                   uint64_t* bytes) const override;
+  radix_status decode(const AttentionParams& p, radix_stream stream) override;
+  radix_status prefill(const AttentionParams& p, radix_stream stream) override;
+  radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
+  radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
+                           radix_stream stream) override;
+  radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+                           radix_stream stream) override;
+  radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
+                        radix_stream stream) override;
+  radix_status swap_in(const KvBlocks& kv, const int32_t* blocks, uint32_t n, const void* host,
+                       radix_stream stream) override;
+
+ private:
+  template <class Run>
+  radix_status launch(const char* what, Run run);
+  radix_status lost() const;
+  radix_status swap(const KvBlocks& kv, const int32_t* blocks, uint32_t n, char* host, bool out,
+                    radix_stream stream);
+
+  const int32_t device_;
+  const DeviceLimits limits_;
+  std::atomic<int32_t> lost_{0};  // the error that lost the device
+};
+
+}  // namespace radixattn::cuda
