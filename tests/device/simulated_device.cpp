@@ -1,0 +1,197 @@
+#include "simulated_device.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "emu.h"
+
+namespace radixattn::test::device {
+
+Settings settings;
+Counters counters;
+
+namespace {
+
+struct Memory {
+  uint64_t bytes;
+  uint64_t mapped;
+};
+
+std::map<void*, Memory> memories;
+std::map<void*, std::vector<std::function<void()>>> queues;  // by stream
+int32_t current_device = 0;
+uint64_t next_stream = 1;
+
+constexpr uint64_t kPage = 4096;
+
+void protect(int flags) {
+  for (const auto& [at, memory] : memories) mprotect(at, memory.mapped, flags);
+}
+
+// The device's memory is there for as long as one of these lives.
+struct Working {
+  Working() { protect(PROT_READ | PROT_WRITE); }
+  ~Working() { protect(PROT_NONE); }
+};
+
+int enqueue_kernel(const simt::emu::Kernel& kernel, void* stream) {
+  counters.launched_on = current_device;
+  ++counters.launches;
+  if (const int error = settings.failing_launch) {
+    settings.failing_launch = 0;
+    return error;
+  }
+  queues[stream].push_back([kernel] { simt::emu::run(kernel); });
+  return 0;
+}
+
+}  // namespace
+
+void* allocate(uint64_t bytes) {
+  const uint64_t mapped = (bytes + kPage - 1) / kPage * kPage + kPage;
+  void* at = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  std::memset(at, 0xff, mapped);  // NaN, and no block
+  mprotect(at, mapped, PROT_NONE);
+  memories[at] = {bytes, mapped};
+  counters.bytes_live += static_cast<int64_t>(bytes);
+  return at;
+}
+
+void release(void* memory) {
+  const auto found = memories.find(memory);
+  ASSERT_NE(found, memories.end()) << "not memory of the device, or freed before";
+  counters.bytes_live -= static_cast<int64_t>(found->second.bytes);
+  munmap(memory, found->second.mapped);
+  memories.erase(found);
+}
+
+void write(void* device, const void* host, uint64_t bytes) {
+  const Working working;
+  std::memcpy(device, host, bytes);
+}
+
+void read(void* host, const void* device, uint64_t bytes) {
+  const Working working;
+  std::memcpy(host, device, bytes);
+}
+
+void reset() {
+  EXPECT_EQ(counters.bytes_live, 0) << "memory of the device was not freed";
+  EXPECT_FALSE(has_work());
+  queues.clear();
+  settings = Settings();
+  counters = Counters();
+  current_device = 0;
+  simt::emu::submit = enqueue_kernel;
+}
+
+bool has_work() {
+  for (const auto& [stream, queue] : queues) {
+    if (!queue.empty()) return true;
+  }
+  return false;
+}
+
+void finish() {
+  std::mt19937_64 random(settings.seed++);
+  const Working working;
+  std::map<void*, size_t> done;
+  for (;;) {
+    std::vector<void*> ready;
+    for (const auto& [stream, queue] : queues) {
+      if (done[stream] < queue.size()) ready.push_back(stream);
+    }
+    if (ready.empty()) break;
+    void* stream = ready[random() % ready.size()];
+    queues[stream][done[stream]++]();
+  }
+  queues.clear();
+}
+
+int32_t current() { return current_device; }
+void* make_stream() { return reinterpret_cast<void*>(next_stream++ << 12); }
+
+}  // namespace radixattn::test::device
+
+using radixattn::test::device::counters;
+using radixattn::test::device::settings;
+
+// ---- the runtime, as far as the library uses it
+// --------------------------------------------------
+
+extern "C" {
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  if (settings.count_error != 0) return static_cast<cudaError_t>(settings.count_error);
+  *count = settings.num_devices;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = radixattn::test::device::current_device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= settings.num_devices) return cudaErrorInvalidDevice;
+  radixattn::test::device::current_device = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+const char* cudaGetErrorString(cudaError_t e) {
+  return e == cudaErrorIllegalAddress ? "an illegal memory access" : "a simulated error";
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = settings.capability / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = settings.capability % 10;
+      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 6;  // so that small launches are cut, too
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = 227 * 1024;
+      return cudaSuccess;
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t cudaMalloc(void** out, size_t bytes) {
+  if (counters.allocations++ == settings.failing_malloc) return cudaErrorMemoryAllocation;
+  *out = radixattn::test::device::allocate(bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* memory) {
+  ++counters.frees;
+  radixattn::test::device::release(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  ++counters.copies;
+  radixattn::test::device::queues[stream].push_back([=] {
+    for (size_t row = 0; row < height; ++row)
+      std::memcpy(static_cast<char*>(dst) + row * dst_pitch,
+                  static_cast<const char*>(src) + row * src_pitch, width);
+  });
+  return cudaSuccess;
+}
+
+}  // extern "C"
