@@ -88,8 +88,7 @@ RADIX_DEVICE uint32_t load_tile(const AttentionParams& p, const Launch& launch, 
   constexpr int kLanesPerRow = G::kPieces < 32 ? G::kPieces : 32;
   constexpr int kRowsPerStep = 32 / kLanesPerRow;
   const int c = lane % kLanesPerRow;
-  RADIX_UNROLL
-  for (int i = 0; i < kTile; i += kRowsPerStep) {
+  const auto bring = [&](int i, bool aligned) {
     const int r = i + lane / kLanesPerRow;
     const int64_t at_k = __shfl_sync(kFullWarp, static_cast<long long>(offsets.k), r);
     const int64_t at_v = __shfl_sync(kFullWarp, static_cast<long long>(offsets.v), r);
@@ -97,10 +96,17 @@ RADIX_DEVICE uint32_t load_tile(const AttentionParams& p, const Launch& launch, 
     const int place = swizzled<G::kPieces>(r, c) * 16;
     if (c < k_pieces)
       load_piece(k + place, static_cast<const T*>(p.k.data) + (valid ? at_k : 0), c, p.head_dim,
-                 valid, launch.aligned);
+                 valid, aligned);
     if (c < v_pieces)
       load_piece(v + place, static_cast<const T*>(p.v.data) + (valid ? at_v : 0), c, p.head_dim_v,
-                 valid, launch.aligned);
+                 valid, aligned);
+  };
+  if (launch.aligned) {
+    RADIX_UNROLL
+    for (int i = 0; i < kTile; i += kRowsPerStep) bring(i, true);
+  } else {
+    RADIX_ROLLED
+    for (int i = 0; i < kTile; i += kRowsPerStep) bring(i, false);
   }
   return seen;
 }
@@ -367,7 +373,10 @@ RADIX_DEVICE void write_rows(const AttentionParams& p, const DecodeSplit& split,
     const uint32_t r = i / p.head_dim_v, e = i % p.head_dim_v, head = first_head + r;
     const RowState row = row_state(from, static_cast<int>(r));
     float o = 0.f;
-    for (int w = 0; w < num_warps; ++w) o += row.weight[w] * from.o[(w * kRows + r) * D + e];
+    RADIX_UNROLL
+    for (int w = 0; w < kMaxWarps; ++w) {
+      if (w < num_warps) o += row.weight[w] * from.o[(w * kRows + r) * D + e];
+    }
     o *= v_scale;
     if (partial) {
       const int64_t at = partial_row(split, seq, range_index) * p.num_q_heads + head;
@@ -456,17 +465,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
                   const __grid_constant__ Launch launch) {
   RADIX_DYN_SMEM(smem);
   const Heads heads = heads_of(p, launch);
-  if (split.items == nullptr) {
-    run_range<T, D>(p, split, launch, heads, blockIdx.x / split.max_splits,
-                    blockIdx.x % split.max_splits, smem);
-    return;
-  }
-  const auto num_items = static_cast<uint32_t>(*split.num_items);
+  // Without a list the grid is the list: each block has the item of its number.
+  const bool listed = split.items != nullptr;
+  const uint32_t num_items = listed ? static_cast<uint32_t>(*split.num_items) : gridDim.x;
   for (uint32_t i = blockIdx.x; i < num_items; i += gridDim.x) {
-    const auto seq = static_cast<uint32_t>(split.items[2 * i]);
-    if (seq < p.num_seqs)
-      run_range<T, D>(p, split, launch, heads, seq, static_cast<uint32_t>(split.items[2 * i + 1]),
-                      smem);
+    const uint32_t seq = listed ? static_cast<uint32_t>(split.items[2 * i]) : i / split.max_splits;
+    const uint32_t range =
+        listed ? static_cast<uint32_t>(split.items[2 * i + 1]) : i % split.max_splits;
+    if (seq < p.num_seqs) run_range<T, D>(p, split, launch, heads, seq, range, smem);
   }
 }
 

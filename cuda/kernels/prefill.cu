@@ -128,8 +128,7 @@ RADIX_DEVICE void load_tile(const AttentionParams& p, const Launch& launch, cons
   const int v_pieces = (static_cast<int>(p.head_dim_v) + 15) / 16 * 2;
   constexpr int kLanesPerRow = G::kPieces < 32 ? G::kPieces : 32;
   const int c = lane % kLanesPerRow;
-  RADIX_UNROLL
-  for (int i = 0; i < G::kWarpRows; i += 32 / kLanesPerRow) {
+  const auto bring = [&](int i, bool aligned) {
     const int r = i + lane / kLanesPerRow;
     const int64_t at_k = __shfl_sync(kFullWarp, static_cast<long long>(offsets.k), r);
     const int64_t at_v = __shfl_sync(kFullWarp, static_cast<long long>(offsets.v), r);
@@ -137,10 +136,17 @@ RADIX_DEVICE void load_tile(const AttentionParams& p, const Launch& launch, cons
     const int place = swizzled<G::kPieces>(warp * G::kWarpRows + r, c) * 16;
     if (c < k_pieces)
       load_compute_piece(k + place, static_cast<const T*>(p.k.data) + (valid ? at_k : 0), c,
-                         p.head_dim, valid, launch.aligned);
+                         p.head_dim, valid, aligned);
     if (c < v_pieces)
       load_compute_piece(v + place, static_cast<const T*>(p.v.data) + (valid ? at_v : 0), c,
-                         p.head_dim_v, valid, launch.aligned);
+                         p.head_dim_v, valid, aligned);
+  };
+  if (launch.aligned) {
+    RADIX_UNROLL
+    for (int i = 0; i < G::kWarpRows; i += 32 / kLanesPerRow) bring(i, true);
+  } else {
+    RADIX_ROLLED
+    for (int i = 0; i < G::kWarpRows; i += 32 / kLanesPerRow) bring(i, false);
   }
 }
 

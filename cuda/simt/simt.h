@@ -32,6 +32,11 @@
 #define RADIX_LAUNCH(kernel, grid, block, smem, stream, ...) \
   ::radixattn::simt::launch(kernel, grid, block, smem, stream, __VA_ARGS__)
 #endif
+#ifdef __CUDACC__
+#define RADIX_ROLLED _Pragma("unroll 1")  // rare work: registers and code are worth more than its speed
+#else
+#define RADIX_ROLLED
+#endif
 #define RADIX_DEVICE __device__ __forceinline__
 
 namespace radixattn::simt {
