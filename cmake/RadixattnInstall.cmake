@@ -12,6 +12,12 @@ install(FILES ${PROJECT_SOURCE_DIR}/include/radixattn.h
 
 install(EXPORT radixattn NAMESPACE radixattn:: FILE radixattnTargets.cmake
   DESTINATION ${_package_dir} COMPONENT development)
+set(RADIXATTN_HAS_CUDA OFF)
+set(RADIXATTN_PC_CUDA "")
+if(RADIXATTN_CUDA_OBJECTS)
+  set(RADIXATTN_HAS_CUDA ON)
+  set(RADIXATTN_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -ldl ")
+endif()
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/radixattnConfig.cmake.in
   ${PROJECT_BINARY_DIR}/radixattnConfig.cmake INSTALL_DESTINATION ${_package_dir})
 # Before 1.0 every minor version may change the ABI.

@@ -105,7 +105,9 @@ int main(int argc, char **argv) {
   for (int i = 0; i < 100; ++i) load_use_unload(argv[1]);
   const size_t after = mallinfo2().uordblks;
   printf("memory in use before %zu, after 100 times %zu bytes\n", before, after);
-  CHECK(after <= before);
+  /* The static CUDA runtime's lists breathe by some hundred bytes, whether 100 times or 1,600. What a
+   * load left behind, be it 32 bytes, would be here 100 times. */
+  CHECK(after <= before + 2048);
   two_copies(argv[1], argv[2]);
   return 0;
 }
