@@ -1,21 +1,22 @@
-// rx/emu.h - a small SIMT emulator: runs CUDA C++ kernel source as plain C++ on one OS thread.
-// Each CUDA thread is a fiber; barriers and warp collectives are the only switch points.
-// The run-time part is in emu.cpp, which is compiled WITHOUT -fsanitize=thread (its own tables are
-// shared by all fibers); the kernels are compiled with whichever sanitizer is being used.
+// A small SIMT emulator: runs CUDA C++ kernel sources as plain C++ on one OS thread. Each CUDA
+// thread is a fiber; barriers and warp collectives are the only switch points. The run-time part
+// (scheduler.cpp and the files beside it) is compiled without -fsanitize=thread: its tables are
+// shared by all fibers. The kernels are compiled with whichever sanitizer is used.
 #pragma once
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <stdexcept>
-#include <functional>
-#include <string>
-#include <tuple>
-#include <type_traits>
 #include <cuda_bf16.h>  // host-usable as they are: conversions, +, *, max ... (no fma, no exp, no ldg)
 #include <cuda_fp16.h>
 #include <vector_functions.h>
 #include <vector_types.h>
+
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <type_traits>
 
 #undef __global__
 #undef __device__
@@ -32,7 +33,8 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __forceinline__ inline
-// __shared__ stays undefined on purpose: a bare __shared__ does not compile here; use RADIX_SHARED/RADIX_DYN_SMEM.
+// __shared__ stays undefined on purpose: a bare __shared__ does not compile here; use
+// RADIX_SHARED/RADIX_DYN_SMEM.
 
 // File and line of the call, so that a divergence report can name both sides.
 #define RADIX_LOC , const char *simt_file = __builtin_FILE(), int simt_line = __builtin_LINE()
@@ -50,17 +52,17 @@ enum class Order { seq, rev, rnd };
 struct Config {
   Order order = Order::seq;
   uint64_t seed = 1;
-  bool poison_smem = true;       // fill shared memory with 0xFF (NaN in fp16/bf16/fp32, -1 in int)
-  bool strict_exit = true;       // a barrier after some thread has returned is an error
-  bool strict_loc = true;        // a collective must be reached from the same source line by all lanes
+  bool poison_smem = true;  // fill shared memory with 0xFF (NaN in fp16/bf16/fp32, -1 in int)
+  bool strict_exit = true;  // a barrier after some thread has returned is an error
+  bool strict_loc = true;   // a collective must be reached from the same source line by all lanes
   size_t smem_limit = 227 * 1024;
   size_t stack = 96 * 1024;
-  size_t tsan_history = 4000;    // finished threads whose accesses TSan still knows
+  size_t tsan_history = 4000;  // finished threads whose accesses TSan still knows
 };
 extern Config cfg;
 
 struct Stats {
-  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async, wgmma, bulk;
+  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async;
 };
 extern Stats stats;
 
@@ -69,60 +71,66 @@ struct Tls {  // what the running fiber sees
   dim3 bdim, gdim;
   unsigned lane, warp, linear;
 };
-extern Tls *cur;
+extern Tls* cur;
 
-using Fn = void (*)(void *);
-void run(dim3 grid, dim3 block, size_t smem, Fn fn, void *ctx, const char *name);
+using Fn = void (*)(void*);
+void run(dim3 grid, dim3 block, size_t smem, Fn fn, void* ctx, const char* name);
 
 // memory
-unsigned char *dyn_smem();
+unsigned char* dyn_smem();
 size_t dyn_smem_bytes();
-void *static_smem(const void *site, size_t bytes, size_t align);
-[[noreturn]] void fail(const std::string &what, const char *f, int l);
+void* static_smem(const void* site, size_t bytes, size_t align);
+[[noreturn]] void fail(const std::string& what, const char* f, int l);
 
 // barriers and collectives
-void syncthreads(const char *f, int l, int *pred_and = nullptr, int *pred_or = nullptr, int *pred_count = nullptr);
-void bar_sync(int id, int nthreads, bool wait, const char *f, int l);
-void syncwarp(unsigned mask, const char *f, int l);
+void syncthreads(const char* f, int l, int* pred_and = nullptr, int* pred_or = nullptr,
+                 int* pred_count = nullptr);
+void bar_sync(int id, int nthreads, bool wait, const char* f, int l);
+void syncwarp(unsigned mask, const char* f, int l);
 enum Shfl { idx, up, down, bfly };
-void shfl(void *val, unsigned bytes, unsigned mask, Shfl mode, int arg, int width, const char *f, int l);
-unsigned ballot(unsigned mask, int pred, const char *f, int l);
+void shfl(void* val, unsigned bytes, unsigned mask, Shfl mode, int arg, int width, const char* f,
+          int l);
+unsigned ballot(unsigned mask, int pred, const char* f, int l);
 enum Red { r_add, r_min, r_max, r_and, r_or, r_xor };
-uint32_t reduce(unsigned mask, uint32_t v, Red op, bool is_signed, const char *f, int l);
-uint64_t match_any(unsigned mask, uint64_t v, const char *f, int l);
+uint32_t reduce(unsigned mask, uint32_t v, Red op, bool is_signed, const char* f, int l);
+uint64_t match_any(unsigned mask, uint64_t v, const char* f, int l);
 void fence();
 void maybe_yield();  // at atomics, under Order::rnd
-void atomic_done(void *p);
+void atomic_done(void* p);
 struct AtomicScope {  // around each atomic operation
-  void *p;
-  explicit AtomicScope(const void *q) : p(const_cast<void *>(q)) { maybe_yield(); }
+  void* p;
+  explicit AtomicScope(const void* q) : p(const_cast<void*>(q)) { maybe_yield(); }
   ~AtomicScope() { atomic_done(p); }
 };
 
 // tensor core ops (sm_80)
-void ldmatrix(uint32_t *r, int num, bool trans, const void *row, const char *f, int l);
-void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b, const float *c, bool bf16, const char *f, int l);
+void ldmatrix(uint32_t* r, int num, bool trans, const void* row, const char* f, int l);
+void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b, const float* c, bool bf16,
+                  const char* f, int l);
 
 // asynchronous copies. The data arrive at the wait, not at the issue.
 struct CpAsync {
-  void *dst;
+  void* dst;
   unsigned bytes;
   unsigned char data[16];
 };
-void cp_async_note(void *dst, const void *data16, unsigned bytes, const char *f, int l);
+void cp_async_note(void* dst, const void* data16, unsigned bytes, const char* f, int l);
 void cp_async_commit();
 // hands the copies that complete back to instrumented code (below)
-int cp_async_take(int keep_groups, CpAsync *out, int max);
-void smem_inflight(void *p, size_t n);    // ASan: any access is an error until ...
-void smem_arrived(void *p, size_t n);     // ... this
-void check_smem(const void *p, size_t n, size_t align, const char *what, const char *f, int l);
+int cp_async_take(int keep_groups, CpAsync* out, int max);
+void smem_inflight(void* p, size_t n);  // ASan: any access is an error until ...
+void smem_arrived(void* p, size_t n);   // ... this
+void check_smem(const void* p, size_t n, size_t align, const char* what, const char* f, int l);
 
-inline void cp_async(void *dst, const void *src, unsigned bytes, unsigned src_bytes, const char *f, int l) {
+inline void cp_async(void* dst, const void* src, unsigned bytes, unsigned src_bytes, const char* f,
+                     int l) {
   check_smem(dst, bytes, bytes, "cp.async", f, l);
   if (reinterpret_cast<uintptr_t>(src) % bytes) fail("cp.async: misaligned source", f, l);
   unsigned char tmp[16] = {};
-  for (unsigned i = 0; i < src_bytes; i++) tmp[i] = static_cast<const unsigned char *>(src)[i];  // instrumented read
-  for (unsigned i = 0; i < bytes; i++) static_cast<volatile unsigned char *>(dst)[i] = 0xFF;     // instrumented write
+  for (unsigned i = 0; i < src_bytes; i++)
+    tmp[i] = static_cast<const unsigned char*>(src)[i];  // instrumented read
+  for (unsigned i = 0; i < bytes; i++)
+    static_cast<volatile unsigned char*>(dst)[i] = 0xFF;  // instrumented write
   cp_async_note(dst, tmp, bytes, f, l);
 }
 inline void cp_async_wait(int keep) {
@@ -130,43 +138,29 @@ inline void cp_async_wait(int keep) {
   for (int n; (n = cp_async_take(keep, c, 32)) > 0;)
     for (int k = 0; k < n; k++) {
       smem_arrived(c[k].dst, c[k].bytes);
-      for (unsigned i = 0; i < c[k].bytes; i++) static_cast<unsigned char *>(c[k].dst)[i] = c[k].data[i];
+      for (unsigned i = 0; i < c[k].bytes; i++)
+        static_cast<unsigned char*>(c[k].dst)[i] = c[k].data[i];
     }
 }
 
-// ---- sm_90: mbarrier, bulk copies, wgmma (see hopper.h) ----
-void mbar_init(uint64_t *bar, unsigned count, const char *f, int l);
-void mbar_arrive(uint64_t *bar, unsigned n, unsigned tx, const char *f, int l);
-void mbar_wait(uint64_t *bar, unsigned parity, const char *f, int l);
-void bulk_note(void *dst, const void *src, size_t bytes, uint64_t *bar, const char *f, int l);
-struct TensorMap2D {
-  const void *base;
-  size_t size_x, size_y, pitch;  // elements, rows, bytes
-  unsigned box_x, box_y, elem;
-  bool swizzle128;
-};
-void tensor_load(void *dst, const TensorMap2D &m, uint64_t *bar, int x, int y, const char *f, int l);
-void wgmma_fence(const char *f, int l);
-void wgmma(float *d, int N, uint64_t a, uint64_t b, const uint32_t *ra, bool bf16, bool trans_b, int scale_d, const char *f, int l);
-void wgmma_commit(const char *f, int l);
-void wgmma_wait(int keep, const char *f, int l);
-
-// What a launch does with its kernel: runs it at once; a simulated device (tests/device) sets `submit`
-// to do it later.
+// What a launch does with its kernel: runs it at once; a simulated device (tests/device) sets
+// `submit` to do it later.
 struct Kernel {
-  const char *name;
+  const char* name;
   dim3 grid, block;
   size_t smem;
   std::function<void()> body;  // of one thread; holds the arguments by value, as a launch does
 };
-inline void run(const Kernel &k) {
-  run(k.grid, k.block, k.smem, [](void *f) { (*static_cast<const std::function<void()> *>(f))(); },
-      const_cast<std::function<void()> *>(&k.body), k.name);
+inline void run(const Kernel& k) {
+  run(
+      k.grid, k.block, k.smem, [](void* f) { (*static_cast<const std::function<void()>*>(f))(); },
+      const_cast<std::function<void()>*>(&k.body), k.name);
 }
-extern int (*submit)(const Kernel &k, void *stream);  // null: run now, returns 0
+extern int (*submit)(const Kernel& k, void* stream);  // null: run now, returns 0
 
 template <class... P, class... A>
-int launch(const char *name, void (*k)(P...), dim3 g, dim3 b, size_t smem, void *stream, const A &...a) {
+int launch(const char* name, void (*k)(P...), dim3 g, dim3 b, size_t smem, void* stream,
+           const A&... a) {
   std::tuple<std::decay_t<P>...> args(a...);
   const Kernel kernel{name, g, b, smem, [k, args] { std::apply(k, args); }};
   if (submit != nullptr) return submit(kernel, stream);
@@ -182,56 +176,171 @@ int launch(const char *name, void (*k)(P...), dim3 g, dim3 b, size_t smem, void 
 #define gridDim (::radixattn::simt::emu::cur->gdim)
 static constexpr int warpSize = 32;
 
-#define RADIX_DYN_SMEM(name) unsigned char *name = ::radixattn::simt::emu::dyn_smem()
-#define RADIX_SHARED(type, name)                  \
-  static const char name##_site = 0;           \
-  auto &name = *static_cast<std::add_pointer_t<type>>(::radixattn::simt::emu::static_smem(&name##_site, sizeof(type), alignof(type)))
+#define RADIX_DYN_SMEM(name) unsigned char* name = ::radixattn::simt::emu::dyn_smem()
+#define RADIX_SHARED(type, name)                       \
+  static const char name##_site = 0;                   \
+  auto& name = *static_cast<std::add_pointer_t<type>>( \
+      ::radixattn::simt::emu::static_smem(&name##_site, sizeof(type), alignof(type)))
 #define RADIX_UNROLL
 
 inline void __syncthreads(RADIX_LOC0) { radixattn::simt::emu::syncthreads(RADIX_HERE); }
-inline int __syncthreads_or(int p RADIX_LOC) { int r = p; radixattn::simt::emu::syncthreads(RADIX_HERE, nullptr, &r); return r; }
-inline int __syncthreads_and(int p RADIX_LOC) { int r = p; radixattn::simt::emu::syncthreads(RADIX_HERE, &r); return r; }
-inline int __syncthreads_count(int p RADIX_LOC) { int r = p; radixattn::simt::emu::syncthreads(RADIX_HERE, nullptr, nullptr, &r); return r; }
-inline void __syncwarp(unsigned m = 0xffffffffu RADIX_LOC) { radixattn::simt::emu::syncwarp(m, RADIX_HERE); }
-template <class T> T __shfl_sync(unsigned m, T v, int s, int w = 32 RADIX_LOC) { radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::idx, s, w, RADIX_HERE); return v; }
-template <class T> T __shfl_up_sync(unsigned m, T v, unsigned s, int w = 32 RADIX_LOC) { radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::up, int(s), w, RADIX_HERE); return v; }
-template <class T> T __shfl_down_sync(unsigned m, T v, unsigned s, int w = 32 RADIX_LOC) { radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::down, int(s), w, RADIX_HERE); return v; }
-template <class T> T __shfl_xor_sync(unsigned m, T v, int s, int w = 32 RADIX_LOC) { radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::bfly, s, w, RADIX_HERE); return v; }
-inline unsigned __ballot_sync(unsigned m, int p RADIX_LOC) { return radixattn::simt::emu::ballot(m, p, RADIX_HERE); }
-inline int __any_sync(unsigned m, int p RADIX_LOC) { return radixattn::simt::emu::ballot(m, p, RADIX_HERE) != 0; }
-inline int __all_sync(unsigned m, int p RADIX_LOC) { return radixattn::simt::emu::ballot(m, p, RADIX_HERE) == m; }
-inline unsigned __match_any_sync(unsigned m, unsigned v RADIX_LOC) { return unsigned(radixattn::simt::emu::match_any(m, v, RADIX_HERE)); }
-#define RADIX_SIMT_RED(name, T, op, sg) \
-  inline T name(unsigned m, T v RADIX_LOC) { return T(radixattn::simt::emu::reduce(m, uint32_t(v), radixattn::simt::emu::op, sg, RADIX_HERE)); }
-RADIX_SIMT_RED(__reduce_add_sync, unsigned, r_add, false) RADIX_SIMT_RED(__reduce_add_sync, int, r_add, true)
-RADIX_SIMT_RED(__reduce_min_sync, unsigned, r_min, false) RADIX_SIMT_RED(__reduce_min_sync, int, r_min, true)
-RADIX_SIMT_RED(__reduce_max_sync, unsigned, r_max, false) RADIX_SIMT_RED(__reduce_max_sync, int, r_max, true)
-RADIX_SIMT_RED(__reduce_and_sync, unsigned, r_and, false) RADIX_SIMT_RED(__reduce_or_sync, unsigned, r_or, false)
+inline int __syncthreads_or(int p RADIX_LOC) {
+  int r = p;
+  radixattn::simt::emu::syncthreads(RADIX_HERE, nullptr, &r);
+  return r;
+}
+inline int __syncthreads_and(int p RADIX_LOC) {
+  int r = p;
+  radixattn::simt::emu::syncthreads(RADIX_HERE, &r);
+  return r;
+}
+inline int __syncthreads_count(int p RADIX_LOC) {
+  int r = p;
+  radixattn::simt::emu::syncthreads(RADIX_HERE, nullptr, nullptr, &r);
+  return r;
+}
+inline void __syncwarp(unsigned m = 0xffffffffu RADIX_LOC) {
+  radixattn::simt::emu::syncwarp(m, RADIX_HERE);
+}
+template <class T>
+T __shfl_sync(unsigned m, T v, int s, int w = 32 RADIX_LOC) {
+  radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::idx, s, w, RADIX_HERE);
+  return v;
+}
+template <class T>
+T __shfl_up_sync(unsigned m, T v, unsigned s, int w = 32 RADIX_LOC) {
+  radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::up, int(s), w, RADIX_HERE);
+  return v;
+}
+template <class T>
+T __shfl_down_sync(unsigned m, T v, unsigned s, int w = 32 RADIX_LOC) {
+  radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::down, int(s), w, RADIX_HERE);
+  return v;
+}
+template <class T>
+T __shfl_xor_sync(unsigned m, T v, int s, int w = 32 RADIX_LOC) {
+  radixattn::simt::emu::shfl(&v, sizeof v, m, radixattn::simt::emu::bfly, s, w, RADIX_HERE);
+  return v;
+}
+inline unsigned __ballot_sync(unsigned m, int p RADIX_LOC) {
+  return radixattn::simt::emu::ballot(m, p, RADIX_HERE);
+}
+inline int __any_sync(unsigned m, int p RADIX_LOC) {
+  return radixattn::simt::emu::ballot(m, p, RADIX_HERE) != 0;
+}
+inline int __all_sync(unsigned m, int p RADIX_LOC) {
+  return radixattn::simt::emu::ballot(m, p, RADIX_HERE) == m;
+}
+inline unsigned __match_any_sync(unsigned m, unsigned v RADIX_LOC) {
+  return unsigned(radixattn::simt::emu::match_any(m, v, RADIX_HERE));
+}
+#define RADIX_SIMT_RED(name, T, op, sg)                                                          \
+  inline T name(unsigned m, T v RADIX_LOC) {                                                     \
+    return T(                                                                                    \
+        radixattn::simt::emu::reduce(m, uint32_t(v), radixattn::simt::emu::op, sg, RADIX_HERE)); \
+  }
+RADIX_SIMT_RED(__reduce_add_sync, unsigned, r_add, false)
+RADIX_SIMT_RED(__reduce_add_sync, int, r_add, true)
+RADIX_SIMT_RED(__reduce_min_sync, unsigned, r_min, false)
+RADIX_SIMT_RED(__reduce_min_sync, int, r_min, true)
+RADIX_SIMT_RED(__reduce_max_sync, unsigned, r_max, false)
+RADIX_SIMT_RED(__reduce_max_sync, int, r_max, true)
+RADIX_SIMT_RED(__reduce_and_sync, unsigned, r_and, false)
+RADIX_SIMT_RED(__reduce_or_sync, unsigned, r_or, false)
 RADIX_SIMT_RED(__reduce_xor_sync, unsigned, r_xor, false)
 #undef RADIX_SIMT_RED
 
-template <class T> T atomicAdd(T *p, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); if constexpr (std::is_integral_v<T>) return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); else { T o, n; __atomic_load(p, &o, __ATOMIC_RELAXED); do n = o + v; while (!__atomic_compare_exchange(p, &o, &n, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)); return o; } }
-template <class T> T atomicMax(T *p, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); T o = __atomic_load_n(p, __ATOMIC_RELAXED); while (o < v && !__atomic_compare_exchange_n(p, &o, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {} return o; }
-template <class T> T atomicMin(T *p, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); T o = __atomic_load_n(p, __ATOMIC_RELAXED); while (v < o && !__atomic_compare_exchange_n(p, &o, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {} return o; }
-template <class T> T atomicExch(T *p, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); return __atomic_exchange_n(p, v, __ATOMIC_RELAXED); }
-template <class T> T atomicCAS(T *p, T c, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); __atomic_compare_exchange_n(p, &c, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); return c; }
-template <class T> T atomicOr(T *p, T v) { radixattn::simt::emu::AtomicScope simt_scope(p); return __atomic_fetch_or(p, v, __ATOMIC_RELAXED); }
-inline unsigned atomicInc(unsigned *p, unsigned lim) { radixattn::simt::emu::AtomicScope simt_scope(p); unsigned o = __atomic_load_n(p, __ATOMIC_RELAXED); while (!__atomic_compare_exchange_n(p, &o, o >= lim ? 0 : o + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {} return o; }
+template <class T>
+T atomicAdd(T* p, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  if constexpr (std::is_integral_v<T>)
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+  else {
+    T o, n;
+    __atomic_load(p, &o, __ATOMIC_RELAXED);
+    do n = o + v;
+    while (!__atomic_compare_exchange(p, &o, &n, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return o;
+  }
+}
+template <class T>
+T atomicMax(T* p, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  T o = __atomic_load_n(p, __ATOMIC_RELAXED);
+  while (o < v &&
+         !__atomic_compare_exchange_n(p, &o, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return o;
+}
+template <class T>
+T atomicMin(T* p, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  T o = __atomic_load_n(p, __ATOMIC_RELAXED);
+  while (v < o &&
+         !__atomic_compare_exchange_n(p, &o, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return o;
+}
+template <class T>
+T atomicExch(T* p, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
+}
+template <class T>
+T atomicCAS(T* p, T c, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  __atomic_compare_exchange_n(p, &c, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return c;
+}
+template <class T>
+T atomicOr(T* p, T v) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  return __atomic_fetch_or(p, v, __ATOMIC_RELAXED);
+}
+inline unsigned atomicInc(unsigned* p, unsigned lim) {
+  radixattn::simt::emu::AtomicScope simt_scope(p);
+  unsigned o = __atomic_load_n(p, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(p, &o, o >= lim ? 0 : o + 1, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {
+  }
+  return o;
+}
 inline void __threadfence() { radixattn::simt::emu::fence(); }
 inline void __threadfence_block() { radixattn::simt::emu::fence(); }
 
-template <class T> T __ldg(const T *p) { return *p; }
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __log2f(float x) { return std::log2(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float rsqrtf(float a) { return 1.0f / std::sqrt(a); }
-inline float __int_as_float(int a) { float f; memcpy(&f, &a, 4); return f; }
-inline int __float_as_int(float a) { int f; memcpy(&f, &a, 4); return f; }
-inline unsigned __float_as_uint(float a) { unsigned f; memcpy(&f, &a, 4); return f; }
+inline float __int_as_float(int a) {
+  float f;
+  memcpy(&f, &a, 4);
+  return f;
+}
+inline int __float_as_int(float a) {
+  int f;
+  memcpy(&f, &a, 4);
+  return f;
+}
+inline unsigned __float_as_uint(float a) {
+  unsigned f;
+  memcpy(&f, &a, 4);
+  return f;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
-template <class T, class U> constexpr auto max(T a, U b) -> std::common_type_t<T, U> { return a < b ? b : a; }
-template <class T, class U> constexpr auto min(T a, U b) -> std::common_type_t<T, U> { return b < a ? b : a; }
+template <class T, class U>
+constexpr auto max(T a, U b) -> std::common_type_t<T, U> {
+  return a < b ? b : a;
+}
+template <class T, class U>
+constexpr auto min(T a, U b) -> std::common_type_t<T, U> {
+  return b < a ? b : a;
+}
