@@ -126,6 +126,7 @@ static std::string deadlock_report() {
 }
 void block_me(St st) {
   Fiber& t = *me;
+  REL(&current.end);  // it may never go on, if another one fails
   clear_ready(t, st);
   Fiber* n = next();
   if (!n) {
@@ -164,7 +165,10 @@ static void entry() {
       if (f->st == St::block && f->wait_on == &current.bar[0]) set_ready(*f);
   }
   Fiber* n = current.error.empty() ? next() : nullptr;
-  if (!n && current.alive && current.error.empty()) current.error = deadlock_report();
+  if (!n && current.alive && current.error.empty()) {
+    current.error = deadlock_report();
+    REL(&current.end);
+  }
   jump(n, true);
   __builtin_unreachable();
 }
