@@ -256,7 +256,7 @@ RADIX_DEVICE void values(const AttentionParams& p, const unsigned char* v, const
   } else {
     RADIX_UNROLL
     for (int step = 0; step < D / 16; ++step) {
-      if (static_cast<uint32_t>(step * 16) >= p.head_dim_v) break;
+      if (static_cast<uint32_t>(step * 16) >= p.head_dim_v) continue;
       uint32_t b[4];
       ldmatrix_x4_trans(b, v + swizzled<G::kPieces>(lane % 16, step * 2 + lane / 16) * 16);
       mma_m16n8k16<C>(state->o[2 * step], a, b[0], b[1]);

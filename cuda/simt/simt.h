@@ -33,7 +33,8 @@
   ::radixattn::simt::launch(kernel, grid, block, smem, stream, __VA_ARGS__)
 #endif
 #ifdef __CUDACC__
-#define RADIX_ROLLED _Pragma("unroll 1")  // rare work: registers and code are worth more than its speed
+#define RADIX_ROLLED \
+  _Pragma("unroll 1")  // rare work: registers and code are worth more than its speed
 #else
 #define RADIX_ROLLED
 #endif
@@ -51,8 +52,8 @@ template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, void* stream, const A&... a) {
   const void* entry = reinterpret_cast<const void*>(kernel);
   if (smem > 48 * 1024) {  // more must be asked for; not a stream operation, so graphs allow it
-    const cudaError_t e =
-        cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+    const cudaError_t e = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               static_cast<int>(smem));
     if (e != cudaSuccess) return e;
   }
   kernel<<<grid, block, smem, static_cast<cudaStream_t>(stream)>>>(static_cast<P>(a)...);
@@ -112,11 +113,15 @@ RADIX_DEVICE uint32_t fp8x2_to_half2(uint16_t v, E5m2) {  // the upper half of a
   return static_cast<uint32_t>(v & 0xffu) << 8 | static_cast<uint32_t>(v & 0xff00u) << 16;
 }
 // Rounds to nearest even; what is too large becomes the largest finite number, NaN stays NaN.
-RADIX_DEVICE uint8_t float_to_fp8(float x, E4m3) { return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3); }
-RADIX_DEVICE uint8_t float_to_fp8(float x, E5m2) { return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E5M2); }
+RADIX_DEVICE uint8_t float_to_fp8(float x, E4m3) {
+  return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);
+}
+RADIX_DEVICE uint8_t float_to_fp8(float x, E5m2) {
+  return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E5M2);
+}
 
-// Bytes i and i + 1 of a, then of b, i in {0, 2}; and: bytes {a_i, b_i} as the low half, {a_i+1, b_i+1} as
-// the high one.
+// Bytes i and i + 1 of a, then of b, i in {0, 2}; and: bytes {a_i, b_i} as the low half, {a_i+1,
+// b_i+1} as the high one.
 RADIX_DEVICE uint32_t zip_bytes(uint32_t a, uint32_t b, int i) {
 #ifdef __CUDA_ARCH__
   return __byte_perm(a, b, i == 0 ? 0x5140 : 0x7362);
@@ -177,7 +182,8 @@ RADIX_DEVICE void cp_async_wait() {
 #endif
 }
 
-// ---- tensor cores: fragments as PTX numbers them -------------------------------------------------
+// ---- tensor cores: fragments as PTX numbers them
+// -------------------------------------------------
 
 RADIX_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row RADIX_LOC) {
 #ifdef __CUDA_ARCH__
@@ -207,9 +213,11 @@ RADIX_DEVICE void mma_by_shuffles(float (&d)[4], const uint32_t (&a)[4], const u
   for (int k2 = 0; k2 < 8; ++k2) {  // the pair (2 k2, 2 k2 + 1) of k
     const int from = k2 % 4, half = k2 / 4;
     const float2 a0 = Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, a[2 * half], group * 4 + from));
-    const float2 a1 = Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, a[2 * half + 1], group * 4 + from));
+    const float2 a1 =
+        Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, a[2 * half + 1], group * 4 + from));
     for (int n = 0; n < 2; ++n) {
-      const float2 x = Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, b[half], (2 * pair + n) * 4 + from));
+      const float2 x =
+          Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, b[half], (2 * pair + n) * 4 + from));
       d[n] += a0.x * x.x + a0.y * x.y;
       d[2 + n] += a1.x * x.x + a1.y * x.y;
     }
@@ -219,7 +227,8 @@ RADIX_DEVICE void mma_by_shuffles(float (&d)[4], const uint32_t (&a)[4], const u
 
 // d += a * b for a 16x16 and a 16x8 matrix of T, f32 sums.
 template <class T>
-RADIX_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1 RADIX_LOC) {
+RADIX_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                               uint32_t b1 RADIX_LOC) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   if constexpr (std::is_same_v<T, Bf16>) {
     asm volatile(
