@@ -31,8 +31,8 @@ RADIX_DEVICE Part part_of(const KvBlocks& kv, uint32_t layer, uint32_t part, uin
 
 template <class Word>
 RADIX_DEVICE void copy_words(const char* from, char* to, uint64_t bytes) {
-  const auto* source = reinterpret_cast<const Word*>(from);
-  auto* target = reinterpret_cast<Word*>(to);
+  const auto* __restrict__ source = reinterpret_cast<const Word*>(from);
+  auto* __restrict__ target = reinterpret_cast<Word*>(to);
   for (uint64_t i = threadIdx.x; i < bytes / sizeof(Word); i += kThreads) target[i] = source[i];
 }
 
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     copy_kernel(const __grid_constant__ KvBlocks kv, const __grid_constant__ CopyBatch batch) {
   const int32_t src = batch.pairs[2 * blockIdx.x], dst = batch.pairs[2 * blockIdx.x + 1];
   const auto exists = [&](int32_t b) { return b >= 0 && static_cast<uint32_t>(b) < kv.num_blocks; };
-  if (!exists(src) || !exists(dst)) return;
+  if (!exists(src) || !exists(dst) || src == dst) return;
   const Part part = part_of(kv, blockIdx.y, blockIdx.z, batch.num_tokens);
   copy_words<Word>(part.base + src * part.block_bytes, part.base + dst * part.block_bytes,
                    part.bytes);
@@ -64,39 +64,43 @@ __global__ void __launch_bounds__(kThreads)
   zero_words<Word>(part.base + block * part.block_bytes, part.bytes);
 }
 
-// The largest word that everything is a multiple of: 16, 4 or 1 bytes.
-uint32_t word_bytes(const KvBlocks& kv) {
-  const uint64_t all = reinterpret_cast<uintptr_t>(kv.base) | kv.layer_bytes | kv.v_offset_bytes |
-                       kv.k_block_bytes | kv.v_block_bytes | kv.token_chunk_bytes_k |
-                       kv.token_chunk_bytes_v;
-  return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
+// The largest word that everything is a multiple of: 16, 4, 2 or 1 bytes.
+uint32_t word_bytes(const KvBlocks& kv, bool whole_blocks) {
+  uint64_t all = reinterpret_cast<uintptr_t>(kv.base) | kv.layer_bytes | kv.v_offset_bytes |
+                 kv.k_block_bytes | kv.v_block_bytes;
+  if (!whole_blocks) all |= kv.token_chunk_bytes_k | kv.token_chunk_bytes_v;
+  return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : all % 2 == 0 ? 2 : 1;
 }
 
 }  // namespace
 
 Error launch_copy_blocks(const KvBlocks& kv, const CopyBatch& batch, Stream stream) {
   if (batch.num_pairs == 0 || batch.num_tokens == 0) return 0;
-  const dim3 grid(batch.num_pairs, kv.num_layers, 2);
-  switch (word_bytes(kv)) {
+  const dim3 grid(batch.num_pairs, kv.num_layers, 2), block(kThreads);
+  switch (word_bytes(kv, batch.num_tokens >= kv.block_size)) {
     case 16:
-      return RADIX_LAUNCH(copy_kernel<uint4>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(copy_kernel<uint4>, grid, block, 0, stream, kv, batch);
     case 4:
-      return RADIX_LAUNCH(copy_kernel<uint32_t>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(copy_kernel<uint32_t>, grid, block, 0, stream, kv, batch);
+    case 2:
+      return RADIX_LAUNCH(copy_kernel<uint16_t>, grid, block, 0, stream, kv, batch);
     default:
-      return RADIX_LAUNCH(copy_kernel<uint8_t>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(copy_kernel<uint8_t>, grid, block, 0, stream, kv, batch);
   }
 }
 
 Error launch_zero_blocks(const KvBlocks& kv, const ZeroBatch& batch, Stream stream) {
   if (batch.num_blocks == 0) return 0;
-  const dim3 grid(batch.num_blocks, kv.num_layers, 2);
-  switch (word_bytes(kv)) {
+  const dim3 grid(batch.num_blocks, kv.num_layers, 2), block(kThreads);
+  switch (word_bytes(kv, true)) {
     case 16:
-      return RADIX_LAUNCH(zero_kernel<uint4>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(zero_kernel<uint4>, grid, block, 0, stream, kv, batch);
     case 4:
-      return RADIX_LAUNCH(zero_kernel<uint32_t>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(zero_kernel<uint32_t>, grid, block, 0, stream, kv, batch);
+    case 2:
+      return RADIX_LAUNCH(zero_kernel<uint16_t>, grid, block, 0, stream, kv, batch);
     default:
-      return RADIX_LAUNCH(zero_kernel<uint8_t>, grid, dim3(kThreads), 0, stream, kv, batch);
+      return RADIX_LAUNCH(zero_kernel<uint8_t>, grid, block, 0, stream, kv, batch);
   }
 }
 

@@ -1,8 +1,8 @@
 // Merging attention states: rows of (o, LSE) over disjoint sets of keys become the row over all of
 // them.
 //
-//   top = max LSE_i,  w_i = 2^(LSE_i - top),  out = sum w_i o_i / sum w_i,  LSE = top + log2 sum
-//   w_i
+//   top = max LSE_i,  w_i = 2^(LSE_i - top)
+//   out = sum w_i o_i / sum w_i,  LSE = top + log2 sum w_i
 //
 // (0, -inf) is the state of no key and counts for nothing; only such states give (0, -inf), never
 // NaN. States are added in the order in which they stand, so that the bits do not depend on who
@@ -97,7 +97,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   Sum sum;
   clear(&sum);
   for (uint32_t i = 0; i < p.num_states; ++i) {
-    const float weight = shrink(p.in_lse[i][at] * kLog2e, top * kLog2e);
+    // The difference first: it is exact where it matters, the products of large ones are not.
+    const float lse = p.in_lse[i][at];
+    const float weight = lse == -INFINITY ? 0.f : exp2_approx((lse - top) * kLog2e);
     if (weight != 0.f)
       add(p.in[i].data, p.in[i].dtype, row * p.in[i].row_stride + head * p.in[i].head_stride,
           p.head_dim, weight, &sum);
