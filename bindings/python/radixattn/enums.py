@@ -146,6 +146,10 @@ class AppendFlag(IntFlag):
     PARTIAL = lib.RADIX_APPEND_PARTIAL
 
 
+class AttentionFlag(IntFlag):
+    SCALE_PER_HEAD = lib.RADIX_ATTN_SCALE_PER_HEAD
+
+
 _E = TypeVar("_E", bound=IntEnum)
 
 

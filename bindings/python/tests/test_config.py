@@ -239,7 +239,7 @@ def test_the_log(make_ctx):
 
 
 def test_cuda_without_a_device_is_no_device() -> None:
-    if radixattn.device_count("cuda") > 0:
+    if rx.device_count("cuda") > 0:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(radixattn.NoDeviceError, match="CUDA"):
-        radixattn.Context(device="cuda", num_blocks=4, num_layers=1, num_kv_heads=1, head_dim=32)
+    with pytest.raises(rx.NoDeviceError, match="CUDA"):
+        rx.Context(device="cuda", num_blocks=4, num_layers=1, num_kv_heads=1, head_dim=32)

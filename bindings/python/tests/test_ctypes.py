@@ -40,6 +40,7 @@ class Config(c.Structure):
         ("kv_memory", c.c_void_p), ("kv_memory_size", c.c_uint64), ("host_alloc", c.c_void_p),
         ("executor", c.c_void_p), ("log", c.c_void_p), ("log_user", c.c_void_p),
         ("next", c.c_void_p),
+        ("device_alloc", c.c_void_p),
     ]  # fmt: skip
 
 
@@ -96,6 +97,10 @@ class Attn(c.Structure):
         ("cu_q_lens", c.POINTER(c.c_int32)), ("alibi_slopes", c.POINTER(c.c_float)),
         ("sinks", c.POINTER(c.c_float)), ("workspace", c.c_void_p), ("workspace_size", c.c_uint64),
         ("next", c.c_void_p),
+        ("k_scale", c.c_void_p),
+        ("v_scale", c.c_void_p),
+        ("tree_mask", c.c_void_p),
+        ("tree_mask_stride", c.c_int64),
     ]  # fmt: skip
 
 
