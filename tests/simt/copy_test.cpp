@@ -112,5 +112,174 @@ TEST(CudaCopy, BlocksThatDoNotExistStayWhereTheyAre) {
   EXPECT_TRUE(pool.bytes == before);
 }
 
+// ---- every word size, many blocks, any order ----------------------------------------------------
+
+// Blocks of `word` times an odd number of bytes, from a base that is a multiple of `word` and of no
+// more.
+Pool make_words(uint64_t word, uint32_t blocks, uint32_t block_size, uint64_t token_k,
+                uint64_t token_v, bool hnd) {
+  Pool pool;
+  KvBlocks& kv = pool.kv;
+  kv.num_layers = 2;
+  kv.num_blocks = blocks;
+  kv.block_size = block_size;
+  kv.k_block_bytes = word * token_k * block_size;
+  kv.v_block_bytes = word * token_v * block_size;
+  kv.v_offset_bytes = kv.k_block_bytes * blocks + 3 * word;
+  kv.layer_bytes = kv.v_offset_bytes + kv.v_block_bytes * blocks + 5 * word;
+  kv.token_chunk_bytes_k = hnd ? 0 : word * token_k;
+  kv.token_chunk_bytes_v = hnd ? 0 : word * token_v;
+  pool.bytes.resize(kv.layer_bytes * kv.num_layers + 64);
+  Rng rng(5);
+  for (uint8_t& b : pool.bytes) b = static_cast<uint8_t>(rng.next());
+  const auto at = reinterpret_cast<uintptr_t>(pool.bytes.data());
+  kv.base = reinterpret_cast<char*>(pool.bytes.data()) + (32 - at % 32) % 32 + word % 32;
+  return pool;
+}
+
+// Launches on copies of the pool in every schedule and compares with what `plainly` does to one.
+template <class Launch, class Plainly>
+void check(const Pool& original, Launch launch, Plainly plainly) {
+  const auto offset = reinterpret_cast<uint8_t*>(original.kv.base) - original.bytes.data();
+  std::vector<uint8_t> expected = original.bytes;
+  plainly(original.kv, &expected, original.bytes.data());
+  for (int i = 0; i < num_schedules(); ++i) {
+    set_schedule(i);
+    // As aligned as the original: std::vector's memory is a multiple of 16, some of it of 32.
+    std::vector<uint8_t> memory(original.bytes.size() + 16);
+    uint8_t* to = memory.data();
+    const auto differs =
+        (reinterpret_cast<uintptr_t>(to) ^ reinterpret_cast<uintptr_t>(original.bytes.data())) % 32;
+    if (differs != 0) to += 16;
+    std::memcpy(to, original.bytes.data(), original.bytes.size());
+    KvBlocks kv = original.kv;
+    kv.base = reinterpret_cast<char*>(to) + offset;
+    EXPECT_EQ(launch(kv), RADIX_OK) << last_message();
+    EXPECT_EQ(std::memcmp(to, expected.data(), expected.size()), 0) << "schedule " << i;
+  }
+  set_schedule(0);
+}
+
+// Pairs of blocks of which each is in one pair only, but for sources that several copy.
+cuda::CopyBatch random_batch(Rng& rng, uint32_t blocks, uint32_t num_pairs) {
+  std::vector<int32_t> ids(blocks);
+  for (uint32_t i = 0; i < blocks; ++i) ids[i] = static_cast<int32_t>(i);
+  for (uint32_t i = blocks; i > 1; --i) std::swap(ids[i - 1], ids[rng.below(i)]);
+  cuda::CopyBatch batch;
+  batch.num_pairs = num_pairs;
+  for (uint32_t i = 0; i < num_pairs; ++i) {
+    const uint32_t src = num_pairs + rng.below(blocks - num_pairs);
+    batch.pairs[2 * i] = ids[src];
+    batch.pairs[2 * i + 1] = ids[i];
+  }
+  return batch;
+}
+
+void check_copy(const Pool& pool, const cuda::CopyBatch& batch) {
+  check(
+      pool, [&](const KvBlocks& kv) { return copy_on_device(kv, batch); },
+      [&](const KvBlocks& kv, std::vector<uint8_t>* bytes, const uint8_t* origin) {
+        for (uint32_t i = 0; i < batch.num_pairs && batch.num_tokens != 0; ++i)
+          copy_plainly(kv, bytes, origin, batch.pairs[2 * i], batch.pairs[2 * i + 1],
+                       batch.num_tokens);
+      });
+}
+
+void check_zero(const Pool& pool, const cuda::ZeroBatch& batch) {
+  check(
+      pool, [&](const KvBlocks& kv) { return zero_on_device(kv, batch); },
+      [&](const KvBlocks& kv, std::vector<uint8_t>* bytes, const uint8_t* origin) {
+        for (uint32_t i = 0; i < batch.num_blocks; ++i)
+          copy_plainly(kv, bytes, origin, -1, batch.blocks[i], kv.block_size);
+      });
+}
+
+TEST(CudaCopy, EveryWordBlockSizeAndLengthInEveryOrder) {
+  for (const uint64_t word : {1u, 2u, 4u, 8u, 16u}) {
+    for (const uint32_t block_size : {1u, 3u, 16u}) {
+      for (const uint32_t tokens : {0u, 1u, block_size - 1, block_size, block_size + 1}) {
+        SCOPED_TRACE(::testing::Message()
+                     << "word " << word << " block " << block_size << " tokens " << tokens);
+        const Pool pool = make_words(word, 7, block_size, 5, 3, false);
+        Rng rng(word * 100 + block_size);
+        cuda::CopyBatch batch = random_batch(rng, 7, 3);
+        batch.num_tokens = tokens;
+        check_copy(pool, batch);
+      }
+    }
+    cuda::ZeroBatch zero;
+    zero.num_blocks = 2;
+    zero.blocks[0] = 6;
+    zero.blocks[1] = 3;
+    check_zero(make_words(word, 7, 3, 5, 3, false), zero);
+  }
+}
+
+TEST(CudaCopy, MoreWordsThanThreads) {
+  for (const uint64_t word : {1u, 4u, 16u}) {  // 4.1 and 3.1 rounds of 256 threads
+    const Pool pool = make_words(word, 5, 3, 351, 267, false);
+    Rng rng(7);
+    cuda::CopyBatch batch = random_batch(rng, 5, 2);
+    batch.num_tokens = 3;
+    check_copy(pool, batch);
+    batch.num_tokens = 2;
+    check_copy(pool, batch);
+    cuda::ZeroBatch zero;
+    zero.num_blocks = 1;
+    zero.blocks[0] = 1;
+    check_zero(pool, zero);
+  }
+}
+
+// A token of 72 bytes: whole blocks are multiples of 16, parts of them are not.
+TEST(CudaCopy, PartsOfBlocksThatAreNoMultiplesOfSixteen) {
+  Pool pool = make_words(8, 6, 16, 9, 9, false);
+  KvBlocks& kv = pool.kv;
+  kv.v_offset_bytes = kv.k_block_bytes * kv.num_blocks;
+  kv.layer_bytes = 2 * kv.v_offset_bytes;
+  kv.base -= 8;
+  Rng rng(8);
+  cuda::CopyBatch batch = random_batch(rng, 6, 2);
+  for (const uint32_t tokens : {1u, 2u, 7u, 15u, 16u}) {
+    batch.num_tokens = tokens;
+    check_copy(pool, batch);
+  }
+}
+
+TEST(CudaCopy, FullBatches) {
+  const uint32_t blocks = 2 * cuda::CopyBatch::kMaxPairs;
+  const Pool pool = make_words(4, blocks, 1, 1, 3, true);
+  Rng rng(6);
+  cuda::CopyBatch batch = random_batch(rng, blocks, cuda::CopyBatch::kMaxPairs);
+  batch.num_tokens = 1;
+  check_copy(pool, batch);
+  cuda::ZeroBatch zero;
+  zero.num_blocks = cuda::ZeroBatch::kMaxBlocks;
+  for (uint32_t i = 0; i < zero.num_blocks; ++i) zero.blocks[i] = static_cast<int32_t>(i);
+  check_zero(pool, zero);
+}
+
+TEST(CudaCopy, OntoItselfChangesNothing) {
+  const Pool pool = make_words(16, 4, 2, 3, 1, false);
+  cuda::CopyBatch batch;
+  batch.num_pairs = 1;
+  batch.num_tokens = 2;
+  batch.pairs[0] = batch.pairs[1] = 2;
+  check_copy(pool, batch);
+}
+
+TEST(CudaCopy, RandomBatches) {
+  for_random_cases("cuda copy", 100, [](uint64_t seed) {
+    SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
+    Rng rng(seed);
+    const uint32_t blocks = rng.between(2, 30), block_size = rng.between(1, 20);
+    const Pool pool = make_words(uint64_t{1} << rng.below(6), blocks, block_size,
+                                 rng.between(1, 40), rng.between(1, 40), rng.one_in(3));
+    cuda::CopyBatch batch = random_batch(rng, blocks, rng.between(1, blocks - 1));
+    batch.num_tokens = rng.one_in(2) ? block_size : rng.between(0, block_size);
+    check_copy(pool, batch);
+  });
+}
+
 }  // namespace
 }  // namespace radixattn::test

@@ -1,7 +1,8 @@
-// The CUDA merge of attention states against the definition in double. (Decode's own merge is
-// tested with decode.)
+// The CUDA merges of attention states, of tensors and of decode's ranges, against the definition in
+// double.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -12,6 +13,73 @@
 namespace radixattn::test {
 namespace {
 
+// One row and head: the states that count, added up in double.
+class Definition {
+ public:
+  explicit Definition(uint32_t dim) : o_(dim, 0.0) {}
+
+  // The maximum first, of all states; then each.
+  void see(double lse) { top_ = std::max(top_, lse); }
+  template <class Element>
+  void add(double lse, Element element) {
+    if (lse == -INFINITY) return;
+    const double weight = std::exp(lse - top_);
+    sum_ += weight;
+    for (uint32_t e = 0; e < o_.size(); ++e) o_[e] += weight * element(e);
+  }
+  void add_sink(double sink) {
+    if (sum_ > 0) sum_ += std::exp(sink - top_);
+  }
+  double o(uint32_t e) const { return sum_ > 0 ? o_[e] / sum_ : 0.0; }
+  double lse() const { return sum_ > 0 ? top_ + std::log(sum_) : -INFINITY; }
+
+ private:
+  double top_ = -INFINITY, sum_ = 0;
+  std::vector<double> o_;
+};
+
+void expect_row(const Definition& want, uint32_t dim, const Elements& out, int64_t at) {
+  for (uint32_t e = 0; e < dim; ++e) {
+    const double x = want.o(e);
+    const double allowed = want.lse() == -INFINITY ? 0 : 3e-6 + unit_in_last_place(out.dtype(), x);
+    ASSERT_NEAR(out.get(at + e), x, allowed) << "element " << e;
+  }
+}
+
+void expect_lse(double lse, double want) {
+  if (want == -INFINITY) {
+    EXPECT_EQ(lse, -INFINITY);
+  } else {
+    EXPECT_NEAR(lse, want, lse_tolerance(0, want));
+  }
+}
+
+// What lies between rows is what it was.
+void expect_gaps(const Elements& out, uint32_t rows, uint32_t heads, uint32_t dim,
+                 const RowTensor& t) {
+  std::vector<bool> owned(static_cast<size_t>(out.size()));
+  for (uint32_t r = 0; r < rows; ++r) {
+    for (uint32_t h = 0; h < heads; ++h) {
+      const auto begin = owned.begin() + r * t.row_stride + h * t.head_stride;
+      std::fill(begin, begin + dim, true);
+    }
+  }
+  for (int64_t i = 0; i < out.size(); ++i) {
+    if (owned[static_cast<size_t>(i)]) continue;
+    ASSERT_TRUE(out.is_filled_with(i, kPoisonByte)) << "out[" << i << "] is nobody's";
+  }
+}
+
+// ---- tensors ------------------------------------------------------------------------------------
+
+struct MergeShape {
+  uint32_t states = 2, rows = 5, heads = 6, dim = 64;
+  int64_t gap = 0;         // elements after each head and each row; other tensors have other gaps
+  int32_t dtypes[3] = {};  // of states in turn, and of out
+  float amplitude = 20.f;  // of the rows' LSE
+  bool lse = true;
+};
+
 struct States {
   cuda::MergeParams p;
   std::vector<Elements> o;
@@ -20,79 +88,356 @@ struct States {
   std::vector<float> out_lse;
 };
 
+RowTensor rows_of(Elements& e, const MergeShape& s, int64_t gap) {
+  return {e.data(), e.dtype(), (s.dim + gap) * s.heads + gap, s.dim + gap};
+}
+
+int64_t size_of(const MergeShape& s, int64_t gap) {
+  return ((s.dim + gap) * s.heads + gap) * s.rows;
+}
+
 // One in four states is empty; row 1 of every state is.
-States make(uint32_t num_states, uint32_t rows, uint32_t heads, uint32_t dim, int32_t dtype,
-            int64_t pad) {
-  States s;
-  Rng rng(9);
-  cuda::MergeParams& p = s.p;
-  p.num_states = num_states;
-  p.num_rows = rows;
-  p.num_heads = heads;
-  p.head_dim = dim;
-  const int64_t head = dim + pad, row = head * heads + pad;
-  for (uint32_t i = 0; i < num_states; ++i) {
-    s.o.emplace_back(dtype, row * rows, kNanByte);
-    s.lse.emplace_back(size_t{rows} * heads);
-    for (uint32_t at = 0; at < rows * heads; ++at) {
-      const bool empty = at / heads == 1 || rng.one_in(4);
-      s.lse[i][at] = empty ? -INFINITY : 20.f * rng.uniform();
-      for (uint32_t e = 0; e < dim; ++e)
-        s.o[i].set(at / heads * row + at % heads * head + e, empty ? 0.0 : rng.uniform());
+States make(const MergeShape& s, uint64_t seed) {
+  States m;
+  Rng rng(seed);
+  m.p.num_states = s.states;
+  m.p.num_rows = s.rows;
+  m.p.num_heads = s.heads;
+  m.p.head_dim = s.dim;
+  std::vector<float> level(size_t{s.rows} * s.heads);
+  for (float& l : level) l = s.amplitude * rng.uniform();
+  for (uint32_t i = 0; i < s.states; ++i) {
+    const int64_t gap = s.gap * (i + 1);
+    m.o.emplace_back(s.dtypes[i % 3], size_of(s, gap), kNanByte);
+    m.p.in[i] = rows_of(m.o[i], s, gap);
+    m.lse.emplace_back(level);
+    for (uint32_t at = 0; at < s.rows * s.heads; ++at) {
+      const bool empty = at / s.heads == 1 || rng.one_in(4);
+      m.lse[i][at] = empty ? -INFINITY : level[at] + 5.f * rng.uniform();
+      for (uint32_t e = 0; e < s.dim; ++e) {
+        m.o[i].set(at / s.heads * m.p.in[i].row_stride + at % s.heads * m.p.in[i].head_stride + e,
+                   empty ? 0.0 : double{rng.uniform()});
+      }
     }
   }
-  s.out = Elements(dtype, row * rows, kPoisonByte);
-  s.out_lse.assign(size_t{rows} * heads, NAN);
-  for (uint32_t i = 0; i < num_states; ++i) {
-    p.in[i] = {s.o[i].data(), dtype, row, head};
-    p.in_lse[i] = s.lse[i].data();
+  for (uint32_t i = 0; i < s.states; ++i) {  // the vectors have grown: their data moved
+    m.p.in[i].data = m.o[i].data();
+    m.p.in_lse[i] = m.lse[i].data();
   }
-  p.out = {s.out.data(), dtype, row, head};
-  p.out_lse = s.out_lse.data();
+  m.out = Elements(s.dtypes[2], size_of(s, s.gap), kPoisonByte);
+  m.out_lse.assign(size_t{s.rows} * s.heads, NAN);
+  m.p.out = rows_of(m.out, s, s.gap);
+  m.p.out_lse = s.lse ? m.out_lse.data() : nullptr;
+  return m;
+}
+
+void expect_merged(const States& m) {
+  const cuda::MergeParams& p = m.p;
+  for (uint32_t at = 0; at < p.num_rows * p.num_heads; ++at) {
+    SCOPED_TRACE(::testing::Message()
+                 << "row " << at / p.num_heads << " head " << at % p.num_heads);
+    Definition want(p.head_dim);
+    for (uint32_t i = 0; i < p.num_states; ++i) want.see(double{m.lse[i][at]});
+    for (uint32_t i = 0; i < p.num_states; ++i) {
+      const int64_t from =
+          at / p.num_heads * p.in[i].row_stride + at % p.num_heads * p.in[i].head_stride;
+      want.add(double{m.lse[i][at]}, [&](uint32_t e) { return m.o[i].get(from + e); });
+    }
+    expect_row(want, p.head_dim, m.out,
+               at / p.num_heads * p.out.row_stride + at % p.num_heads * p.out.head_stride);
+    if (p.out_lse != nullptr) {
+      expect_lse(double{m.out_lse[at]}, want.lse());
+    } else {
+      EXPECT_TRUE(std::isnan(m.out_lse[at]));
+    }
+  }
+  expect_gaps(m.out, p.num_rows, p.num_heads, p.head_dim, p.out);
+}
+
+void check(const MergeShape& shape, uint64_t seed) {
+  Elements first;
+  for (int i = 0; i < num_schedules(); ++i) {
+    set_schedule(i);
+    States m = make(shape, seed);
+    ASSERT_EQ(merge_on_device(m.p), RADIX_OK) << last_message();
+    expect_merged(m);
+    if (i == 0) first = m.out;
+    EXPECT_TRUE(m.out == first) << "other bits in schedule " << i;
+  }
+  set_schedule(0);
+}
+
+constexpr int32_t kDtypes[] = {RADIX_F32, RADIX_F16, RADIX_BF16};
+
+MergeShape of_dtype(int32_t dtype) {
+  MergeShape s;
+  for (int32_t& d : s.dtypes) d = dtype;
   return s;
 }
 
-void expect_merged(const States& s) {
-  const cuda::MergeParams& p = s.p;
-  for (uint32_t at = 0; at < p.num_rows * p.num_heads; ++at) {
-    double top = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < p.num_states; ++i) top = std::max(top, double{s.lse[i][at]});
-    for (uint32_t i = 0; i < p.num_states && top != -INFINITY; ++i)
-      sum += std::exp(s.lse[i][at] - top);
-    const int64_t from = at / p.num_heads * p.out.row_stride + at % p.num_heads * p.out.head_stride;
-    for (uint32_t e = 0; e < p.head_dim; ++e) {
-      double x = 0;
-      for (uint32_t i = 0; i < p.num_states && sum > 0; ++i)
-        x += std::exp(s.lse[i][at] - top) / sum * s.o[i].get(from + e);
-      EXPECT_NEAR(s.out.get(from + e), x, 3e-6 + unit_in_last_place(p.out.dtype, x))
-          << at << " " << e;
-    }
-    if (sum > 0) {
-      EXPECT_NEAR(s.out_lse[at], top + std::log(sum), 1e-5);
-    } else {
-      EXPECT_EQ(s.out_lse[at], -INFINITY);
-    }
-  }
-}
-
-TEST(CudaMerge, MatchesTheDefinition) {
-  for (const int32_t dtype : {RADIX_F32, RADIX_F16, RADIX_BF16}) {
+TEST(CudaMerge, EveryDtypeNumberOfStatesAndDim) {
+  for (const int32_t dtype : kDtypes) {
     for (const uint32_t n : {1u, 2u, 5u, cuda::MergeParams::kMaxStates}) {
       for (const uint32_t dim : {8u, 40u, 128u, 256u}) {
-        States s = make(n, 5, 6, dim, dtype, n == 2 ? 3 : 0);
-        ASSERT_EQ(merge_on_device(s.p), RADIX_OK) << last_message();
-        expect_merged(s);
+        MergeShape s = of_dtype(dtype);
+        s.states = n;
+        s.dim = dim;
+        s.gap = n == 2 ? 3 : 0;
+        check(s, 9);
       }
     }
   }
 }
 
-TEST(CudaMerge, TheLseMayBeLeftOut) {
-  States s = make(3, 4, 3, 64, RADIX_F32, 0);
-  s.p.out_lse = nullptr;
-  ASSERT_EQ(merge_on_device(s.p), RADIX_OK) << last_message();
-  for (const float x : s.out_lse) EXPECT_TRUE(std::isnan(x));
+TEST(CudaMerge, TensorsOfDifferentDtypes) {
+  for (const int32_t a : kDtypes) {
+    for (const int32_t b : kDtypes) {
+      for (const int32_t out : kDtypes) {
+        MergeShape s;
+        s.states = 4;
+        s.dtypes[0] = a, s.dtypes[1] = b, s.dtypes[2] = out;
+        s.gap = 1;
+        check(s, 10);
+      }
+    }
+  }
 }
+
+TEST(CudaMerge, LargeLsesLoseNothing) {
+  for (const float amplitude : {0.f, 1000.f, 1e5f, 1e30f}) {
+    MergeShape s = of_dtype(RADIX_F32);
+    s.states = 3;
+    s.amplitude = amplitude;
+    check(s, 11);
+  }
+}
+
+TEST(CudaMerge, TheLseMayBeLeftOut) {
+  MergeShape s = of_dtype(RADIX_F32);
+  s.lse = false;
+  check(s, 12);
+}
+
+TEST(CudaMerge, RandomCases) {
+  for_random_cases("cuda merge", 60, [](uint64_t seed) {
+    SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
+    Rng rng(seed);
+    MergeShape s;
+    s.states = rng.between(1, cuda::MergeParams::kMaxStates);
+    s.rows = rng.between(1, 9);
+    s.heads = rng.between(1, 17);
+    s.dim = 8 * rng.between(1, 32);
+    s.gap = rng.below(6);
+    for (int32_t& d : s.dtypes) d = rng.pick(kDtypes);
+    s.amplitude = rng.pick({1.f, 20.f, 300.f});
+    check(s, seed);
+  });
+}
+
+// ---- decode's ranges ----------------------------------------------------------------------------
+
+#ifdef RADIX_SIMT_EMU
+
+struct RangeShape {
+  std::vector<int32_t> contexts = {200, 64, 0, 65, 129, 300};
+  uint32_t heads = 5, dim = 64, window = 0, split_tokens = 64;
+  int32_t dtype = RADIX_F32;
+  int64_t gap = 0;
+  bool sinks = false, lse = true, own_rows = false;  // own_rows: partial_begin
+  bool blind = false;                                // all states of sequence 0 saw nothing
+};
+
+// Ranges of contexts that the query sees hold states; all other rows are NaN.
+struct Ranges {
+  AttentionParams p;
+  cuda::DecodeSplit split;
+  std::vector<int32_t> contexts, tables, begins;
+  std::vector<float> o, partial_lse, sinks, lse;
+  Elements out;
+};
+
+struct Span {
+  uint32_t begin, end;
+};
+Span visible(const RangeShape& s, int32_t context) {
+  if (context == 0) return {0, 1};
+  const auto n = static_cast<uint32_t>(context);
+  const uint32_t first = s.window != 0 && n > s.window ? n - s.window : 0;
+  return {first / s.split_tokens, (n + s.split_tokens - 1) / s.split_tokens};
+}
+
+int64_t row_of(const Ranges& r, size_t seq, uint32_t range) {
+  return (r.begins.empty() ? static_cast<int64_t>(seq) * r.split.max_splits : r.begins[seq]) +
+         range;
+}
+
+void fill(const RangeShape& s, Rng& rng, Ranges* r) {
+  r->o.assign(64 * s.contexts.size() * s.heads * s.dim, NAN);
+  r->partial_lse.assign(64 * s.contexts.size() * s.heads, NAN);
+  for (size_t seq = 0; seq < s.contexts.size(); ++seq) {
+    const Span span = visible(s, s.contexts[seq]);
+    for (uint32_t range = span.begin; range < span.end; ++range) {
+      for (uint32_t h = 0; h < s.heads; ++h) {
+        const auto at = static_cast<size_t>(row_of(*r, seq, range) * s.heads + h);
+        const bool empty = (s.blind && seq == 0) || rng.one_in(5);
+        r->partial_lse[at] = empty ? -INFINITY : 30.f * rng.uniform();
+        for (uint32_t e = 0; e < s.dim; ++e) r->o[at * s.dim + e] = empty ? 0.f : rng.uniform();
+      }
+    }
+  }
+}
+
+Ranges make(const RangeShape& s, uint64_t seed) {
+  Ranges r;
+  Rng rng(seed);
+  AttentionParams& p = r.p;
+  p.num_seqs = static_cast<uint32_t>(s.contexts.size());
+  p.num_q_heads = s.heads;
+  p.num_kv_heads = 1;
+  p.head_dim = 32;
+  p.head_dim_v = s.dim;
+  p.block_size = 16;
+  p.window = s.window;
+  p.max_context_len =
+      static_cast<uint32_t>(*std::max_element(s.contexts.begin(), s.contexts.end()));
+  p.blocks.row_stride = p.max_context_len / 16 + 1;
+  r.contexts = s.contexts;
+  r.tables.assign(p.num_seqs * static_cast<size_t>(p.blocks.row_stride), -1);
+  r.split.split_tokens = s.split_tokens;
+  r.split.max_splits = (p.max_context_len + s.split_tokens - 1) / s.split_tokens;
+  for (uint32_t seq = 0, row = 0; s.own_rows && seq < p.num_seqs; ++seq) {
+    const Span span = visible(s, s.contexts[seq]);
+    r.begins.push_back(static_cast<int32_t>(row) - static_cast<int32_t>(span.begin));
+    row += span.end - span.begin;
+  }
+  fill(s, rng, &r);
+  for (uint32_t h = 0; s.sinks && h < s.heads; ++h) r.sinks.push_back(20.f * rng.uniform());
+  const int64_t head = s.dim + s.gap, row = head * s.heads + s.gap;
+  r.out = Elements(s.dtype, row * p.num_seqs, kPoisonByte);
+  p.out = {nullptr, s.dtype, row, head};
+  p.lse_head_stride = 1 + s.gap;
+  p.lse_row_stride = p.lse_head_stride * s.heads + s.gap;
+  r.lse.assign(static_cast<size_t>(p.lse_row_stride) * p.num_seqs, 77.f);
+  return r;
+}
+
+radix_status merge(Ranges& r, bool lse) {
+  r.p.context_lens = r.contexts.data();
+  r.p.blocks.tables = r.tables.data();
+  r.p.sinks = r.sinks.empty() ? nullptr : r.sinks.data();
+  r.p.out.data = r.out.data();
+  r.p.lse = lse ? r.lse.data() : nullptr;
+  r.split.partial_o = r.o.data();
+  r.split.partial_lse = r.partial_lse.data();
+  r.split.partial_begin = r.begins.empty() ? nullptr : r.begins.data();
+  return emulated([&] { return cuda::launch_decode_merge(r.p, r.split, nullptr); });
+}
+
+void expect_merged(const RangeShape& s, const Ranges& r) {
+  std::vector<float> lse(r.lse.size(), 77.f);  // where nothing was written
+  for (size_t seq = 0; seq < s.contexts.size(); ++seq) {
+    const Span span = visible(s, s.contexts[seq]);
+    for (uint32_t h = 0; h < s.heads; ++h) {
+      SCOPED_TRACE(::testing::Message() << "sequence " << seq << " head " << h);
+      const auto row = static_cast<int64_t>(seq);
+      const int64_t at = row * r.p.out.row_stride + h * r.p.out.head_stride;
+      if (span.end - span.begin == 1) {  // that range's own block has written the result
+        for (uint32_t e = 0; e < s.dim; ++e)
+          ASSERT_TRUE(r.out.is_filled_with(at + e, kPoisonByte)) << e;
+        continue;
+      }
+      Definition want(s.dim);
+      for (uint32_t range = span.begin; range < span.end; ++range)
+        want.see(double{r.partial_lse[static_cast<size_t>(row_of(r, seq, range) * s.heads + h)]} *
+                 std::log(2.0));
+      for (uint32_t range = span.begin; range < span.end; ++range) {
+        const auto i = static_cast<size_t>(row_of(r, seq, range) * s.heads + h);
+        want.add(double{r.partial_lse[i]} * std::log(2.0),
+                 [&](uint32_t e) { return double{r.o[i * s.dim + e]}; });
+      }
+      if (s.sinks) want.add_sink(double{r.sinks[h]});
+      expect_row(want, s.dim, r.out, at);
+      const auto lse_at = static_cast<size_t>(row * r.p.lse_row_stride + h * r.p.lse_head_stride);
+      if (s.lse) expect_lse(double{r.lse[lse_at]}, want.lse());
+      if (s.lse) lse[lse_at] = r.lse[lse_at];
+    }
+  }
+  EXPECT_EQ(r.lse, lse) << "an lse that is nobody's was written";
+  expect_gaps(r.out, r.p.num_seqs, s.heads, s.dim, r.p.out);
+}
+
+void check(const RangeShape& shape, uint64_t seed) {
+  Elements first;
+  for (int i = 0; i < num_schedules(); ++i) {
+    set_schedule(i);
+    Ranges r = make(shape, seed);
+    ASSERT_EQ(merge(r, shape.lse), RADIX_OK) << last_message();
+    expect_merged(shape, r);
+    if (i == 0) first = r.out;
+    EXPECT_TRUE(r.out == first) << "other bits in schedule " << i;
+  }
+  set_schedule(0);
+}
+
+TEST(CudaDecodeMerge, EveryDtypeDimAndStride) {
+  for (const int32_t dtype : kDtypes) {
+    for (const uint32_t dim : {32u, 40u, 128u, 256u}) {
+      for (const int64_t gap : {0, 3}) {
+        RangeShape s;
+        s.dtype = dtype;
+        s.dim = dim;
+        s.gap = gap;
+        s.lse = dim != 40;
+        check(s, 31);
+      }
+    }
+  }
+}
+
+TEST(CudaDecodeMerge, RangesBeforeTheWindowAreNotRead) {
+  for (const uint32_t window : {1u, 2u, 64u, 65u, 100u, 128u, 1000u}) {
+    for (const bool own_rows : {false, true}) {
+      RangeShape s;
+      s.window = window;
+      s.own_rows = own_rows;
+      check(s, 32);
+    }
+  }
+}
+
+TEST(CudaDecodeMerge, ARowThatSawNothingIsZerosWithAndWithoutSinks) {
+  for (const bool sinks : {false, true}) {
+    RangeShape s;
+    s.blind = true;
+    s.sinks = sinks;
+    check(s, 33);
+  }
+}
+
+TEST(CudaDecodeMerge, RandomCases) {
+  for_random_cases("cuda decode merge", 60, [](uint64_t seed) {
+    SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
+    Rng rng(seed);
+    RangeShape s;
+    s.contexts.clear();
+    for (uint32_t n = rng.between(1, 6); n > 0; --n)
+      s.contexts.push_back(static_cast<int32_t>(rng.below(900)));
+    s.contexts.push_back(static_cast<int32_t>(rng.between(65, 900)));
+    s.heads = rng.between(1, 13);
+    s.dim = 8 * rng.between(4, 32);
+    s.window = rng.one_in(2) ? 0 : rng.between(1, 500);
+    s.split_tokens = 64 * rng.between(1, 3);
+    if (rng.one_in(2)) s.contexts.push_back(static_cast<int32_t>(3 * s.split_tokens));
+    s.dtype = rng.pick(kDtypes);
+    s.gap = rng.below(4);
+    s.sinks = rng.one_in(2);
+    s.lse = !rng.one_in(4);
+    s.own_rows = rng.one_in(2);
+    check(s, seed);
+  });
+}
+
+#endif
 
 }  // namespace
 }  // namespace radixattn::test

@@ -40,6 +40,44 @@ TEST(CopyBatches, ABatchIsNoLongerThanAsked) {
   EXPECT_EQ(next_copy_batch(pairs.data(), 2000, 2000, 10), 0u);
 }
 
+TEST(CopyBatches, ABlockOntoItselfIsAPairLikeOthers) {
+  EXPECT_EQ(batches({1, 1}, 100), (std::vector<uint32_t>{1}));
+  EXPECT_EQ(batches({1, 1, 1, 2}, 100), (std::vector<uint32_t>{1, 1}));
+  EXPECT_EQ(batches({2, 1, 1, 1}, 100), (std::vector<uint32_t>{1, 1}));
+}
+
+// Says the same as the header, in n^2: no dst is a src or a dst of another pair.
+bool independent(const std::vector<int32_t>& pairs, size_t first, size_t n) {
+  for (size_t i = first; i < first + n; ++i) {
+    for (size_t j = first; j < first + n; ++j) {
+      if (i == j) continue;
+      if (pairs[2 * i + 1] == pairs[2 * j] || pairs[2 * i + 1] == pairs[2 * j + 1]) return false;
+    }
+  }
+  return true;
+}
+
+// So none shorter would do, and batches cut greedily are the fewest.
+TEST(CopyBatches, AreIndependentAndAsLongAsTheyCanBe) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 200; ++round) {
+    const auto blocks = static_cast<uint32_t>(random() % 400 + 2);
+    const uint32_t stride = random() % 2 == 0 ? 1 : 1u << 20;
+    std::vector<int32_t> pairs(2 * (random() % 300));
+    for (int32_t& b : pairs) b = static_cast<int32_t>(random() % blocks * stride);
+    const auto n = static_cast<uint32_t>(pairs.size() / 2);
+    const auto max = static_cast<uint32_t>(random() % 40 + 1);
+    size_t first = 0;
+    for (const uint32_t size : batches(pairs, max)) {
+      ASSERT_TRUE(size > 0 && size <= max);
+      EXPECT_TRUE(independent(pairs, first, size));
+      EXPECT_TRUE(size == max || first + size == n || !independent(pairs, first, size + 1));
+      first += size;
+    }
+    EXPECT_EQ(first, n);
+  }
+}
+
 TEST(CopyBatches, GiveWhatTheOrderGives) {
   std::mt19937 random(7);
   for (int round = 0; round < 300; ++round) {
