@@ -101,8 +101,9 @@ TEST_P(CudaRope, SlotsOutsideOfThePoolWriteNothing) {
   RopeShape s;
   RopeCase original = make(s);
   for (size_t i = 0; i < original.slots().size(); ++i) {
-    const int64_t bad[] = {-1, INT64_MIN, original.num_slots(), INT64_MAX};
-    original.slots()[i] = bad[i % 4];
+    const int64_t next = int64_t{1} << 36;  // its block is 0 when cut to 32 bits
+    const int64_t bad[] = {-1, INT64_MIN, original.num_slots(), INT64_MAX, next};
+    original.slots()[i] = bad[i % 5];
   }
   RopeCase c = original;
   ASSERT_EQ(rope_append_on_device(c.params()), RADIX_OK) << last_message();
