@@ -181,7 +181,7 @@ class FreeCase {
     p.num_blocks = blocks_;
     p.rotary_dim = s_.rotary_dim;
     p.style = s_.style;
-    p.q = {q_.data(), s_.q, row(s_.q_heads, s_.dim), s_.dim + s_.gap};
+    if (s_.q_heads != 0) p.q = {q_.data(), s_.q, row(s_.q_heads, s_.dim), s_.dim + s_.gap};
     p.k = {k_.data(), s_.k, row(s_.kv_heads, s_.dim), s_.dim + s_.gap};
     p.v = {v_.data(), s_.v, row(s_.kv_heads, s_.dim_v), s_.dim_v + s_.gap};
     p.k_cache = paged(k_cache_, s_.dim + s_.gap);
