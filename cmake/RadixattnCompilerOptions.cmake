@@ -12,18 +12,20 @@ if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYP
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
 endif()
 
-# Somebody who adds the project to a build of their own keeps their warnings.
+# Somebody who adds the project to a build of their own keeps their warnings. (nvcc has its own: cuda/CMakeLists.txt.)
+set(_warnings "")
 if(PROJECT_IS_TOP_LEVEL)
-  add_compile_options(-Wall -Wextra -Wshadow -Wundef -Wconversion)
+  list(APPEND _warnings -Wall -Wextra -Wshadow -Wundef -Wconversion)
 endif()
 if(RADIXATTN_WERROR)
-  add_compile_options(-Werror)
+  list(APPEND _warnings -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # g++ guesses these from what it has inlined, and guesses wrong at some levels of optimisation: shown, not fatal.
-    add_compile_options(-Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=array-bounds
+    list(APPEND _warnings -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=array-bounds
       -Wno-error=maybe-uninitialized)
   endif()
 endif()
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${_warnings}>")
 
 # In CMAKE_<LANG>_FLAGS, not add_compile_options: flags there reach the linker too, and the CPU backend's test of
 # object files looks for them (sanitizers add symbols of their own).

@@ -187,6 +187,100 @@ Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+// ---- the other kernels --------------------------------------------------------------------------
+
+radix_status rope_append_on_device(const RopeAppendParams& p) {
+  if (p.num_tokens == 0)
+    return cuda_status(cuda::launch_rope_append(p, {}, nullptr), "rope_append");
+  Mirror mirror;
+  RopeAppendParams d = p;
+  const auto tokens = static_cast<int64_t>(p.num_tokens);
+  const auto rows = [&](const RowTensor& t, int64_t heads, int64_t dim) {
+    return ((tokens - 1) * t.row_stride + (heads - 1) * t.head_stride + dim) *
+           static_cast<int64_t>(element_bytes(t.dtype));
+  };
+  const auto cache = [&](const PagedTensor& t) {
+    return p.num_blocks * t.block_stride * static_cast<int64_t>(element_bytes(t.dtype));
+  };
+  const int64_t q_bytes = p.q.data == nullptr ? 0 : rows(p.q, p.num_q_heads, p.head_dim);
+  d.q.data = mirror.up(static_cast<char*>(p.q.data), q_bytes);
+  d.k.data = mirror.up(static_cast<char*>(p.k.data), rows(p.k, p.num_kv_heads, p.head_dim));
+  d.v.data = mirror.up(static_cast<char*>(p.v.data), rows(p.v, p.num_kv_heads, p.head_dim_v));
+  d.k_cache.data = mirror.up(static_cast<char*>(p.k_cache.data), cache(p.k_cache));
+  d.v_cache.data = mirror.up(static_cast<char*>(p.v_cache.data), cache(p.v_cache));
+  d.slots = mirror.up(p.slots, 8 * tokens);
+  d.positions = mirror.up(p.positions, 4 * tokens);
+  const int64_t scales = p.kv_scale_per_head ? p.num_kv_heads : 1;
+  d.k_scale = mirror.up(p.k_scale, 4 * scales);
+  d.v_scale = mirror.up(p.v_scale, 4 * scales);
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  // Not through a graph, which would turn q twice.
+  radix_status st =
+      cuda_status(cuda::launch_rope_append(d, rope_frequencies(p), nullptr), "launch");
+  if (st == RADIX_OK) st = cuda_status(cudaDeviceSynchronize(), "rope_append");
+  if (st != RADIX_OK) return st;
+  mirror.down(p.q.data, d.q.data, q_bytes);
+  mirror.down(p.k_cache.data, d.k_cache.data, cache(p.k_cache));
+  mirror.down(p.v_cache.data, d.v_cache.data, cache(p.v_cache));
+  return mirror.status();
+}
+
+namespace {
+
+// From the first layer's K to the end of the last one's V.
+int64_t pool_bytes(const KvBlocks& kv) {
+  return static_cast<int64_t>((kv.num_layers - 1) * kv.layer_bytes + kv.v_offset_bytes +
+                              kv.num_blocks * kv.v_block_bytes);
+}
+
+template <class Launch>
+radix_status on_pool(const KvBlocks& kv, Launch launch_it) {
+  Mirror mirror;
+  KvBlocks d = kv;
+  d.base = mirror.up(kv.base, pool_bytes(kv));
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return launch_it(d, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(kv.base, d.base, pool_bytes(kv));
+  return mirror.status();
+}
+
+}  // namespace
+
+radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch) {
+  return on_pool(
+      kv, [&](const KvBlocks& d, cudaStream_t s) { return cuda::launch_copy_blocks(d, batch, s); });
+}
+
+radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
+  return on_pool(
+      kv, [&](const KvBlocks& d, cudaStream_t s) { return cuda::launch_zero_blocks(d, batch, s); });
+}
+
+radix_status merge_on_device(const cuda::MergeParams& p) {
+  Mirror mirror;
+  cuda::MergeParams d = p;
+  const auto bytes = [&](const RowTensor& t) {
+    if (p.num_rows == 0 || p.num_heads == 0) return int64_t{0};
+    return ((int64_t{p.num_rows} - 1) * t.row_stride + (int64_t{p.num_heads} - 1) * t.head_stride +
+            p.head_dim) *
+           static_cast<int64_t>(element_bytes(t.dtype));
+  };
+  const int64_t lse = int64_t{4} * p.num_rows * p.num_heads;
+  for (uint32_t i = 0; i < p.num_states; ++i) {
+    d.in[i].data = mirror.up(static_cast<char*>(p.in[i].data), bytes(p.in[i]));
+    d.in_lse[i] = mirror.up(p.in_lse[i], lse);
+  }
+  d.out.data = mirror.up(static_cast<char*>(p.out.data), bytes(p.out));
+  d.out_lse = mirror.up(p.out_lse, lse);
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_merge_states(d, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.out.data, d.out.data, bytes(p.out));
+  mirror.down(p.out_lse, d.out_lse, lse);
+  return mirror.status();
+}
+
 int num_schedules() { return 2; }
 void set_schedule(int i) { through_graph = i == 1; }
 
