@@ -19,7 +19,8 @@
  * Failure rule   a failing [C] call changes nothing but statistics and the error message.
  * Ids            radix_req, radix_pin and radix_ns carry a generation and their kind: an id whose object is gone, or of
  *                another kind, gives RADIX_E_STALE. An id of another context may by chance name an object of this one.
- * Order          a context has a logical clock and reads no other: the same calls give the same ids everywhere. */
+ * Order          a context has a logical clock: the same calls give the same ids everywhere. (A real clock seeds the hash of
+ *                the tree's table, against chosen collisions; nothing that a caller sees depends on it.) */
 #ifndef RADIXATTN_H
 #define RADIXATTN_H
 
