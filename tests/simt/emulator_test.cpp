@@ -143,6 +143,17 @@ std::vector<int> in_order(emu::Order order, bool with_barrier) {
   return out;
 }
 
+__global__ void count_threads(int* out) { atomicAdd(out, 1); }
+
+// The stacks of a larger launch may lie where the red zones of a smaller one's shared memory lay.
+TEST(Emulator, LaunchesGrow) {
+  for (unsigned threads = 32; threads <= 1024; threads += 32) {
+    int seen = 0;
+    EXPECT_EQ(run(count_threads, threads, &seen), "");
+    EXPECT_EQ(seen, int(threads));
+  }
+}
+
 TEST(Emulator, OrdersShowRaces) {
   EXPECT_EQ(in_order(emu::Order::seq, true), in_order(emu::Order::rev, true));
   EXPECT_EQ(in_order(emu::Order::seq, true), in_order(emu::Order::rnd, true));

@@ -185,6 +185,10 @@ static void ensure(unsigned n) {
 #endif
   if (!fresh) return;
   Quiet q;
+#ifdef RADIX_SIMT_ASAN
+  // munmap leaves ASan's marks: the next mapping at these addresses, ours or not, would inherit them.
+  if (slab) __asan_unpoison_memory_region(slab, slab_size);
+#endif
   if (slab) munmap(slab, slab_size);
   slab_size = kSmemArea + current.fib.size() * (cfg.stack + kPage);
   slab = static_cast<char*>(mmap(nullptr, slab_size, PROT_READ | PROT_WRITE,
