@@ -24,12 +24,17 @@ struct Settings {
   int32_t capability = 90;      // major * 10 + minor
   int64_t failing_malloc = -1;  // the allocation with this number gives cudaErrorMemoryAllocation
   int32_t failing_launch = 0;   // the error of the next kernel launch
+  int32_t failing_copy = 0;     // of the next cudaMemcpyAsync
+  void* capturing = nullptr;    // the stream that is being captured
   uint64_t seed = 1;            // of the order in which streams take turns
 };
 extern Settings settings;
 
 struct Counters {
-  int64_t allocations = 0, frees = 0, launches = 0, copies = 0, waits = 0;
+  int64_t allocations = 0, frees = 0, launches = 0, copies = 0;
+  int64_t waits = 0;        // the host waited for the device
+  int64_t pinned_live = 0;  // allocations of pinned memory
+  int64_t events_live = 0;
   int64_t bytes_live = 0;
   int32_t launched_on = -1;  // the device that was current at the last launch
 };

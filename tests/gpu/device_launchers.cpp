@@ -163,7 +163,7 @@ Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks) {
         return mirror.up(v.data(), static_cast<int64_t>(v.size()) * 4);
       };
       split.items = up(list.items);
-      split.num_items = up(list.num_items);
+      split.schedule = up(list.schedule);
       split.partial_begin = up(list.partial_begin);
       split.num_blocks = blocks;
       rows = list.partial_rows;
@@ -257,9 +257,9 @@ radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
       kv, [&](const KvBlocks& d, cudaStream_t s) { return cuda::launch_zero_blocks(d, batch, s); });
 }
 
-radix_status merge_on_device(const cuda::MergeParams& p) {
+radix_status merge_on_device(const MergeParams& p) {
   Mirror mirror;
-  cuda::MergeParams d = p;
+  MergeParams d = p;
   const auto bytes = [&](const RowTensor& t) {
     if (p.num_rows == 0 || p.num_heads == 0) return int64_t{0};
     return ((int64_t{p.num_rows} - 1) * t.row_stride + (int64_t{p.num_heads} - 1) * t.head_stride +

@@ -81,7 +81,7 @@ struct MergeShape {
 };
 
 struct States {
-  cuda::MergeParams p;
+  MergeParams p;
   std::vector<Elements> o;
   std::vector<std::vector<float>> lse;
   Elements out;
@@ -132,7 +132,7 @@ States make(const MergeShape& s, uint64_t seed) {
 }
 
 void expect_merged(const States& m) {
-  const cuda::MergeParams& p = m.p;
+  const MergeParams& p = m.p;
   for (uint32_t at = 0; at < p.num_rows * p.num_heads; ++at) {
     SCOPED_TRACE(::testing::Message()
                  << "row " << at / p.num_heads << " head " << at % p.num_heads);
@@ -177,7 +177,7 @@ MergeShape of_dtype(int32_t dtype) {
 
 TEST(CudaMerge, EveryDtypeNumberOfStatesAndDim) {
   for (const int32_t dtype : kDtypes) {
-    for (const uint32_t n : {1u, 2u, 5u, cuda::MergeParams::kMaxStates}) {
+    for (const uint32_t n : {1u, 2u, 5u, MergeParams::kMaxStates}) {
       for (const uint32_t dim : {8u, 40u, 128u, 256u}) {
         MergeShape s = of_dtype(dtype);
         s.states = n;
@@ -223,7 +223,7 @@ TEST(CudaMerge, RandomCases) {
     SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
     Rng rng(seed);
     MergeShape s;
-    s.states = rng.between(1, cuda::MergeParams::kMaxStates);
+    s.states = rng.between(1, MergeParams::kMaxStates);
     s.rows = rng.between(1, 9);
     s.heads = rng.between(1, 17);
     s.dim = 8 * rng.between(1, 32);
