@@ -55,6 +55,8 @@ void fill_kv(radix_ctx* ctx, uint32_t seed) {
 
 // ---- devices and contexts -----------------------------------------------------------------------
 
+#ifndef RADIX_REAL_DEVICE
+
 TEST_F(Device, AnyErrorOfTheCountMeansNoDevice) {
   int32_t count = -1;
   EXPECT_OK(radix_device_count(RADIX_DEV_CUDA, &count));
@@ -116,6 +118,8 @@ TEST_F(Device, ContextsOfTwoDevicesLiveSideBySideAndTheCallersDeviceStays) {
   EXPECT_EQ(device::current(), 1);
   EXPECT_EQ(device::counters.frees, 2);
 }
+
+#endif  // RADIX_REAL_DEVICE
 
 struct DeviceMemory {
   int64_t blocks = 0;
@@ -191,7 +195,9 @@ TEST_F(DeviceCopies, ListsOfBlocksInTheirOrder) {
   ASSERT_OK(radix_copy_blocks(*cpu_, pairs.data(), 7, nullptr));
   ASSERT_OK(radix_copy_blocks(*gpu_, pairs.data(), 7, nullptr));
   std::fill(pairs.begin(), pairs.end(), 15);
-  EXPECT_TRUE(device::has_work()) << "nothing may wait";
+  if (device::kSimulated) {
+    EXPECT_TRUE(device::has_work()) << "nothing may wait";
+  }
   expect_same();
 }
 
@@ -215,7 +221,9 @@ TEST_F(DeviceCopies, SwapsToTheHostAndBack) {
   std::vector<radix_block> list = blocks;
   ASSERT_OK(radix_swap_out(*gpu_, list.data(), 6, of_gpu.data(), bytes, nullptr));
   std::fill(list.begin(), list.end(), 0);
-  EXPECT_EQ(device::counters.copies, 2 * 2 * 4) << "a run of neighbours is one copy";
+  if (device::kSimulated) {
+    EXPECT_EQ(device::counters.copies, 2 * 2 * 4) << "a run of neighbours is one copy";
+  }
   device::finish();
   EXPECT_TRUE(of_gpu == of_cpu);
   const std::vector<radix_block> elsewhere = {0, 2, 6, 7, 8, 9};
@@ -419,6 +427,8 @@ TEST_F(DeviceSteps, WorkspacesAreCheckedAndBoundSmallerLaunches) {
 
 // ---- failures -----------------------------------------------------------------------------------
 
+#ifndef RADIX_REAL_DEVICE
+
 TEST_F(Device, ARefusedLaunchIsNotRemembered) {
   Ctx ctx(cuda_config());
   const radix_block pair[] = {0, 1};
@@ -449,6 +459,8 @@ TEST_F(Device, ALostDeviceStaysLostAndTheControlPlaneLives) {
   ctx.free(r);
   EXPECT_EQ(ctx.stats().blocks_free, 16u);
 }
+
+#endif  // RADIX_REAL_DEVICE
 
 }  // namespace
 }  // namespace radixattn::test

@@ -64,6 +64,8 @@ TEST_F(DevicePlans, SendOnlyWhatChanged) {
   device::finish();
 }
 
+#ifndef RADIX_REAL_DEVICE
+
 TEST_F(DevicePlans, StagingIsNotRefilledBeforeItsCopyIsDone) {
   Ctx ctx(cuda_config());
   const radix_req a = ctx.start(range(0, 9)), b = ctx.start(range(50, 53));
@@ -134,6 +136,8 @@ TEST_F(DevicePlans, EveryAllocationMayFail) {
     ASSERT_EQ(device::counters.events_live, 0);
   }
 }
+
+#endif  // RADIX_REAL_DEVICE
 
 TEST_F(DevicePlans, MemoryOfTheCaller) {
   Ctx ctx(cuda_config());
@@ -261,7 +265,7 @@ TEST_F(DevicePlanDecode, GivesWhatTheCpuGives) {
       const Launch l = launch_of(plan, window);
       const int64_t allocations = device::counters.allocations;
       ASSERT_OK(radix_paged_attention_launch(*gpu_, &l.attn, stream));
-      EXPECT_EQ(device::counters.allocations, allocations);
+      EXPECT_EQ(device::counters.allocations, allocations) << "launches allocate nothing";
       expect_result(l, reqs);
     }
   }
@@ -275,7 +279,9 @@ TEST_F(DevicePlanDecode, NothingIsMergedWhenNothingIsCut) {
   const Launch l = launch_of(plan, 0);
   const int64_t before = device::counters.launches;
   ASSERT_OK(radix_paged_attention_launch(*gpu_, &l.attn, nullptr));
-  EXPECT_EQ(device::counters.launches, before + 1);
+  if (device::kSimulated) {
+    EXPECT_EQ(device::counters.launches, before + 1);
+  }
   expect_result(l, reqs);
 }
 
@@ -283,12 +289,14 @@ TEST_F(DevicePlanDecode, NothingIsMergedWhenNothingIsCut) {
 TEST_F(DevicePlanDecode, BoundsServeEveryStep) {
   const radix_req a = start(0, 1500), b = start(2000, 2010), c = start(3000, 3900);
   Plan plan(*gpu_, plan_config(4, 0, RADIX_PLAN_BOUNDS));
-  ASSERT_OK(plan.update({b}, nullptr));
+  void* stream = device::make_stream();
+  ASSERT_OK(plan.update({b}, nullptr, stream));
   const Launch l = launch_of(plan, 0);
   for (const std::vector<radix_req>& reqs :
        {std::vector<radix_req>{b}, {a, b, c}, {c, a}, {}, {b, c, a, b}}) {
-    ASSERT_OK(plan.update(reqs, nullptr));
-    ASSERT_OK(radix_paged_attention_launch(*gpu_, &l.attn, nullptr));
+    ASSERT_OK(plan.update(reqs, nullptr, stream));
+    ASSERT_OK(device::run_as_graph(
+        stream, [&] { return radix_paged_attention_launch(*gpu_, &l.attn, stream); }));
     expect_result(l, reqs);
     ASSERT_FALSE(HasFatalFailure()) << reqs.size() << " sequences";
   }

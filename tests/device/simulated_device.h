@@ -12,11 +12,23 @@
 //
 // What the tests here ask is declared below; the cuda* functions that the library calls are defined
 // in simulated_device.cpp with the runtime's own signatures. One thread at a time.
+//
+// Compiled with RADIX_REAL_DEVICE (tests/gpu) the same tests run on the first real device
+// (real_device.cpp), but for those that need its settings and counters.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+
+#include "radixattn.h"
 
 namespace radixattn::test::device {
+
+#ifndef RADIX_REAL_DEVICE
+constexpr bool kSimulated = true;
+#else
+constexpr bool kSimulated = false;
+#endif
 
 struct Settings {
   int32_t num_devices = 2;
@@ -49,5 +61,8 @@ void release(void* memory);
 void write(void* device, const void* host, uint64_t bytes);
 void read(void* host, const void* device, uint64_t bytes);
 void* make_stream();
+// What `launch` enqueues on the stream becomes a graph, which is run; the simulated device runs the
+// launch. Gives what the launch gave.
+radix_status run_as_graph(void* stream, const std::function<radix_status()>& launch);
 
 }  // namespace radixattn::test::device

@@ -101,9 +101,10 @@ AttentionParams mirrored(const AttentionParams& p, Mirror* m) {
   return d;
 }
 
-// Launches directly, or captures the launch into a graph and runs that twice.
+// Launches directly, or captures the launch into a graph and runs that, twice if the result is the
+// same.
 template <class Run>
-radix_status launch(Run run) {
+radix_status launch(Run run, int times = 2) {
   cudaStream_t stream = nullptr;
   radix_status st =
       cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
@@ -118,7 +119,7 @@ radix_status launch(Run run) {
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     if (st == RADIX_OK) st = cuda_status(ended, "end of capture");
     if (st == RADIX_OK) st = cuda_status(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    for (int i = 0; i < 2 && st == RADIX_OK; ++i) {
+    for (int i = 0; i < times && st == RADIX_OK; ++i) {
       st = cuda_status(cudaGraphLaunch(exec, stream), "graph launch");
     }
     if (exec != nullptr) cudaGraphExecDestroy(exec);
@@ -214,10 +215,8 @@ radix_status rope_append_on_device(const RopeAppendParams& p) {
   d.k_scale = mirror.up(p.k_scale, 4 * scales);
   d.v_scale = mirror.up(p.v_scale, 4 * scales);
   if (mirror.status() != RADIX_OK) return mirror.status();
-  // Not through a graph, which would turn q twice.
-  radix_status st =
-      cuda_status(cuda::launch_rope_append(d, rope_frequencies(p), nullptr), "launch");
-  if (st == RADIX_OK) st = cuda_status(cudaDeviceSynchronize(), "rope_append");
+  const radix_status st = launch(
+      [&](cudaStream_t s) { return cuda::launch_rope_append(d, rope_frequencies(p), s); }, 1);
   if (st != RADIX_OK) return st;
   mirror.down(p.q.data, d.q.data, q_bytes);
   mirror.down(p.k_cache.data, d.k_cache.data, cache(p.k_cache));
