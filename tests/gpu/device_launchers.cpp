@@ -280,6 +280,27 @@ radix_status merge_on_device(const MergeParams& p) {
   return mirror.status();
 }
 
+radix_status build_step_on_device(const StepParams& p) {
+  Mirror mirror;
+  StepParams d = p;
+  const int64_t seqs = p.num_seqs, tables = 4 * seqs * p.row_stride;
+  d.context_lens = mirror.up(p.context_lens, 4 * seqs);
+  d.cu_q_lens = mirror.up(p.cu_q_lens, 4 * (seqs + 1));
+  d.patch_begin = mirror.up(p.patch_begin, 4 * (seqs + 1));
+  d.patch_first = mirror.up(p.patch_first, 4 * seqs);
+  d.patch_ids = mirror.up(p.patch_ids, 4 * int64_t{p.patch_begin[seqs]});
+  d.tables = mirror.up(p.tables, tables);
+  d.slots = mirror.up(p.slots, 8 * int64_t{p.num_slots});
+  d.positions = mirror.up(p.positions, 4 * int64_t{p.num_slots});
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_build_step(d, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.tables, d.tables, tables);
+  mirror.down(p.slots, d.slots, 8 * int64_t{p.num_slots});
+  mirror.down(p.positions, d.positions, 4 * int64_t{p.num_slots});
+  return mirror.status();
+}
+
 int num_schedules() { return 2; }
 void set_schedule(int i) { through_graph = i == 1; }
 

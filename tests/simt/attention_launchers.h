@@ -119,6 +119,9 @@ inline radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& ba
 inline radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
   return emulated([&] { return cuda::launch_zero_blocks(kv, batch, nullptr); });
 }
+inline radix_status build_step_on_device(const StepParams& p) {
+  return emulated([&] { return cuda::launch_build_step(p, nullptr); });
+}
 inline radix_status merge_on_device(const MergeParams& p) {
   return emulated([&] { return cuda::launch_merge_states(p, nullptr); });
 }
@@ -139,6 +142,7 @@ radix_status rope_append_on_device(const RopeAppendParams& p);
 radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
 radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);
 radix_status merge_on_device(const MergeParams& p);
+radix_status build_step_on_device(const StepParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);
