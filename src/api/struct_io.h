@@ -42,6 +42,8 @@ RADIX_STRUCT_NAME(radix_stats)
 RADIX_STRUCT_NAME(radix_ns_info)
 RADIX_STRUCT_NAME(radix_attn)
 RADIX_STRUCT_NAME(radix_rope_append)
+RADIX_STRUCT_NAME(radix_tree_view)
+RADIX_STRUCT_NAME(radix_match_batch)
 #undef RADIX_STRUCT_NAME
 
 template <class T>

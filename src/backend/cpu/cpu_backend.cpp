@@ -1,6 +1,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include "backend/cpu/copy.h"
+#include "backend/cpu/match.h"
 #include "backend/cpu/rope_append.h"
 #include "base/error.h"
 #include "base/executor.h"
@@ -63,6 +64,10 @@ radix_status CpuBackend::prefill(const AttentionParams& p, radix_stream) {
 
 radix_status CpuBackend::rope_append(const RopeAppendParams& p, radix_stream) {
   return cpu_rope_append(kernels_, p, executor_);
+}
+
+radix_status CpuBackend::match_batch(const MatchParams& p, radix_stream) {
+  return cpu_match_batch(p, executor_);
 }
 
 radix_status CpuBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,

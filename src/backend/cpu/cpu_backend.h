@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   radix_status decode(const AttentionParams& p, radix_stream stream) override;
   radix_status prefill(const AttentionParams& p, radix_stream stream) override;
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
+  radix_status match_batch(const MatchParams& p, radix_stream stream) override;
   radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                            radix_stream stream) override;
   radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
