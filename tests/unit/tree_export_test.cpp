@@ -97,6 +97,9 @@ TEST(TreeExport, SiblingsAreOrderedAsSignedNumbers) {
   Cache cache(16, 1);
   for (const int32_t t : {5, INT32_MIN, -1, INT32_MAX, 0}) cache.remember({t});
   EXPECT_EQ(exported(cache).tokens, (std::vector<int32_t>{INT32_MIN, -1, 0, 5, INT32_MAX}));
+  Cache pairs(16, 2);  // the first token is the same, the second one decides
+  for (const int32_t t : {5, -3, 9, 0}) pairs.remember({7, t});
+  EXPECT_EQ(exported(pairs).tokens, (std::vector<int32_t>{7, -3, 7, 0, 7, 5, 7, 9}));
 }
 
 TEST(TreeExport, OnlyWhatIsBelowThisNamespaceAndKey) {

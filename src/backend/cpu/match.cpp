@@ -86,25 +86,28 @@ void match_one(const MatchParams& p, uint32_t index) {
 
 // ---- shared out among workers -------------------------------------------------------------------
 
+// What is worth another thread: as many tokens take one thread 3 to 8 us (measured on one core of
+// an EPYC: 4.4 to 9.7 tokens a ns).
+constexpr uint64_t kMinTokens = 32 * 1024;
+
 struct Run {
   const MatchParams& p;
   uint64_t ranges;
 };
 
-// The first prompt that begins at `token` or behind; prompts without tokens go to the range before.
-uint32_t prompt_at(const MatchParams& p, uint64_t token) {
-  const int64_t* begin = p.prompt_begin;
-  const auto at = static_cast<int64_t>(token);
-  return static_cast<uint32_t>(std::lower_bound(begin, begin + p.num_prompts, at) - begin);
+// The first prompt of a range: the first that begins at its share of the tokens, or behind.
+uint32_t first_prompt(const Run& run, uint32_t range) {
+  if (range == 0) return 0;
+  if (range == run.ranges) return run.p.num_prompts;
+  const int64_t* begin = run.p.prompt_begin;
+  const auto share = static_cast<int64_t>(run.p.num_tokens / run.ranges * range);
+  return static_cast<uint32_t>(std::lower_bound(begin, begin + run.p.num_prompts, share) - begin);
 }
 
 void RADIX_CALL match_range(void* arg, uint32_t index) {
   const Run& run = *static_cast<const Run*>(arg);
-  const uint64_t tokens = run.p.num_tokens / run.ranges;
-  const uint32_t begin = index == 0 ? 0 : prompt_at(run.p, tokens * index);
-  const uint32_t end =
-      index + 1 == run.ranges ? run.p.num_prompts : prompt_at(run.p, tokens * (index + 1));
-  for (uint32_t i = begin; i < end; ++i) match_one(run.p, i);
+  const uint32_t end = first_prompt(run, index + 1);
+  for (uint32_t i = first_prompt(run, index); i < end; ++i) match_one(run.p, i);
 }
 
 radix_status check_prompts(const MatchParams& p) {
@@ -126,8 +129,6 @@ radix_status check_prompts(const MatchParams& p) {
 radix_status cpu_match_batch(const MatchParams& p, Executor& executor) {
   if (p.num_prompts == 0) return RADIX_OK;
   if (const radix_status st = check_prompts(p); st != RADIX_OK) return st;
-  // A thread's worth of tokens at least; a lookup reads no token of a prompt twice but at its end.
-  constexpr uint64_t kMinTokens = 32 * 1024;
   const uint64_t useful = p.num_tokens / kMinTokens + 1;
   Run run = {p, std::min<uint64_t>({useful, executor.workers(), p.num_prompts})};
   executor.parallel_for(static_cast<uint32_t>(run.ranges), match_range, &run);
