@@ -276,6 +276,58 @@ void bench_tables(bench::Report* report, int rounds) {
                reference, cases[1].median_ns / reference});
 }
 
+struct PlanDeleter {
+  void operator()(radix_plan* p) const { radix_plan_destroy(&p); }
+};
+
+// A decode step of kBatch requests: one more token each, then the plan. Against the row fetch of
+// the same step, which writes no slots and positions.
+void bench_plan(bench::Report* report, int rounds) {
+  constexpr uint32_t kLength = 2000, kSteps = 64, kRow = (kLength + kSteps) / kBlock + 1;
+  Batch b = make_batch(kLength, kSteps);
+  radix_plan_config c = {};
+  c.struct_size = sizeof c;
+  c.max_seqs = kBatch;
+  c.max_context_len = kRow * kBlock;
+  c.num_q_heads = 8;
+  radix_plan* made = nullptr;
+  check(radix_plan_create(b.ctx.get(), &c, &made), "radix_plan_create");
+  const std::unique_ptr<radix_plan, PlanDeleter> plan(made);
+  radix_plan_desc d = {};
+  d.struct_size = sizeof d;
+  d.num_seqs = kBatch;
+  d.reqs = b.reqs.data();
+  const auto update = [&] { check(radix_plan_update(made, &d, nullptr), "radix_plan_update"); };
+  std::vector<int32_t> tables(size_t{kBatch} * kRow), lens(kBatch);
+  std::vector<uint64_t> versions(kBatch);
+  const auto fetch = [&] {
+    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), kRow,
+                                 lens.data(), versions.data()),
+          "radix_get_block_tables");
+  };
+  std::vector<double> of_plan, of_fetch;
+  for (int round = 0; round < rounds; ++round) {
+    for (const radix_req r : b.reqs) check(radix_truncate(b.ctx.get(), r, kLength), "truncate");
+    update();
+    fetch();
+    double plan_ns = 0, fetch_ns = 0;
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      append(b.ctx.get(), b.items, &b.slots);
+      const double begin = bench::now_ns();
+      update();
+      const double middle = bench::now_ns();
+      fetch();
+      plan_ns += middle - begin;
+      fetch_ns += bench::now_ns() - middle;
+    }
+    of_plan.push_back(plan_ns / (kSteps * kBatch));
+    of_fetch.push_back(fetch_ns / (kSteps * kBatch));
+  }
+  const double ns = bench::median(of_plan), reference = bench::median(of_fetch);
+  report->add({"metadata.plan_256", ns, "ns/request", "get_block_tables of the same steps",
+               reference, ns / reference});
+}
+
 // A shared block, then one block that nobody else has: `leaves` leaves, dealt to `namespaces`
 // namespaces (0: the default one) in turn.
 class Forest {
@@ -359,6 +411,7 @@ int main(int argc, char** argv) {
   bench_commit(&report, rounds);
   bench_append(&report, rounds);
   bench_tables(&report, rounds);
+  bench_plan(&report, rounds);
   bench_evict(&report, rounds);
   return report.finish(options);
 }

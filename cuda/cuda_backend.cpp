@@ -179,6 +179,11 @@ radix_status CudaBackend::build_step(const StepParams& p, radix_stream stream) {
   });
 }
 
+radix_status CudaBackend::match_batch(const MatchParams& p, radix_stream stream) {
+  if (p.num_prompts == 0) return RADIX_OK;
+  return launch("match_batch", [&] { return launch_match_batch(p, stream); });
+}
+
 // ---- copies -------------------------------------------------------------------------------------
 
 radix_status CudaBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,

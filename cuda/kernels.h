@@ -68,6 +68,9 @@ Error launch_build_step(const StepParams& p, Stream stream);
 Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies,
                          Stream stream);
 
+// Arrays of the device only; prompts end at num_tokens, whatever prompt_begin says.
+Error launch_match_batch(const MatchParams& p, Stream stream);
+
 // dst block <- src block of every layer, all pairs at the same time: no dst is a src or a dst of
 // another pair (plan/copy_batches.h sees to it).
 struct CopyBatch {

@@ -449,6 +449,41 @@ typedef struct radix_plan_info {
   uint64_t host_bytes;       /* besides that: staging, mirrors */
 } radix_plan_info;
 
+/* The radix tree below one (ns, extra_key) as arrays: what a device can search. The root holds nothing and is none of the
+ * nodes. Nodes stand breadth first: each behind its parent, the children of one side by side, sorted by the tokens of their
+ * first block (compared as signed numbers, the first difference decides), so that a child is found by binary search.
+ *   root -+- 0: [7 7|8 8] -+- 2: [1 1]      parent       -1 -1  0  0
+ *         |                +- 3: [5 6]      depth_blocks  0  0  2  2
+ *         +- 1: [9 9]                       block_begin   0  2  3  4  5
+ *   (blocks of two tokens)                  child_begin   0  2  4  4  4  4    of the root, of node 0, of node 1, ... */
+typedef struct radix_tree_view {
+  uint32_t struct_size;
+  uint32_t block_size;    /* tokens a block */
+  uint32_t nodes_cap;     /* export, in: room in the arrays by node */
+  uint32_t blocks_cap;    /* export, in: room in block_ids, and blocks_cap * block_size in tokens */
+  uint32_t num_nodes;     /* export: out */
+  uint32_t num_blocks;    /* of all nodes; export: out */
+  int32_t *parent;        /* [num_nodes] -1 = the root */
+  int32_t *depth_blocks;  /* [num_nodes] blocks above the node's first */
+  int32_t *child_begin;   /* [num_nodes + 2] children of node i: nodes [child_begin[i + 1], child_begin[i + 2]); i = -1: of the root */
+  int32_t *block_begin;   /* [num_nodes + 1] blocks of node i: [block_begin[i], block_begin[i + 1]) of the next two */
+  radix_block *block_ids; /* [num_blocks] */
+  radix_token *tokens;    /* [num_blocks, block_size] */
+} radix_tree_view;
+
+/* Prompts to look up in a radix_tree_view, one after the other in one array. */
+typedef struct radix_match_batch {
+  uint32_t struct_size;
+  uint32_t num_prompts;
+  const radix_token *prompts;  /* [num_tokens] */
+  uint64_t num_tokens;
+  const int64_t *prompt_begin; /* [num_prompts + 1] prompt i is prompts[prompt_begin[i] .. prompt_begin[i + 1]) */
+  int32_t *out_nodes;          /* [num_prompts] the deepest node of which at least a block matches; -1 = none */
+  int32_t *out_tokens;         /* [num_prompts] leading tokens that match, in whole blocks; the match may end inside its node */
+  int32_t *out_tables;         /* [num_prompts, table_stride] the blocks that hold them, as far as the row goes, then -1; or NULL */
+  int64_t table_stride;
+} radix_match_batch;
+
 /* ---- library ------------------------------------------------------------------------------------------------ */
 
 RADIX_API(uint32_t) radix_version(void) RADIX_NOEXCEPT;              /* [F] RADIXATTN_VERSION of the library */
@@ -630,12 +665,20 @@ RADIX_API(radix_status) radix_find_shared(radix_ctx *ctx, const radix_request_de
  * pieces to fn. CALLBACK when fn returns less than it was given. */
 RADIX_API(radix_status) radix_sharing_graph(radix_ctx *ctx, radix_write_fn fn, void *user, int32_t format) RADIX_NOEXCEPT;
 
+/* [C] Copies the committed tree below (ns, extra_key) to the caller's arrays. BUFFER with num_nodes and num_blocks = needed
+ * when a capacity is too small: a first call with none asks for them. With no nodes the arrays may be NULL. It is a
+ * picture of this moment: what it names may be evicted by the next call, unless leased or pinned. Errors: STALE (ns), BUFFER,
+ * INVALID (NULL array). Allocates nothing.
+ * Cost: O(tokens) copies plus O(nodes log children) compares of blocks. */
+RADIX_API(radix_status) radix_tree_export(radix_ctx *ctx, radix_ns ns, uint64_t extra_key,
+                                          radix_tree_view *io) RADIX_NOEXCEPT;
+
 /* ---- data plane: no tree, no lock, no allocation ------------------------------------------------------------------
  * On the CPU a launch has finished when it returns. Launches may run at the same time on several threads when what they
  * write does not overlap and each has its own workspace.
  * On CUDA a launch is enqueued on its stream and returns; it waits for nothing, so it can be captured into a graph (bounds
- * such as max_context_len size it, arrays on the device say what it does). Every pointer of radix_attn and
- * radix_rope_append is a device pointer, tables and lengths too; nobody looks at what they hold but the kernels,
+ * such as max_context_len size it, arrays on the device say what it does). Every pointer of radix_attn, radix_rope_append,
+ * radix_match_batch and its tree is a device pointer, tables and lengths too; nobody looks at what they hold but the kernels,
  * for which a block id, slot or length outside of its range is no memory: they read and write nothing there. Lists
  * of blocks and operations are host arrays, read during the call only. DEVICE: the runtime refused, see
  * radix_error_detail; DEVICE_LOST: an earlier kernel failed, and every later launch of the context does. */
@@ -655,6 +698,13 @@ RADIX_API(radix_status) radix_swap_out(radix_ctx *ctx, const radix_block *blocks
                                        radix_stream s) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_swap_in(radix_ctx *ctx, const radix_block *blocks, uint32_t n, const void *host,
                                       uint64_t len, radix_stream s) RADIX_NOEXCEPT;
+/* [D] The longest prefix of each prompt in the tree of t: what radix_peek_prefix says, for many prompts in one launch. t is
+ * radix_tree_export's, its arrays on the CPU, or their copies on the device; parent and depth_blocks are not read and may be
+ * NULL, and so may block_ids without out_tables. Whatever the arrays hold, nothing beyond them is read, and the
+ * lookup ends. Errors: INVALID (shape, NULL; on the CPU also prompt_begin, which must never fall nor pass num_tokens; on CUDA
+ * it is cut there). Cost: O(log children) compares of a block a node, then O(matched tokens). */
+RADIX_API(radix_status) radix_match_batch_launch(radix_ctx *ctx, const radix_tree_view *t, const radix_match_batch *d,
+                                                 radix_stream s) RADIX_NOEXCEPT;
 /* [D] See radix_rope_append. Angles are computed in double: long positions lose nothing. */
 RADIX_API(radix_status) radix_rope_append_launch(radix_ctx *ctx, const radix_rope_append *d,
                                                  radix_stream s) RADIX_NOEXCEPT;

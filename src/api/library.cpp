@@ -46,7 +46,8 @@ constexpr NamedSize kSizes[] = {
     RADIX_SIZE(radix_append_out),   RADIX_SIZE(radix_commit_item),  RADIX_SIZE(radix_remap),
     RADIX_SIZE(radix_commit_out),   RADIX_SIZE(radix_stats),        RADIX_SIZE(radix_ns_info),
     RADIX_SIZE(radix_attn),         RADIX_SIZE(radix_rope_append),  RADIX_SIZE(radix_plan_config),
-    RADIX_SIZE(radix_plan_desc),    RADIX_SIZE(radix_plan_info)};
+    RADIX_SIZE(radix_plan_desc),    RADIX_SIZE(radix_plan_info),    RADIX_SIZE(radix_tree_view),
+    RADIX_SIZE(radix_match_batch)};
 #undef RADIX_SIZE
 
 }  // namespace

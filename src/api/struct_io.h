@@ -45,6 +45,8 @@ RADIX_STRUCT_NAME(radix_rope_append)
 RADIX_STRUCT_NAME(radix_plan_config)
 RADIX_STRUCT_NAME(radix_plan_desc)
 RADIX_STRUCT_NAME(radix_plan_info)
+RADIX_STRUCT_NAME(radix_tree_view)
+RADIX_STRUCT_NAME(radix_match_batch)
 #undef RADIX_STRUCT_NAME
 
 template <class T>

@@ -190,6 +190,28 @@ struct KvBlocks {
   uint64_t token_chunk_bytes_v = 0;  //   (0 for HND, where a partial copy moves the whole block)
 };
 
+// Prompts to look up in a radix tree: radix_tree_view and radix_match_batch, shapes there. Lookups
+// of one prompt go down from node to node, each larger than the last. Contents of the tree's arrays
+// are claims: a child is looked for in [max(child_begin, node + 1), min(child_begin', num_nodes)),
+// blocks of a node end at num_blocks, a node without blocks is smaller than every prompt.
+struct MatchParams {
+  uint32_t block_size = 0;  // 1..256
+  uint32_t num_nodes = 0;   // 0: the tree's arrays may be null
+  uint32_t num_blocks = 0;
+  const int32_t* child_begin = nullptr;
+  const int32_t* block_begin = nullptr;
+  const int32_t* block_ids = nullptr;  // may be null without out_tables
+  const int32_t* tokens = nullptr;
+  uint32_t num_prompts = 0;
+  const int32_t* prompts = nullptr;
+  uint64_t num_tokens = 0;
+  const int64_t* prompt_begin = nullptr;
+  int32_t* out_nodes = nullptr;
+  int32_t* out_tokens = nullptr;
+  int32_t* out_tables = nullptr;  // or null
+  int64_t table_stride = 0;
+};
+
 // A backend. Every call returns RADIX_OK or sets the thread's message (base/error.h) and returns
 // the code.
 class Backend {
@@ -208,6 +230,7 @@ class Backend {
   // STATE: work for `stream` would become part of a graph.
   virtual radix_status check_not_capturing(radix_stream stream) = 0;
   virtual radix_status build_step(const StepParams& p, radix_stream stream) = 0;
+  virtual radix_status match_batch(const MatchParams& p, radix_stream stream) = 0;
 
   // dst block <- src block, in order, for every layer; pairs = {src, dst} * n.
   virtual radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,

@@ -76,6 +76,7 @@ class CacheManager {
   radix_status find_shared(const radix_request_desc& d, radix_req* out, uint32_t cap, uint32_t* n,
                            uint64_t* tokens);
   radix_status sharing_graph(radix_write_fn fn, void* user, int32_t format);
+  radix_status export_tree(radix_ns ns, uint64_t extra_key, radix_tree_view* io);
   void stats(radix_stats* out);  // all but host_bytes and kv_bytes
   radix_status check();
 

@@ -179,26 +179,6 @@ class SharingGraph {
       if (tree_.node(id).live != 0 && tree_.node(id).is_root != 0) fn(id);
     }
   }
-  // Depth first, without recursion: a tree may be a million nodes deep. Children of the root have
-  // level 1.
-  template <class Fn>
-  void for_each_below(uint32_t root, Fn fn) {
-    uint32_t level = 1;
-    for (uint32_t id = tree_.node(root).first_child; id != kNone;) {
-      fn(id, level);
-      const RadixTree::Node* n = &tree_.node(id);
-      if (n->first_child != kNone) {
-        id = n->first_child;
-        ++level;
-        continue;
-      }
-      while (n->next_sibling == kNone && n->parent != root) {
-        n = &tree_.node(n->parent);
-        --level;
-      }
-      id = n->next_sibling;
-    }
-  }
 
   // ---- text
 
@@ -211,7 +191,7 @@ class SharingGraph {
       name(tree_.node(root).ns);
       put(" extra_key 0x%llx\n", static_cast<ull>(tree_.node(root).extra_key));
       requests_at(root, 1);
-      for_each_below(root, [this](uint32_t id, uint32_t level) { text_node(id, level); });
+      tree_.for_each_below(root, [this](uint32_t id, uint32_t level) { text_node(id, level); });
     });
   }
   void indent(uint32_t level) {
@@ -256,7 +236,7 @@ class SharingGraph {
         static_cast<ull>(saved_ * cache_.config_.block_size));
     const char* comma = "\n";
     for_each_root([&](uint32_t root) {
-      for_each_below(root, [&](uint32_t id, uint32_t) {
+      tree_.for_each_below(root, [&](uint32_t id, uint32_t) {
         put("%s", comma);
         json_node(id, tree_.node(root).extra_key);
         comma = ",\n";

@@ -108,6 +108,26 @@ class RadixTree {
   uint64_t num_cached() const { return num_cached_; }     // blocks in the tree
   uint32_t num_nodes() const { return num_live_; }        // roots not counted
   uint32_t node_capacity() const { return next_fresh_; }  // ids are below this
+  // fn(id, level) for every node below a root, depth first, without recursion: a tree may be a
+  // million nodes deep. Children of the root have level 1.
+  template <class Fn>
+  void for_each_below(uint32_t root, Fn fn) const {
+    uint32_t level = 1;
+    for (uint32_t id = nodes_[root].first_child; id != kNone;) {
+      fn(id, level);
+      const RadixTree::Node* n = &nodes_[id];
+      if (n->first_child != kNone) {
+        id = n->first_child;
+        ++level;
+        continue;
+      }
+      while (n->next_sibling == kNone && n->parent != root) {
+        n = &nodes_[n->parent];
+        --level;
+      }
+      id = n->next_sibling;
+    }
+  }
   uint32_t first_lease(uint32_t id) const { return nodes_[id].lease_head; }
   uint32_t next_lease(uint32_t lease) const { return leases_[lease].next; }
   Position lease_position(uint32_t lease) const;

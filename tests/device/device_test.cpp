@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "device_fixture.h"
+#include "tree_support.h"
 
 namespace radixattn::test {
 namespace {
@@ -239,6 +240,46 @@ TEST_F(DeviceCopies, BadBlocksEnqueueNothing) {
   EXPECT_FAILS(RADIX_E_INVALID, "num_tokens is 5", radix_run_ops(*gpu_, &op, 1, nullptr));
   uint8_t host[1];
   EXPECT_FAILS(RADIX_E_BUFFER, "cap is 1", radix_swap_out(*gpu_, pairs, 1, host, 1, nullptr));
+  EXPECT_FALSE(device::has_work());
+}
+
+// ---- lookups in the tree ------------------------------------------------------------------------
+
+TEST_F(Device, LooksUpBatchesOfPromptsAsPeekDoes) {
+  constexpr int64_t kStride = 6;
+  Ctx ctx(cuda_config());
+  for (const api_test::Tokens& t :
+       {range(0, 12), range(0, 7), range(5, 20), range(40, 48), range(0, 4)}) {
+    const radix_req r = ctx.start(t);
+    ctx.commit(r);
+    ctx.free(r);
+  }
+  std::vector<api_test::Tokens> prompts = {{}, {1, 2}, range(40, 49), range(5, 15)};
+  for (int32_t n = 1; n < 14; ++n) prompts.push_back(range(0, n));
+  const api_test::Tree tree = api_test::export_tree(ctx);
+  api_test::Batch batch(prompts, kStride);
+  radix_tree_view t = tree.view;
+  t.parent = t.depth_blocks = nullptr;
+  t.child_begin = up(tree.child_begin);
+  t.block_begin = up(tree.block_begin);
+  t.block_ids = up(tree.block_ids);
+  t.tokens = up(tree.tokens);
+  radix_match_batch d = batch.desc(kStride);
+  d.prompts = up(batch.prompts);
+  d.prompt_begin = up(batch.begin);
+  d.out_nodes = up(batch.nodes);
+  d.out_tokens = up(batch.tokens);
+  d.out_tables = up(batch.tables);
+  ASSERT_OK(radix_match_batch_launch(ctx, &t, &d, device::make_stream()));
+  EXPECT_TRUE(device::has_work()) << "nothing may wait";
+  EXPECT_EQ(device::counters.waits, 0);
+  device::finish();
+  batch.nodes = down(d.out_nodes, batch.nodes.size());
+  batch.tokens = down(d.out_tokens, batch.tokens.size());
+  batch.tables = down(d.out_tables, batch.tables.size());
+  api_test::expect_as_peek(ctx, tree, prompts, batch, kStride);
+  d.num_prompts = 0;
+  ASSERT_OK(radix_match_batch_launch(ctx, &t, &d, nullptr));
   EXPECT_FALSE(device::has_work());
 }
 

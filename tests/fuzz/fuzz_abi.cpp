@@ -64,6 +64,8 @@ class Fuzzer {
   radix_status plan_make();
   radix_status plan_update();
   radix_status plan_use();
+  radix_status export_tree();
+  radix_status match_batch();
   radix_status append();
   radix_status commit();
   radix_status tables();
@@ -110,6 +112,7 @@ class Fuzzer {
   int64_t longs_[kBuffer] = {};
   uint64_t words_[kBuffer] = {};
   radix_op ops_[64] = {};
+  int32_t tree_[6][4 * kBuffer] = {};  // a radix_tree_view's arrays, as the last export left them
 };
 
 bool Fuzzer::create() {
@@ -268,7 +271,7 @@ radix_status Fuzzer::request_call() {
 radix_status Fuzzer::control_call() {
   uint32_t freed = 0;
   uint64_t made = 0, room = 0;
-  switch (in_.below(24)) {
+  switch (in_.below(26)) {
     case 0:
     case 1:
     case 2:
@@ -320,9 +323,54 @@ radix_status Fuzzer::control_call() {
       room = in_.u64(2000);
       return radix_sharing_graph(ctx_, in_.chance(6) ? nullptr : sink, &room,
                                  in_.chance(12) ? in_.i32(5) : in_.i32(2) % 3);
+    case 22:
+      return export_tree();
     default:
       return request_call();
   }
+}
+
+radix_status Fuzzer::export_tree() {
+  Sized<radix_tree_view> io(in_);
+  io->nodes_cap = in_.chance(200) ? kBuffer : in_.below(kBuffer);
+  io->blocks_cap = in_.chance(200) ? kBuffer / 256 : in_.below(kBuffer / 256);
+  io->num_nodes = in_.u32(30);
+  io->parent = pass(tree_[0]);
+  io->depth_blocks = pass(tree_[1]);
+  io->child_begin = pass(tree_[2]);
+  io->block_begin = pass(tree_[3]);
+  io->block_ids = pass(tree_[4]);
+  io->tokens = pass(tree_[5]);
+  return radix_tree_export(ctx_, space(), in_.below(2), io.pass(in_));
+}
+
+// Arrays that are, or once were, some tree's; any of their numbers may be any other.
+radix_status Fuzzer::match_batch() {
+  Sized<radix_tree_view> t(in_);
+  t->block_size = in_.chance(20) ? in_.u32(300) : config_.block_size;
+  t->num_nodes = in_.u32(24);
+  t->num_blocks = in_.u32(24);
+  if (t->num_nodes <= INT32_MAX) t->num_nodes %= kBuffer;
+  if (t->num_blocks <= INT32_MAX) t->num_blocks %= 64;
+  for (uint32_t n = in_.below(4); n > 0; --n) tree_[2 + in_.below(4)][in_.below(30)] = in_.i32(30);
+  t->child_begin = pass(tree_[2]);
+  t->block_begin = pass(tree_[3]);
+  t->block_ids = pass(tree_[4]);
+  t->tokens = pass(tree_[5]);
+  Sized<radix_match_batch> d(in_);
+  const uint32_t n = in_.below(8);
+  for (uint32_t i = 0; i <= n; ++i)
+    longs_[i] = in_.chance(6) ? static_cast<int64_t>(in_.u64(70)) : int64_t{8} * i;
+  d->num_prompts = in_.chance(4) ? 1u << 31 : n;
+  d->prompts = tokens();
+  d->num_tokens = d->prompts == nullptr ? in_.u64(9) : 8 * n;
+  d->prompt_begin = pass(longs_);
+  d->out_nodes = pass(ints_);
+  d->out_tokens = pass(ints_ + 64);
+  d->out_tables = in_.chance(128) ? nullptr : ints_ + 128;
+  d->table_stride = in_.chance(6) ? static_cast<int64_t>(in_.u64(40) | uint64_t{1} << 40)
+                                  : int64_t{in_.below(40)};
+  return radix_match_batch_launch(ctx_, t.pass(in_), d.pass(in_), nullptr);
 }
 
 void Fuzzer::tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_t> shape) {
@@ -511,7 +559,7 @@ radix_status Fuzzer::data_call() {
   int32_t* blocks = pass(ints_);
   uint64_t bytes = 0;
   const auto n = static_cast<uint32_t>(count(blocks, 3, 8));
-  switch (in_.below(12)) {
+  switch (in_.below(13)) {
     case 0: {
       for (radix_op& o : ops_)
         o = {in_.chance(4) ? in_.i32(3) : RADIX_OP_COPY, ints_[in_.below(16)], ints_[in_.below(16)],
@@ -545,8 +593,10 @@ radix_status Fuzzer::data_call() {
       return plan_update();
     case 10:
       return plan_use();
-    default:
+    case 11:
       return attention(false);
+    default:
+      return match_batch();
   }
 }
 

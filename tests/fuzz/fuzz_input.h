@@ -56,6 +56,8 @@ class Sized {
       for (size_t i = sizeof(T); i < sizeof bytes_; ++i) bytes_[i] = in.byte();
     size_ = sizeof(T);
     if (in.chance(12)) size_ = in.below(sizeof bytes_ + 1);
+    // One that ends inside a pointer would leave half of it, which is nobody's to check.
+    if (size_ >= 8 && size_ < sizeof(T)) size_ = size_ / 8 * 8;
     get()->struct_size = size_;
   }
   T* get() { return reinterpret_cast<T*>(bytes_); }

@@ -301,6 +301,29 @@ radix_status build_step_on_device(const StepParams& p) {
   return mirror.status();
 }
 
+radix_status match_on_device(const MatchParams& p) {
+  Mirror mirror;
+  MatchParams d = p;
+  const int64_t nodes = p.num_nodes, blocks = p.num_blocks, prompts = p.num_prompts;
+  const int64_t table = p.out_tables == nullptr ? 0 : 4 * prompts * p.table_stride;
+  d.child_begin = mirror.up(p.child_begin, 4 * (nodes + 2));
+  d.block_begin = mirror.up(p.block_begin, 4 * (nodes + 1));
+  d.block_ids = mirror.up(p.block_ids, 4 * blocks);
+  d.tokens = mirror.up(p.tokens, 4 * blocks * p.block_size);
+  d.prompts = mirror.up(p.prompts, 4 * static_cast<int64_t>(p.num_tokens));
+  d.prompt_begin = mirror.up(p.prompt_begin, 8 * (prompts + 1));
+  d.out_nodes = mirror.up(p.out_nodes, 4 * prompts);
+  d.out_tokens = mirror.up(p.out_tokens, 4 * prompts);
+  d.out_tables = mirror.up(p.out_tables, table);
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_match_batch(d, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.out_nodes, d.out_nodes, 4 * prompts);
+  mirror.down(p.out_tokens, d.out_tokens, 4 * prompts);
+  mirror.down(p.out_tables, d.out_tables, table);
+  return mirror.status();
+}
+
 int num_schedules() { return 2; }
 void set_schedule(int i) { through_graph = i == 1; }
 

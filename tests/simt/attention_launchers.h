@@ -126,6 +126,10 @@ inline radix_status merge_on_device(const MergeParams& p) {
   return emulated([&] { return cuda::launch_merge_states(p, nullptr); });
 }
 
+inline radix_status match_on_device(const MatchParams& p) {
+  return emulated([&] { return cuda::launch_match_batch(p, nullptr); });
+}
+
 // Schedules that give the same bits if the kernel is right: orders of threads and blocks.
 inline int num_schedules() { return 3; }
 inline void set_schedule(int i) {
@@ -143,6 +147,7 @@ radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
 radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);
 radix_status merge_on_device(const MergeParams& p);
 radix_status build_step_on_device(const StepParams& p);
+radix_status match_on_device(const MatchParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);

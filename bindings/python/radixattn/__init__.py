@@ -72,6 +72,7 @@ from radixattn.results import (
     Stats,
 )
 from radixattn.tensors import BFloat16, bf16, numpy_dtype
+from radixattn.tree import BatchMatch, TreeView
 
 __version__ = version_string()
 
@@ -85,6 +86,7 @@ __all__ = [
     "AppendResult",
     "AttentionFlag",
     "BFloat16",
+    "BatchMatch",
     "BeginFlag",
     "BufferTooSmallError",
     "BusyError",
@@ -130,6 +132,7 @@ __all__ = [
     "StateError",
     "Stats",
     "Status",
+    "TreeView",
     "UnsupportedError",
     "VersionError",
     "abi",

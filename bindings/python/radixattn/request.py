@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from radixattn.cache import CacheCalls
+    from radixattn.core import ContextCore
 
 
 class _Living:
@@ -188,7 +189,7 @@ class Namespace(_Living):
         self.destroy()
 
 
-def id_of(thing: Any, ctx: CacheCalls) -> int:
+def id_of(thing: Any, ctx: ContextCore) -> int:
     """The id of a request or namespace of ctx, or the number itself, which only the library judges.
 
     StaleIdError: an object of another context, whose id may well be somebody's here.

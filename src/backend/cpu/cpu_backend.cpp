@@ -1,6 +1,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include "backend/cpu/copy.h"
+#include "backend/cpu/match.h"
 #include "backend/cpu/rope_append.h"
 #include "base/error.h"
 #include "base/executor.h"
@@ -73,6 +74,10 @@ radix_status CpuBackend::merge_states(const MergeParams& p, radix_stream) {
 radix_status CpuBackend::build_step(const StepParams& p, radix_stream) {
   build_step_on_host(p);
   return RADIX_OK;
+}
+
+radix_status CpuBackend::match_batch(const MatchParams& p, radix_stream) {
+  return cpu_match_batch(p, executor_);
 }
 
 radix_status CpuBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,

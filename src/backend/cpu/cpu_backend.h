@@ -30,6 +30,7 @@ class CpuBackend final : public Backend {
   DecodeListSize decode_list_size(const AttentionParams&) const override { return {}; }
   radix_status check_not_capturing(radix_stream) override { return RADIX_OK; }
   radix_status build_step(const StepParams& p, radix_stream stream) override;
+  radix_status match_batch(const MatchParams& p, radix_stream stream) override;
   radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                            radix_stream stream) override;
   radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
