@@ -47,17 +47,18 @@ class Handle:
 class _KvMemory:
     """A piece of KV memory in the array interface: arrays made from it keep the handle alive.
 
-    Nobody looks at the memory, so an array may stand for memory of a device, as long as it is only
-    used to hand out its address.
+    Making an array does not look at the memory, so that of a device may go through one on its way
+    into a capsule. Nobody may keep such an array: to print it, as debuggers do, is a crash.
     """
 
     def __init__(self, handle: Handle, tensor: Any, typestr: str) -> None:
         self._handle = handle
+        self.shape: tuple[int, ...] = tuple(tensor.shape[i] for i in range(tensor.ndim))
         self.__array_interface__ = {
             "version": 3,
             "data": (int(ffi.cast("uintptr_t", tensor.data)), False),
             "typestr": typestr,
-            "shape": tuple(tensor.shape[i] for i in range(tensor.ndim)),
+            "shape": self.shape,
         }
 
 
@@ -68,6 +69,7 @@ _TYPESTR = {
     DType.BF16: "<u2",
     DType.F8_E4M3: "<u1",
     DType.F8_E5M2: "<u1",
+    DType.U8: "<u1",
 }
 _CODES = {
     DType.BF16: dlpack.CODE_BFLOAT,
@@ -86,14 +88,14 @@ class DeviceTensor:
     the launches did must make one wait for the other.
     """
 
-    def __init__(self, array: Array, dtype: DType, index: int) -> None:
-        self._array = array
+    def __init__(self, memory: _KvMemory, dtype: DType, index: int) -> None:
+        self._memory = memory
         self.dtype = dtype
         self.device_index = index
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._array.shape)
+        return self._memory.shape
 
     @property
     def device(self) -> str:
@@ -102,9 +104,9 @@ class DeviceTensor:
     @property
     def bits(self) -> DeviceTensor:
         """The same memory of fp8 as uint8, for libraries that take no fp8 through DLPack."""
-        if self._array.itemsize != 1:
+        if _TYPESTR[self.dtype] != "<u1":
             raise TypeError(f"dtype is {self.dtype.name.lower()}: expected fp8")
-        return DeviceTensor(self._array, DType.U8, self.device_index)
+        return DeviceTensor(self._memory, DType.U8, self.device_index)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (DLPACK_CUDA, self.device_index)
@@ -120,9 +122,11 @@ class DeviceTensor:
         here = self.__dlpack_device__()
         if copy or (dl_device is not None and tuple(dl_device) != here):
             raise BufferError(f"KV memory on {self.device} is handed out where it is, never copied")
-        request = {} if max_version is None else {"max_version": max_version}
+        # Before 2.1 numpy knows no versions; a capsule without one answers every request.
+        versions = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
+        request = {"max_version": max_version} if versions else {}
         return dlpack.labelled_capsule(
-            self._array, code=_CODES.get(self.dtype), device=here, **request
+            np.asarray(self._memory), code=_CODES.get(self.dtype), device=here, **request
         )
 
 
@@ -213,14 +217,11 @@ class ContextCore:
         place = self.place()
         if place.cuda:
             handle, dtype = self.handle, self.config.kv_dtype
-            k_memory, v_memory = (
-                np.asarray(_KvMemory(handle, tensor, _TYPESTR[dtype]))
-                for tensor in self._kv(handle, layer)
+            k_tensor, v_tensor = (
+                DeviceTensor(_KvMemory(handle, t, _TYPESTR[dtype]), dtype, place.index)
+                for t in self._kv(handle, layer)
             )
-            return (
-                DeviceTensor(k_memory, dtype, place.index),
-                DeviceTensor(v_memory, dtype, place.index),
-            )
+            return k_tensor, v_tensor
         k, v = self.kv_views(layer)
         if self.config.kv_dtype == DType.BF16:
             return BFloat16(k), BFloat16(v)

@@ -322,11 +322,28 @@ def _convert(array: Array, dtype: type, name: str) -> Array:
     return array.astype(dtype)
 
 
+class _Exposed:
+    """A view of host memory in the array interface: writable, where numpy's own import through
+    DLPack may not be."""
+
+    def __init__(self, seen: View) -> None:
+        self._keep = seen
+        dtype = numpy_dtype(seen.dtype)
+        strides = tuple(seen.t.stride[i] * dtype.itemsize for i in range(seen.t.ndim))
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (int(seen.pointer("uintptr_t")), False),
+            "typestr": dtype.str,
+            "shape": seen.shape,
+            "strides": strides if any(strides) else None,
+        }
+
+
 def output(array: Any, dtype: type, name: str, ndim: int = 1) -> Array:
     """An output argument, checked: a writable array of exactly this dtype with contiguous rows."""
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
         check_host(array, name)
-        array = np.from_dlpack(array)
+        array = np.asarray(_Exposed(view(array, name, writable=True)))
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
         raise ValueError(f"{name}: expected an array of {np.dtype(dtype).name}, {ndim}-D")
     if not array.flags.writeable:

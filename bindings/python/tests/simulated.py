@@ -11,7 +11,9 @@ import ctypes
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+import radixattn as rx
 from radixattn import _ffi
 
 
@@ -48,6 +50,16 @@ def load():
 
 device = load()
 _dropped = []  # memory that nobody has any more, and that waiting work may still use
+
+
+def require():
+    """Skips a module of tests, and says why, when another library is loaded."""
+    if device is None:
+        pytest.skip(
+            "no simulated CUDA device: ./run python builds it where CUDA's headers are, and sets "
+            "RADIXATTN_LIBRARY to .../tests/device/libradixattn_simulated.so",
+            allow_module_level=True,
+        )
 
 
 def finish():
@@ -212,3 +224,46 @@ def fake_torch(current_stream=0):
     return SimpleNamespace(
         Tensor=Tensor, cuda=cuda, float32=np.dtype(np.float32), uint8=np.dtype(np.uint8)
     )
+
+
+# ---- the same data on both sides
+
+
+def as_dtype(array, dtype):
+    """float32 in the form that numpy has for a dtype: bits for bf16."""
+    if dtype == "bf16":
+        return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return array.astype({"f32": np.float32, "f16": np.float16}[dtype])
+
+
+def as_float(array, dtype):
+    array = np.asarray(array)
+    if dtype == "bf16":
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
+
+
+class Side:
+    """One of the two contexts of a comparison, and how arrays get there."""
+
+    def __init__(self, ctx, dtype):
+        self.ctx, self.dtype = ctx, dtype
+        self.on_cuda = ctx.config.device == rx.Device.CUDA
+
+    def floats(self, array):
+        array = as_dtype(array, self.dtype)
+        if self.on_cuda:
+            return Tensor.of(array, code=BF16 if self.dtype == "bf16" else None)
+        return rx.bf16(array) if self.dtype == "bf16" else array
+
+    def put(self, array, dtype=np.int32):
+        array = np.asarray(array, dtype)
+        return Tensor.of(array) if self.on_cuda else array
+
+    def get(self, tensor):
+        """float32 of a tensor of this side."""
+        if self.on_cuda:
+            tensor = tensor.numpy()
+        elif isinstance(tensor, rx.BFloat16):
+            tensor = tensor.bits
+        return tensor if np.asarray(tensor).dtype == np.float32 else as_float(tensor, self.dtype)

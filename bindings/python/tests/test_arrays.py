@@ -231,6 +231,13 @@ def test_integer_outputs():
         tensors.output(array[:, ::2], np.int64, "x", ndim=2)
     with pytest.raises(ValueError, match="expected an array of int64, 1-D"):
         tensors.output(array, np.int64, "x")
+    for old in (False, True):
+        through = tensors.output(Foreign(array[:, 1:], old=old), np.int64, "x", ndim=2)
+        assert through.shape == (2, 3)
+        through[:] = 1 + old
+        assert array.tolist() == [[0, 1 + old, 1 + old, 1 + old]] * 2
+    with pytest.raises(ValueError, match="x is on cuda:0: expected host memory"):
+        tensors.output(Foreign(array, device=2), np.int64, "x", ndim=2)
 
 
 def test_aligned_memory():
