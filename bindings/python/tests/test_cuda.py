@@ -167,6 +167,7 @@ def test_kv_tensors_are_the_kv_memory(make_ctx, dtype, layout):
     assert (k.dtype, k.device) == (rx.DType[dtype.upper()], "cuda:1")
     theirs, theirs_v = from_dlpack(k), from_dlpack(v, max_version=(1, 0))
     assert (theirs.shape, theirs.code, theirs.dtype.itemsize) == (k.shape, code, width)
+    assert theirs.index == theirs_v.index == 1
     assert theirs_v.address - theirs.address >= 32 * 8 * 32 * width
     again, _ = ctx.kv_tensors(1)
     assert from_dlpack(again).address == theirs.address
@@ -280,15 +281,18 @@ def test_fp8_with_scales(make_ctx, torch, rng, dtype, per_head):
     """Numbers that fp8 holds exactly: then f16 on the CPU must give the same."""
     numbers = np.array([-2, -1.5, -1, -0.5, 0, 0.25, 0.5, 1, 1.5, 3], np.float32)
     scales = np.array([0.5, 4] if per_head else [0.5], np.float32)
-    k, v = (rng.choice(numbers, (11, 2, 32)) * scales[:, None] for _ in "kv")
+    stored = [rng.choice(numbers, (11, 2, 32)) for _ in "kv"]
+    k, v = stored[0] * scales[:, None], stored[1] * 2 * scales[:, None]
     q = rng.standard_normal((1, 4, 32), np.float32) * 0.3
     results = []
     for side in both(make_ctx, "f16"):
         ctx, scaled = side.ctx, {}
         if side.on_cuda:
             ctx = make_ctx(device="cuda", kv_dtype=dtype)
-            there = side.put(scales, np.float32)
-            scaled = {"k_scale": there, "v_scale": there}
+            scaled = {
+                "k_scale": side.put(scales, np.float32),
+                "v_scale": side.put(2 * scales, np.float32),
+            }
         request = ctx.begin([])
         slots = side.put(request.append(count=11).slots, np.int64)
         ctx.rope_append(side.floats(k), side.floats(v), slots, **scaled)
@@ -301,6 +305,11 @@ def test_fp8_with_scales(make_ctx, torch, rng, dtype, per_head):
         results.append(side.get(out))
     assert np.abs(results[0]).max() > 0.1
     np.testing.assert_allclose(results[1], results[0], atol=8e-3)
+    one = {"f8_e4m3": 0x38, "f8_e5m2": 0x3C}[dtype]
+    for numbers, tensor in zip(stored, ctx.kv_tensors(0), strict=True):
+        bits = from_dlpack(tensor.bits).numpy()[request.block_table()].reshape(-1, 2, 32)[:11]
+        assert (numbers == 1).any()
+        assert np.array_equal(bits == one, numbers == 1)
 
 
 def test_caches_of_the_caller(make_ctx, torch, rng):

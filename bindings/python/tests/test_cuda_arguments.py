@@ -361,6 +361,17 @@ def test_scales_come_in_pairs(cuda):
             call(cuda, kind, {**CALLS[kind](), **unlike})
 
 
+def test_scales_by_head_know_the_layout(cuda):
+    """With 2 heads and blocks of 4 tokens a scale a head is 2 numbers, in either layout."""
+    for layout, inner in (("nhd", (4, 2)), ("hnd", (2, 4))):
+        cache = Tensor.of(np.zeros((32, *inner, 32), np.float32))
+        arguments = {**rope_arguments(), "k_cache": cache, "v_cache": cache, "kv_layout": layout}
+        call(cuda, "rope_append", arguments)
+        finish()
+        with pytest.raises(ValueError, match="k_scale has 4 entries: expected 1 or 2"):
+            call(cuda, "rope_append", {**arguments, "k_scale": Tensor.of(np.ones(4, np.float32))})
+
+
 def test_scales_are_for_cuda(ctx):
     k = np.zeros((1, 2, 32), np.float32)
     with pytest.raises(rx.UnsupportedError, match="k_scale is given: expected NULL on the CPU"):
