@@ -27,6 +27,11 @@ class Device : public ::testing::Test {
   void SetUp() override { device::reset(); }
   void TearDown() override {
     for (void* memory : arrays_) device::release(memory);
+    EXPECT_EQ(device::counters.bytes_live, 0) << "memory of the device was not freed";
+    EXPECT_EQ(device::counters.bad_frees, 0);
+    EXPECT_EQ(device::counters.pinned_live, 0) << "pinned memory was not freed";
+    EXPECT_EQ(device::counters.events_live, 0) << "events were not destroyed";
+    EXPECT_FALSE(device::has_work());
     device::reset();
   }
   // A copy of the array on the device.

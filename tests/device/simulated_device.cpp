@@ -1,7 +1,6 @@
 #include "simulated_device.h"
 
 #include <cuda_runtime_api.h>
-#include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -44,6 +43,7 @@ struct Working {
 
 int enqueue_kernel(const simt::emu::Kernel& kernel, void* stream) {
   counters.launched_on = current_device;
+  counters.stream = stream;
   ++counters.launches;
   if (const int error = settings.failing_launch) {
     settings.failing_launch = 0;
@@ -67,7 +67,10 @@ void* allocate(uint64_t bytes) {
 
 void release(void* memory) {
   const auto found = memories.find(memory);
-  ASSERT_NE(found, memories.end()) << "not memory of the device, or freed before";
+  if (found == memories.end()) {
+    ++counters.bad_frees;
+    return;
+  }
   counters.bytes_live -= static_cast<int64_t>(found->second.bytes);
   munmap(memory, found->second.mapped);
   memories.erase(found);
@@ -84,13 +87,13 @@ void read(void* host, const void* device, uint64_t bytes) {
 }
 
 void reset() {
-  EXPECT_EQ(counters.bytes_live, 0) << "memory of the device was not freed";
-  EXPECT_EQ(counters.pinned_live, 0) << "pinned memory was not freed";
-  EXPECT_EQ(counters.events_live, 0) << "events were not destroyed";
-  EXPECT_FALSE(has_work());
   queues.clear();
   settings = Settings();
+  const Counters before = counters;
   counters = Counters();
+  counters.bytes_live = before.bytes_live;
+  counters.pinned_live = before.pinned_live;
+  counters.events_live = before.events_live;
   current_device = 0;
   simt::emu::submit = enqueue_kernel;
 }
@@ -127,8 +130,7 @@ radix_status run_as_graph(void*, const std::function<radix_status()>& launch) { 
 using radixattn::test::device::counters;
 using radixattn::test::device::settings;
 
-// ---- the runtime, as far as the library uses it
-// --------------------------------------------------
+// ---- the runtime, as far as the library uses it ------------------------------------------------
 
 extern "C" {
 
@@ -208,6 +210,7 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
     return static_cast<cudaError_t>(error);
   }
   ++counters.copies;
+  counters.stream = stream;
   radixattn::test::device::queues[stream].push_back([=] { std::memcpy(dst, src, bytes); });
   return cudaSuccess;
 }
@@ -254,6 +257,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size_t src_pitch,
                               size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
   ++counters.copies;
+  counters.stream = stream;
   radixattn::test::device::queues[stream].push_back([=] {
     for (size_t row = 0; row < height; ++row)
       std::memcpy(static_cast<char*>(dst) + row * dst_pitch,

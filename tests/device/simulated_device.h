@@ -10,8 +10,10 @@
 //     that was refilled too early is found.
 //   - Kernels are the library's own sources, run by the emulator (tests/simt).
 //
-// What the tests here ask is declared below; the cuda* functions that the library calls are defined
-// in simulated_device.cpp with the runtime's own signatures. One thread at a time.
+// What tests ask is declared below; the cuda* functions that the library calls are defined in
+// simulated_device.cpp with the runtime's own signatures. One thread at a time. For tests in
+// another language all of it, with the library, is libradixattn_simulated.so; see
+// simulated_api.cpp.
 //
 // Compiled with RADIX_REAL_DEVICE (tests/gpu) the same tests run on the first real device
 // (real_device.cpp), but for those that need its settings and counters.
@@ -48,11 +50,13 @@ struct Counters {
   int64_t pinned_live = 0;  // allocations of pinned memory
   int64_t events_live = 0;
   int64_t bytes_live = 0;
+  int64_t bad_frees = 0;     // of what is not memory of the device, or was freed before
   int32_t launched_on = -1;  // the device that was current at the last launch
+  void* stream = nullptr;    // of the last launch or copy
 };
 extern Counters counters;
 
-void reset();   // as new; fails the test if memory is still allocated
+void reset();   // as new, but for memory that is still allocated
 void finish();  // runs all that was enqueued
 bool has_work();
 int32_t current();               // device

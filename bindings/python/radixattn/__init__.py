@@ -12,6 +12,7 @@ from radixattn._ffi import ffi, lib
 from radixattn.callbacks import Allocator
 from radixattn.config import Config, Options, aligned_memory, kv_bytes
 from radixattn.context import Context
+from radixattn.core import DeviceTensor
 from radixattn.enums import (
     NS_ALL,
     NS_DEFAULT,
@@ -71,7 +72,7 @@ from radixattn.results import (
     RequestInfo,
     Stats,
 )
-from radixattn.tensors import BFloat16, bf16, numpy_dtype
+from radixattn.tensors import BFloat16, Float8, bf16, fp8, numpy_dtype
 from radixattn.tree import BatchMatch, TreeView
 
 __version__ = version_string()
@@ -103,7 +104,9 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceLostError",
+    "DeviceTensor",
     "EvictPolicy",
+    "Float8",
     "FreeFlag",
     "FullError",
     "GraphFormat",
@@ -142,6 +145,7 @@ __all__ = [
     "device_count",
     "error_detail",
     "ffi",
+    "fp8",
     "kv_bytes",
     "last_error",
     "lib",

@@ -2,33 +2,40 @@
 cache.
 
 Thread rule: data plane, tag [D]: no lock; each thread has a workspace of its own. On the CPU a call
-has finished when it returns.
+has finished when it returns; on CUDA it has put its work on a stream (see memory.py for streams).
 
 Tensors are numpy arrays or anything with __dlpack__, f32, f16 or bf16, last dimension contiguous;
 they are never copied. Names of dimensions: num_rows query rows over all sequences, num_seqs
 sequences, lengths in tokens.
+
+On CUDA every tensor and array of a launch lies on the context's device, tables and lengths too,
+with exactly the dtype that is told and contiguous (tensors: the last dimension). Their owners are
+asked, by __dlpack__(stream=...), to make them ready for the launch's stream. Nobody looks at them,
+so max_context_len and max_query_len must be given. out, lse and workspace may be left out when q is
+torch's and the stream torch's current one; torch then makes them. With another stream keep every
+tensor of a launch until that stream has done it (or tell torch: Tensor.record_stream).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import numpy as np
 
 from radixattn._ffi import ffi, lib
 from radixattn.config import aligned_memory
 from radixattn.core import ContextCore
-from radixattn.enums import DType, KvLayout, RopeScaling, RopeStyle, to_enum
+from radixattn.device import Place, Stream, torch_maker
+from radixattn.enums import AttentionFlag, DType, KvLayout, RopeScaling, RopeStyle, to_enum
 from radixattn.errors import check, make_error
-from radixattn.memory import stream_pointer
 from radixattn.tensors import (
     Array,
+    Float8,
     Ints,
     Tensor,
     View,
+    array_argument,
     bf16,
-    float_input,
-    int_input,
     numpy_dtype,
     output,
     pointer,
@@ -46,22 +53,30 @@ class AttentionOptions(TypedDict, total=False):
     block_tables: Ints  # int32 [num_seqs, width]; this, or block_begin and block_ids
     block_begin: Ints  # the same as CSR: int32 [num_seqs + 1]
     block_ids: Ints  # int32 [block_begin[num_seqs]]
-    max_context_len: int  # bound on context_lens; default their maximum
+    max_context_len: int  # bound on context_lens; default their maximum, on CUDA required
     out: Tensor  # [num_rows, num_q_heads, head_dim_v]; default a new array of q's dtype
     # f32 [num_rows, num_q_heads] output, natural log; True = a new array; default none
     lse: Tensor | bool
-    k_cache: Tensor  # with v_cache, instead of the context's own memory: [num_blocks, block_size,
-    # num_kv_heads, head_dim] for nhd, [num_blocks, num_kv_heads, block_size, head_dim] for hnd
-    v_cache: Tensor
+    k_cache: Tensor | Float8  # with v_cache, instead of the context's own memory: [num_blocks,
+    # block_size, num_kv_heads, head_dim] for nhd, [num_blocks, num_kv_heads, block_size, head_dim]
+    # for hnd
+    v_cache: Tensor | Float8
+    # CUDA, fp8 K/V: what a stored number is worth: f32 [1], or [num_kv_heads]; default 1
+    k_scale: Tensor
+    v_scale: Tensor
     kv_layout: KvLayout | str  # of k_cache and v_cache; default "nhd"
     scale: float  # default 1/sqrt(head_dim)
     softcap: float  # > 0: x = softcap * tanh(x / softcap)
     window: int  # visible tokens, the query's own included; default unlimited
     alibi_slopes: Any  # f32 [num_q_heads]
     sinks: Any  # f32 [num_q_heads]: exp(sinks[h]) is added once to the denominator
-    # uint8, 64-byte aligned (aligned_memory), attention_workspace() long; default: one a thread
-    workspace: Array
-    stream: int | None  # None on the CPU
+    # CUDA, prefill of speculative trees: uint8 [num_rows, bytes]; bit j % 8 of byte j / 8 says
+    # whether the row sees its sequence's new token j, instead of causal order
+    tree_mask: Tensor
+    # uint8, 64-byte aligned (aligned_memory), attention_workspace() long; default: one a thread, on
+    # CUDA a new one of torch
+    workspace: Tensor
+    stream: Stream  # None on the CPU; on CUDA see memory.py
 
 
 class RopeOptions(TypedDict, total=False):
@@ -86,6 +101,10 @@ _ROPE_NUMBERS = (
 )  # fmt: skip
 
 
+def _missing(name: str, why: str) -> NoReturn:
+    raise TypeError(f"{name} is missing: {why}")
+
+
 class _Launch:
     """A radix_attn and everything it points to."""
 
@@ -94,78 +113,106 @@ class _Launch:
         if unknown:
             raise TypeError(f"unknown option(s): {', '.join(sorted(unknown))}")
         self.ctx = ctx
+        self.place = ctx.place(options.get("stream"))
         self.options = options
         self.keep: list[object] = []
         self.d: Any = ffi.new("radix_attn *", {"struct_size": ffi.sizeof("radix_attn")})
+        self.given_q: Any = q
         self.q = self.tensor("q", q)
         if self.q.t.ndim != 3:
             raise ValueError(
                 f"q has shape {self.q.shape}: expected [num_rows, num_q_heads, head_dim]"
             )
-        lens = self.ints("context_lens", context_lens, "int32_t *")
+        lens = self.ints("context_lens", context_lens)
         self.d.num_seqs = lens.size
         bound = options.get("max_context_len")
-        self.d.max_context_len = int(lens.max(initial=0)) if bound is None else bound
+        if bound is None:
+            if lens.host is None:
+                _missing("max_context_len", f"context_lens is on {self.place}, unread")
+            bound = int(lens.host.max(initial=0))
+        self.d.max_context_len = bound
         for name in ("layer", "window", "scale", "softcap"):
             setattr(self.d, name, options.get(name) or 0)
         self.d.kv_layout = to_enum(KvLayout, options.get("kv_layout") or 0, "kv_layout")
         self._tables(options)
         self._caches(options)
-        for name in ("alibi_slopes", "sinks"):
-            if options.get(name) is not None:
-                array = float_input(options[name], name, self.q.shape[1])
-                self.keep.append(array)
-                setattr(self.d, name, pointer("float *", array))
+        self._numbers_by_head(options)
+        self._tree_mask(options)
 
-    def tensor(self, name: str, value: Tensor, *, writable: bool = False) -> View:
-        result = view(value, name, writable=writable)
+    def tensor(self, name: str, value: Any, *, writable: bool = False) -> View:
+        result = view(value, name, self.place, writable=writable)
         self.keep.append(result)
         setattr(self.d, name, result.t[0])
         return result
 
-    def ints(self, name: str, value: Ints, ctype: str) -> Array:
-        array = int_input(value, np.int32, name)
-        self.keep.append(array)
-        setattr(self.d, name, pointer(ctype, array))
-        return array
+    def array(self, name: str, value: Any, dtype: type, ndim: int = 1) -> View:
+        result = array_argument(value, dtype, name, self.place, ndim)
+        self.keep.append(result)
+        setattr(self.d, name, ffi.cast(ffi.typeof(getattr(self.d, name)), result.t.data))
+        return result
+
+    def ints(self, name: str, value: Ints, ndim: int = 1) -> View:
+        return self.array(name, value, np.int32, ndim)
 
     def _tables(self, options: Any) -> None:
         n = self.d.num_seqs
         if options.get("block_tables") is not None:
-            table = int_input(options["block_tables"], np.int32, "block_tables", ndim=2)
+            table = self.ints("block_tables", options["block_tables"], ndim=2)
             if table.shape[0] < n:
                 raise ValueError(f"block_tables has {table.shape[0]} rows: expected {n}")
-            table = np.ascontiguousarray(table)  # the library may read a row up to the next one
-            self.keep.append(table)
-            self.d.block_tables = pointer("int32_t *", table)
             self.d.block_table_stride = table.shape[1]
             return
         if options.get("block_begin") is None or options.get("block_ids") is None:
             raise TypeError("give block_tables, or block_begin and block_ids")
-        begin = self.ints("block_begin", options["block_begin"], "int32_t *")
-        ids = self.ints("block_ids", options["block_ids"], "int32_t *")
-        if begin.size != n + 1 or begin[0] < 0 or (np.diff(begin) < 0).any():
+        begin = self.ints("block_begin", options["block_begin"])
+        ids = self.ints("block_ids", options["block_ids"])
+        values = begin.host  # a device's are not looked at
+        if begin.size != n + 1 or (
+            values is not None and (values[0] < 0 or (np.diff(values) < 0).any())
+        ):
             raise ValueError(f"block_begin must have {n + 1} entries that never fall")
-        if int(begin[-1]) > ids.size:
+        if values is not None and int(values[-1]) > ids.size:
             raise ValueError(
-                f"block_begin ends at {begin[-1]}: expected at most {ids.size}, the block_ids"
+                f"block_begin ends at {values[-1]}: expected at most {ids.size}, the block_ids"
             )
 
     def _caches(self, options: Any) -> None:
         k, v = options.get("k_cache"), options.get("v_cache")
         if (k is None) != (v is None):
             raise TypeError("k_cache and v_cache come together")
-        self.head_dim_v = self.ctx.config.head_dim_v
+        config = self.ctx.config
+        self.head_dim_v, self.num_kv_heads = config.head_dim_v, config.num_kv_heads
         if k is not None and v is not None:
-            self.tensor("k_cache", k)
+            self.num_kv_heads = _num_kv_heads(self.tensor("k_cache", k), self.d.kv_layout)
             self.head_dim_v = self.tensor("v_cache", v).shape[-1]
 
+    def _numbers_by_head(self, options: Any) -> None:
+        heads = self.q.shape[1]
+        for name in ("alibi_slopes", "sinks"):
+            if options.get(name) is not None:
+                shape = self.array(name, options[name], np.float32).shape
+                if shape != (heads,):
+                    raise ValueError(f"{name} has shape {shape}: expected ({heads},)")
+        scales = {name: options.get(name) for name in ("k_scale", "v_scale")}
+        self.keep += _set_scales(self.d, scales, self.num_kv_heads, self.place)
+
+    def _tree_mask(self, options: Any) -> None:
+        if options.get("tree_mask") is None:
+            return
+        rows = self.q.shape[0]
+        mask = self.array("tree_mask", options["tree_mask"], np.uint8, ndim=2)
+        if mask.shape[0] != rows:
+            raise ValueError(f"tree_mask has {mask.shape[0]} rows: expected {rows}, those of q")
+        self.d.tree_mask_stride = mask.shape[1]
+
     def set_cu_q_lens(self, cu_q_lens: Ints, max_query_len: int | None) -> None:
-        array = self.ints("cu_q_lens", cu_q_lens, "int32_t *")
-        if array.size != self.d.num_seqs + 1:
-            raise ValueError(f"cu_q_lens has {array.size} entries: expected {self.d.num_seqs + 1}")
+        lens = self.ints("cu_q_lens", cu_q_lens)
+        if lens.size != self.d.num_seqs + 1:
+            raise ValueError(f"cu_q_lens has {lens.size} entries: expected {self.d.num_seqs + 1}")
         if max_query_len is None:
-            max_query_len = int(np.diff(array).max(initial=0))
+            if lens.host is None:
+                _missing("max_query_len", f"cu_q_lens is on {self.place}, unread")
+            max_query_len = int(np.diff(lens.host).max(initial=0))
         self.d.max_query_len = max(max_query_len, 0)
 
     def workspace_bytes(self) -> int:
@@ -173,31 +220,65 @@ class _Launch:
         check(lib.radix_attn_workspace(self.ctx.pointer, self.d, size))
         return int(size[0])
 
+    def torch(self, name: str) -> Any:
+        """torch, to make what was left out."""
+        torch = torch_maker(self.given_q, self.place)
+        if torch is None:
+            _missing(
+                name,
+                f"it is made on {self.place} only for a q of torch and on torch's current stream",
+            )
+        return torch
+
     def outputs(self) -> tuple[Tensor, Tensor | None]:
         rows, heads, _ = self.q.shape
         out = self.options.get("out")
-        if out is None:
-            out = np.zeros((rows, heads, self.head_dim_v), numpy_dtype(self.q.dtype))
-            self.tensor("out", bf16(out) if self.q.dtype == DType.BF16 else out)
-        else:
+        shape = (rows, heads, self.head_dim_v)
+        if out is not None:
             self.tensor("out", out, writable=True)
+        elif self.place.cuda:
+            self.torch("out")
+            out = self.given_q.new_zeros(shape)
+            self.tensor("out", out)
+        else:
+            out = np.zeros(shape, numpy_dtype(self.q.dtype))
+            self.tensor("out", bf16(out) if self.q.dtype == DType.BF16 else out)
         lse = self.options.get("lse")
         if lse is None or lse is False:
             return out, None
         if lse is True:
-            lse = np.full((rows, heads), -np.inf, np.float32)
+            lse = self._new_lse((rows, heads))
         self.tensor("lse", lse, writable=True)
         return out, lse
+
+    def _new_lse(self, shape: tuple[int, int]) -> Tensor:
+        if not self.place.cuda:
+            return np.full(shape, -np.inf, np.float32)
+        float32 = self.torch("lse").float32
+        lse: Tensor = self.given_q.new_full(shape, -np.inf, dtype=float32)
+        return lse
+
+    def _workspace(self, needed: int) -> None:
+        space = self.options.get("workspace")
+        if self.place.cuda:
+            torch = torch_maker(self.given_q, self.place)
+            if space is None and (torch is None or needed == 0):
+                return  # smaller launches need none; the library says when one does
+            if space is None:
+                space = self.given_q.new_empty((needed,), dtype=torch.uint8)
+            self.d.workspace_size = self.array("workspace", space, np.uint8).size
+            return
+        if space is None:
+            space = thread_workspace(self.ctx, needed)
+        array = output(space, np.uint8, "workspace")
+        self.keep.append(array)
+        self.d.workspace, self.d.workspace_size = pointer("void *", array), array.size
 
     def run(self, call: Any) -> tuple[Tensor, Tensor | None]:
         result = self.outputs()
         needed = self.workspace_bytes()
-        space = self.options.get("workspace")
-        if space is None:
-            space = thread_workspace(self.ctx, needed)
-        space = output(space, np.uint8, "workspace")
-        self.d.workspace, self.d.workspace_size = pointer("void *", space), space.size
-        stream = stream_pointer(self.options.get("stream"))
+        self._workspace(needed)
+        stream = ffi.cast("radix_stream", self.place.stream)
         status = call(self.ctx.pointer, self.d, stream)
         if status == lib.RADIX_E_BUFFER:
             raise make_error(status, needed=needed)
@@ -227,10 +308,12 @@ class AttentionCalls(ContextCore):
         q: Tensor | None = None,
         layer: int = 0,
         rotary_dim: int = 0,
-        k_cache: Tensor | None = None,
-        v_cache: Tensor | None = None,
+        k_cache: Tensor | Float8 | None = None,
+        v_cache: Tensor | Float8 | None = None,
+        k_scale: Tensor | None = None,
+        v_scale: Tensor | None = None,
         kv_layout: KvLayout | str = KvLayout.NHD,
-        stream: int | None = None,
+        stream: Stream = None,
         **rope: Unpack[RopeOptions],
     ) -> None:
         """Turns q (in place) and k, and writes K and V to their slots, in one pass. [D]
@@ -243,8 +326,11 @@ class AttentionCalls(ContextCore):
         layer       of the context's KV memory; ignored with k_cache and v_cache (see
                     AttentionOptions)
         rotary_dim  leading elements of a head that turn, even; 0 = no rotation, only the write
+        k_scale, v_scale  CUDA: K and V are divided by them before they are stored: f32 [1], or
+                    [num_kv_heads]; for fp8
+        stream      None on the CPU; on CUDA see memory.py
         Errors: InvalidArgumentError, UnsupportedError; TypeError and ValueError for what is no
-        tensor.
+        tensor or on another device than the context.
         """
         unknown = rope.keys() - RopeOptions.__annotations__.keys()
         if unknown:
@@ -258,19 +344,33 @@ class AttentionCalls(ContextCore):
         d.scaling = to_enum(RopeScaling, rope.get("scaling") or 0, "scaling")
         for name in _ROPE_NUMBERS:
             setattr(d, name, rope.get(name) or 0)
+        place = self.place(stream)
         written = {"q": q, "k_cache": k_cache, "v_cache": v_cache}
-        keep = [_set_tensor(d, "k", k), _set_tensor(d, "v", v)]
-        keep += [
-            _set_tensor(d, name, t, writable=True) for name, t in written.items() if t is not None
-        ]
-        places = int_input(slots, np.int64, "slots")
-        d.slots, d.num_tokens = pointer("int64_t *", places), places.size
-        where = None if positions is None else int_input(positions, np.int32, "positions")
-        if where is not None and where.size != places.size:
-            raise ValueError(f"positions has {where.size} entries: expected {places.size}")
-        d.positions = pointer("int32_t *", where)
-        check(lib.radix_rope_append_launch(self.pointer, d, stream_pointer(stream)))
-        del keep
+        views = {
+            "k": view(k, "k", place),
+            "v": view(v, "v", place),
+            **{
+                name: view(tensor, name, place, writable=True)
+                for name, tensor in written.items()
+                if tensor is not None
+            },
+        }
+        for name, tensor in views.items():
+            setattr(d, name, tensor.t[0])
+        heads = self.config.num_kv_heads
+        if "k_cache" in views:
+            heads = _num_kv_heads(views["k_cache"], d.kv_layout)
+        scales = _set_scales(d, {"k_scale": k_scale, "v_scale": v_scale}, heads, place)
+        places = array_argument(slots, np.int64, "slots", place)
+        d.slots, d.num_tokens = places.pointer("int64_t *"), places.size
+        if positions is not None:
+            at = array_argument(positions, np.int32, "positions", place)
+            if at.size != places.size:
+                raise ValueError(f"positions has {at.size} entries: expected {places.size}")
+            d.positions = at.pointer("int32_t *")
+        stream_pointer = ffi.cast("radix_stream", place.stream)
+        check(lib.radix_rope_append_launch(self.pointer, d, stream_pointer))
+        del scales
 
     def paged_attention(
         self, q: Tensor, context_lens: Ints, **options: Unpack[AttentionOptions]
@@ -280,9 +380,10 @@ class AttentionCalls(ContextCore):
         q             [num_seqs, num_q_heads, head_dim]
         context_lens  int32 [num_seqs]: tokens with K/V, the newest included; 0 = empty: out 0 and
                       lse -inf
-        options       AttentionOptions; block_tables, or block_begin and block_ids, are required
+        options       AttentionOptions; block_tables, or block_begin and block_ids, are required; on
+                      CUDA max_context_len, too
         Errors: InvalidArgumentError, BufferTooSmallError (workspace), UnsupportedError; TypeError
-        and ValueError for what is no tensor.
+        and ValueError for what is no tensor or on another device than the context.
         """
         launch = _Launch(self, q, context_lens, options)
         if launch.q.shape[0] != launch.d.num_seqs:
@@ -307,7 +408,7 @@ class AttentionCalls(ContextCore):
         context_lens   int32 [num_seqs]: tokens with K/V, this launch's new ones included
         cu_q_lens      int32 [num_seqs + 1]: row offsets, from 0; rows beyond the last are padding
                        and left alone: in new outputs they are 0, lse -inf
-        max_query_len  bound on rows of a sequence; default their maximum
+        max_query_len  bound on rows of a sequence; default their maximum, on CUDA required
         options        AttentionOptions; block_tables, or block_begin and block_ids, are required
         """
         launch = _Launch(self, q, context_lens, options)
@@ -331,11 +432,37 @@ class AttentionCalls(ContextCore):
         launch = _Launch(self, q, context_lens, options)
         if cu_q_lens is not None:
             launch.set_cu_q_lens(cu_q_lens, max_query_len)
-        launch.outputs()
         return launch.workspace_bytes()
 
 
-def _set_tensor(d: Any, name: str, tensor: Tensor, *, writable: bool = False) -> View:
-    result = view(tensor, name, writable=writable)
-    setattr(d, name, result.t[0])
-    return result
+def _num_kv_heads(cache: View, kv_layout: int) -> int:
+    """Of a K cache; 0 when it has not four dimensions, which the library refuses."""
+    if len(cache.shape) != 4:
+        return 0
+    return cache.shape[2 if kv_layout == KvLayout.NHD else 1]
+
+
+def _set_scales(
+    d: Any, scales: dict[str, Tensor | None], num_kv_heads: int, place: Place
+) -> list[View]:
+    """Puts k_scale and v_scale into a descriptor; returns what must live until the launch."""
+    given = {
+        name: array_argument(scale, np.float32, name, place)
+        for name, scale in scales.items()
+        if scale is not None
+    }
+    sizes = {scale.size for scale in given.values()}
+    for name, scale in given.items():
+        if scale.size not in (1, num_kv_heads):
+            raise ValueError(
+                f"{name} has {scale.size} entries: expected 1 or {num_kv_heads}, one a KV head"
+            )
+        setattr(d, name, scale.pointer("float *"))
+    if len(sizes) > 1:
+        raise ValueError(
+            f"k_scale has {given['k_scale'].size} entries, v_scale {given['v_scale'].size}: "
+            "expected as many"
+        )
+    if sizes and sizes != {1}:
+        d.flags |= int(AttentionFlag.SCALE_PER_HEAD)
+    return list(given.values())

@@ -12,6 +12,7 @@ import numpy as np
 from radixattn import callbacks
 from radixattn._ffi import ffi, lib
 from radixattn.callbacks import Allocator, LogFunction, ParallelFor
+from radixattn.device import launch_place
 from radixattn.enums import (
     ContextFlag,
     CpuTarget,
@@ -23,7 +24,7 @@ from radixattn.enums import (
     to_enum,
 )
 from radixattn.errors import check
-from radixattn.tensors import Array, to_dtype
+from radixattn.tensors import Array, Tensor, to_dtype, view_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +42,8 @@ class Options(TypedDict, total=False):
     num_kv_heads: int
     head_dim: int  # of K: 32..256 in steps of 8
     head_dim_v: int  # of V; default head_dim
-    kv_dtype: DType | str | np.dtype[Any] | type  # "f16" (default), "bf16", "f32"
+    # "f16" (default), "bf16", "f32"; on CUDA "f8_e4m3" and "f8_e5m2", too
+    kv_dtype: DType | str | np.dtype[Any] | type
     kv_layout: KvLayout | str  # "nhd" (default) or "hnd"
     memory_budget: int  # bytes of KV memory, when num_blocks is 0
     # live at once; default 1024; a bound with preallocate, else where growth starts
@@ -50,8 +52,8 @@ class Options(TypedDict, total=False):
     max_pins: int  # default 64; as max_requests
     max_namespaces: int  # besides the default one; default 64; as max_requests
     evict_policy: EvictPolicy | str  # "lru" (default), "lfu", "fifo", "none"
-    device: Device | str  # "auto" (default), "cpu"
-    device_index: int
+    device: Device | str  # "auto" (default: the CPU), "cpu", "cuda", "cuda:1"
+    device_index: int  # of CUDA, as the runtime counts; default 0, or what device says
     # "auto" (default), "baseline", "avx2", "avx512", "avx512_bf16", "neon"
     cpu_target: CpuTarget | str
     num_threads: int  # > 1: the library's own pool, the calling thread counted; not with executor
@@ -59,8 +61,10 @@ class Options(TypedDict, total=False):
     executor: Executor | ParallelFor
     max_workers: int  # of executor: threads that may run tasks at once; 0 = unknown
     allocator: Allocator  # host memory; default malloc
-    # caller-owned KV memory: writable, contiguous, 64-byte aligned, at least kv_bytes()
-    kv_memory: Array
+    device_allocator: Allocator  # CUDA: the context's own KV memory; default cudaMalloc
+    # caller-owned KV memory: writable, contiguous, 64-byte aligned, at least kv_bytes(); on CUDA
+    # a tensor on the context's device
+    kv_memory: Tensor
     log: LogFunction  # log(level, message), level a LogLevel number; default silent
     log_level: LogLevel | str  # "off" (default), "error", "warn", "info", "debug"
     external_sync: bool  # the caller serialises control-plane calls; the context has no lock
@@ -104,12 +108,11 @@ class Config:
 _NUMBERS = (
     "num_blocks", "block_size", "num_layers", "num_kv_heads", "head_dim", "head_dim_v",
     "memory_budget", "max_requests", "max_blocks_per_request", "max_pins", "max_namespaces",
-    "device_index", "num_threads",
+    "num_threads",
 )  # fmt: skip
 _ENUMS = {
     "kv_layout": KvLayout,
     "evict_policy": EvictPolicy,
-    "device": Device,
     "cpu_target": CpuTarget,
     "log_level": LogLevel,
 }
@@ -133,6 +136,7 @@ def fill_config(options: Mapping[str, Any]) -> tuple[Any, list[object]]:
         setattr(config, name, options.get(name) or 0)
     for name, kind in _ENUMS.items():
         setattr(config, name, to_enum(kind, options.get(name) or 0, name))
+    config.device, config.device_index = _device(options)
     config.kv_dtype = to_dtype(options.get("kv_dtype") or 0, "kv_dtype")
     keep: list[object] = [config]
     _fill_memory(config, options, keep)
@@ -140,18 +144,29 @@ def fill_config(options: Mapping[str, Any]) -> tuple[Any, list[object]]:
     return config, keep
 
 
+def _device(options: Mapping[str, Any]) -> tuple[int, int]:
+    """device and device_index of "cuda:1" and its like."""
+    device, index = options.get("device") or 0, options.get("device_index")
+    if isinstance(device, str) and ":" in device:
+        device, _, number = device.partition(":")
+        if not number.isdecimal():
+            raise ValueError(f"device is {options['device']!r}: expected a number after the colon")
+        if index is not None and index != int(number):
+            raise ValueError(f"device is {options['device']!r} and device_index {index}: give one")
+        index = int(number)
+    return to_enum(Device, device, "device"), index or 0
+
+
 def _fill_memory(config: Any, options: Mapping[str, Any], keep: list[object]) -> None:
     memory = options.get("kv_memory")
     if memory is not None:
-        if not (isinstance(memory, np.ndarray) and memory.flags.c_contiguous):
-            raise TypeError("kv_memory must be a contiguous numpy array")
-        if not memory.flags.writeable:
-            raise ValueError("kv_memory is read-only: it would be written")
-        config.kv_memory = ffi.cast("void *", memory.__array_interface__["data"][0])
-        config.kv_memory_size = memory.nbytes
-        keep.append(memory)
-    if options.get("allocator") is not None:
-        config.host_alloc = callbacks.allocator_struct(options["allocator"], keep)
+        cuda = config.device == Device.CUDA
+        where = view_memory(memory, "kv_memory", launch_place(cuda, config.device_index, None))
+        config.kv_memory, config.kv_memory_size = where.t.data, where.nbytes
+        keep.append(where)
+    for name, field in (("allocator", "host_alloc"), ("device_allocator", "device_alloc")):
+        if options.get(name) is not None:
+            setattr(config, field, callbacks.allocator_struct(options[name], keep))
 
 
 def _fill_callbacks(config: Any, options: Mapping[str, Any], keep: list[object]) -> None:
@@ -169,7 +184,8 @@ def read_config(struct: Any) -> Config:
         for field in fields(Config)
         if field.name != "kv_memory"
     }
-    for name, kind in {**_ENUMS, "kv_dtype": DType, "flags": ContextFlag}.items():
+    more = {"kv_dtype": DType, "device": Device, "flags": ContextFlag}
+    for name, kind in {**_ENUMS, **more}.items():
         values[name] = kind(values[name])
     values["kv_memory"] = int(ffi.cast("uintptr_t", struct.kv_memory))
     return Config(**values)

@@ -24,7 +24,11 @@ class Context(CacheCalls, TreeCalls, MemoryCalls, AttentionCalls):
                 request.commit()   # from now on others can match it
 
     Keyword arguments: see config.Options. Errors of creation: InvalidArgumentError,
-    OutOfMemoryError, UnsupportedError (cpu_target, device), NoDeviceError.
+    OutOfMemoryError, UnsupportedError (cpu_target, device, kv_dtype), NoDeviceError.
+
+    device="cuda" or "cuda:1": K/V and kernels are on that device, and there the tensors of launches
+    must be (see attention.py); launches go to a stream (see memory.py). Requests, block tables and
+    lengths come as host memory, as ever.
 
     Threads: methods tagged [F] are free-threaded, [C] take the context's lock, [D] run without a
     lock on what they are given. close() ends the context; no other thread may be inside a call of

@@ -1,9 +1,9 @@
-"""DLPack capsules: looking into the one an object hands out, and making one whose elements are
-bfloat16.
+"""DLPack capsules: looking into the one an object hands out, and making one for a dtype or a device
+that numpy does not know.
 
 Promises: no copy. A borrowed capsule is never consumed: its producer's deleter runs when the
-capsule dies, so whoever keeps the Borrowed keeps the memory. Only CPU tensors pass; the library
-refuses dtypes it has no counterpart for.
+capsule dies, so whoever keeps the Borrowed keeps the memory. The library refuses dtypes it has no
+counterpart for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-_CODE_BFLOAT = 4  # kDLBfloat
+CODE_BFLOAT = 4  # kDLBfloat
+CODE_F8_E4M3 = 10  # kDLFloat8_e4m3fn
+CODE_F8_E5M2 = 12  # kDLFloat8_e5m2
 _READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
 
 
@@ -63,15 +65,16 @@ class Borrowed:
     capsule: object
 
 
-def borrow(tensor: Any) -> Borrowed:
-    """The DLTensor behind ``tensor.__dlpack__()``.
+def borrow(tensor: Any, stream: int | None = None) -> Borrowed:
+    """The DLTensor behind ``tensor.__dlpack__()``, of a device so that stream may use it.
 
     BufferError: a DLPack of another major version.
     """
+    request = {} if stream is None else {"stream": stream}
     try:
-        capsule = tensor.__dlpack__(max_version=(1, 0))
+        capsule = tensor.__dlpack__(**request, max_version=(1, 0))
     except TypeError:  # a producer from before DLPack 1.0
-        capsule = tensor.__dlpack__()
+        capsule = tensor.__dlpack__(**request)
     if not _is_valid(capsule, b"dltensor_versioned"):
         return Borrowed(_get_pointer(capsule, b"dltensor"), False, capsule)
     managed = _Versioned.from_address(_get_pointer(capsule, b"dltensor_versioned"))
@@ -81,15 +84,25 @@ def borrow(tensor: Any) -> Borrowed:
     return Borrowed(address, bool(managed.flags & _READ_ONLY), capsule)
 
 
-def bfloat16_capsule(bits: np.ndarray[Any, Any], **request: Any) -> object:
-    """A capsule over a uint16 array that says bfloat16.
+def labelled_capsule(
+    array: np.ndarray[Any, Any],
+    *,
+    code: int | None = None,
+    device: tuple[int, int] | None = None,
+    **request: Any,
+) -> object:
+    """A capsule over an array's memory that says another type code (for as many bits) or another
+    device.
 
-    Numpy makes and owns it; only the dtype is put right.
+    Numpy makes and owns it, without a look at the memory; only the label is put right.
     """
-    capsule = bits.__dlpack__(**request)
+    capsule = array.__dlpack__(**request)
     if _is_valid(capsule, b"dltensor_versioned"):
         tensor = _Versioned.from_address(_get_pointer(capsule, b"dltensor_versioned")).tensor
     else:
         tensor = _Tensor.from_address(_get_pointer(capsule, b"dltensor"))
-    tensor.dtype.code = _CODE_BFLOAT
+    if code is not None:
+        tensor.dtype.code = code
+    if device is not None:
+        tensor.device_type, tensor.device_id = device
     return capsule

@@ -1,16 +1,18 @@
 """Arrays of the caller as the C API sees them: pointers, radix_tensor views, and back to numpy.
 
 Promises: tensors (queries, keys, values, outputs, KV memory) are never copied; what cannot be
-passed as it is raises. Small integer arrays (token ids, tables, lengths) are passed as they are
-when dtype and layout fit, and are converted, with a check of range, when they are an input in
-another form (a list, int64). bfloat16 has no numpy dtype: with ml_dtypes installed arrays of
-ml_dtypes.bfloat16 are used; without it, uint16 arrays that hold the bits. uint16 goes in as
-``bf16(array)``, which says so.
+passed as it is raises. Small arrays (token ids, tables, lengths) in host memory are passed as they
+are when dtype and layout fit, and are converted, with a check of range, when they are an input in
+another form (a list, int64). On a device nothing is converted nor looked at: dtype and layout must
+fit. bfloat16 has no numpy dtype: with ml_dtypes installed arrays of ml_dtypes.bfloat16 are used;
+without it, uint16 arrays that hold the bits. uint16 goes in as ``bf16(array)``, uint8 that holds
+fp8 as ``fp8(array, dtype)``: they say so.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,15 +20,16 @@ import numpy as np
 
 from radixattn import dlpack
 from radixattn._ffi import ffi, lib
+from radixattn.device import CPU, Place, check_host, check_place
 from radixattn.enums import DType
-from radixattn.errors import check
+from radixattn.errors import RadixError, check
 
 Array = np.ndarray[Any, Any]
 
 
 @runtime_checkable
 class SupportsDLPack(Protocol):
-    """Any tensor of a library that speaks DLPack: torch, jax, cupy (host memory), ..."""
+    """Any tensor of a library that speaks DLPack: torch, jax, cupy, ..."""
 
     def __dlpack__(self) -> object: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
@@ -52,6 +55,8 @@ _TO_NUMPY: dict[int, np.dtype[Any]] = {
     DType.U8: np.dtype(np.uint8),
 }
 _FROM_NUMPY = {dtype: kind for kind, dtype in _TO_NUMPY.items() if dtype != np.uint16}
+_BYTES = {kind: dtype.itemsize for kind, dtype in _TO_NUMPY.items()}
+_FLOAT8 = (DType.F8_E4M3, DType.F8_E5M2)
 
 
 def numpy_dtype(dtype: DType | int) -> np.dtype[Any]:
@@ -71,7 +76,9 @@ def to_dtype(value: DType | int | str | np.dtype[Any] | type, name: str = "dtype
         return int(value)
     dtype = np.dtype(value)
     if dtype not in _FROM_NUMPY:
-        raise TypeError(f"{name} is {value!r}: expected f32, f16, bf16 or their numpy dtypes")
+        raise TypeError(
+            f"{name} is {value!r}: expected f32, f16, bf16 (or a numpy dtype), f8_e4m3 or f8_e5m2"
+        )
     return int(_FROM_NUMPY[dtype])
 
 
@@ -88,7 +95,7 @@ class BFloat16:
         self.bits = bits.view(np.uint16)
 
     def __dlpack__(self, **request: Any) -> object:
-        return dlpack.bfloat16_capsule(self.bits, **request)
+        return dlpack.labelled_capsule(self.bits, code=dlpack.CODE_BFLOAT, **request)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # kDLCPU
@@ -97,6 +104,25 @@ class BFloat16:
 def bf16(bits: Array) -> BFloat16:
     """Says that a uint16 array holds bfloat16 values. No copy."""
     return BFloat16(bits)
+
+
+class Float8:
+    """uint8 bits that stand for fp8: goes in as a k_cache or v_cache. bits: a tensor of uint8."""
+
+    def __init__(self, bits: Tensor, dtype: DType | str) -> None:
+        self.bits = bits
+        self.dtype = to_dtype(dtype)
+        if self.dtype not in _FLOAT8:
+            raise ValueError(f"dtype is {dtype!r}: expected f8_e4m3 or f8_e5m2")
+
+
+def fp8(bits: Tensor, dtype: DType | str) -> Float8:
+    """Says that a uint8 tensor holds fp8 values, "f8_e4m3" (finite only, largest 448) or "f8_e5m2".
+    No copy.
+
+    For libraries that do not pass their own fp8 tensors through DLPack.
+    """
+    return Float8(bits, dtype)
 
 
 class View:
@@ -119,12 +145,52 @@ class View:
     def dtype(self) -> int:
         return int(self.t.dtype)
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
-def view(tensor: Any, name: str, *, writable: bool = False) -> View:
-    """The view of a tensor argument.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * _BYTES.get(self.dtype, 1)
 
-    TypeError, ValueError: not a tensor, read-only, a layout that has no strides.
+    @property
+    def host(self) -> Array | None:
+        """The array that was viewed; None for a tensor of another library or of a device."""
+        return self.keep if isinstance(self.keep, np.ndarray) else None
+
+    def pointer(self, ctype: str) -> Any:
+        """The first element as a C pointer."""
+        return ffi.cast(ctype, self.t.data)
+
+    def is_compact(self) -> bool:
+        """Row-major without gaps."""
+        step = 1
+        strides = tuple(self.t.stride[i] for i in range(self.t.ndim))
+        for extent, stride in zip(reversed(self.shape), reversed(strides), strict=True):
+            if any(strides) and extent > 1 and stride != step:
+                return False
+            step *= extent
+        return True
+
+
+def view(tensor: Any, name: str, place: Place = CPU, *, writable: bool = False) -> View:
+    """The view of a tensor argument of a launch at place.
+
+    TypeError, ValueError: not a tensor, on another device, read-only, a layout without strides.
     """
+    if isinstance(tensor, Float8):
+        bits = view(tensor.bits, name, place, writable=writable)
+        if bits.dtype != DType.U8:
+            found = DType(bits.dtype).name.lower()
+            raise TypeError(f"{name} has dtype {found}: expected uint8 in radixattn.fp8()")
+        bits.t.dtype = tensor.dtype
+        return bits
+    if not (isinstance(tensor, BFloat16 | np.ndarray) or hasattr(tensor, "__dlpack__")):
+        expected = f"a tensor on {place}" if place.cuda else "a numpy array or a tensor"
+        raise TypeError(f"{name} is a {type(tensor).__name__}: expected {expected} with __dlpack__")
+    check_place(tensor, name, place)
     if isinstance(tensor, BFloat16):
         result = _view_numpy(tensor.bits, name, int(DType.BF16), writable)
         result.keep = tensor
@@ -137,11 +203,7 @@ def view(tensor: Any, name: str, *, writable: bool = False) -> View:
             )
             raise TypeError(f"{name} has dtype {tensor.dtype}: expected a native f32 or f16{hint}")
         return _view_numpy(tensor, name, int(kind), writable)
-    if hasattr(tensor, "__dlpack__"):
-        return _view_dlpack(tensor, name, writable)
-    raise TypeError(
-        f"{name} is a {type(tensor).__name__}: expected a numpy array or a tensor with __dlpack__"
-    )
+    return _view_dlpack(tensor, name, place, writable)
 
 
 def _view_numpy(array: Array, name: str, kind: int, writable: bool) -> View:
@@ -169,21 +231,67 @@ def _set_strides(t: Any, array: Array, name: str) -> None:
         t.stride[i] = stride // array.itemsize
 
 
-def _view_dlpack(tensor: Any, name: str, writable: bool) -> View:
-    kind, _ = tensor.__dlpack_device__()
-    if kind != 1:
-        raise TypeError(f"{name} is on DLPack device {kind}: expected host memory")
-    borrowed = dlpack.borrow(tensor)
+def _view_dlpack(tensor: Any, name: str, place: Place, writable: bool) -> View:
+    borrowed = dlpack.borrow(tensor, place.dlpack_stream)
     if writable and borrowed.read_only:
         raise ValueError(f"{name} is read-only: it would be written")
     result = View((tensor, borrowed))
-    check(lib.radix_tensor_from_dlpack(ffi.cast("const void *", borrowed.address), result.t))
+    try:
+        check(lib.radix_tensor_from_dlpack(ffi.cast("const void *", borrowed.address), result.t))
+    except RadixError as error:
+        raise type(error)(error.status, f"{name}: {error.message}") from None
+    return result
+
+
+def array_argument(
+    values: Any, dtype: type, name: str, place: Place, ndim: int = 1, *, writable: bool = False
+) -> View:
+    """A small array argument (tables, lengths, scales) of a launch at place, its memory compact.
+
+    In host memory it is converted when that is needed; on a device dtype and layout must fit.
+    """
+    if not place.cuda:
+        if np.dtype(dtype).kind == "f":
+            array: Array = np.asarray(_host_array(values, dtype, name), dtype=dtype)
+        else:
+            array = int_input(values, dtype, name, ndim)
+        array = np.ascontiguousarray(array)
+        return _view_numpy(array, name, int(_FROM_NUMPY[np.dtype(dtype)]), False)
+    result = view(values, name, place, writable=writable)
+    expected = DType(_FROM_NUMPY[np.dtype(dtype)])
+    if result.dtype != expected:
+        raise TypeError(
+            f"{name} has dtype {DType(result.dtype).name.lower()}: expected "
+            f"{expected.name.lower()} (nothing on a device is converted)"
+        )
+    if len(result.shape) != ndim:
+        raise ValueError(f"{name} has shape {result.shape}: expected {ndim} dimension(s)")
+    if not result.is_compact():
+        raise ValueError(f"{name} has gaps or another order: expected contiguous memory on {place}")
+    return result
+
+
+def view_memory(memory: Any, name: str, place: Place) -> View:
+    """Plain memory at place, to be written: the view of a contiguous array or tensor of any
+    dtype."""
+    if isinstance(memory, np.ndarray):
+        check_place(memory, name, place)
+        if not memory.flags.c_contiguous:
+            raise TypeError(f"{name} has gaps or another order: expected a contiguous array")
+        return _view_numpy(memory.reshape(-1).view(np.uint8), name, int(DType.U8), True)
+    if not hasattr(memory, "__dlpack__"):
+        raise TypeError(
+            f"{name} is a {type(memory).__name__}: expected contiguous memory on {place}"
+        )
+    result = view(memory, name, place, writable=True)
+    if not result.is_compact():
+        raise TypeError(f"{name} has gaps or another order: expected a contiguous tensor")
     return result
 
 
 def int_input(values: Ints, dtype: type, name: str, ndim: int = 1) -> Array:
     """An integer argument as an array of dtype with contiguous rows; in place when that fits."""
-    array = _host_array(values, dtype)
+    array = _host_array(values, dtype, name)
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}: expected {ndim} dimension(s)")
     if array.dtype != dtype:
@@ -195,12 +303,14 @@ def _has_contiguous_rows(array: Array) -> bool:
     return array.size == 0 or array.shape[-1] == 1 or array.strides[-1] == array.itemsize
 
 
-def _host_array(values: Ints, dtype: type) -> Array:
+def _host_array(values: Ints, dtype: type, name: str) -> Array:
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "__dlpack__"):
+        check_host(values, name)
         return np.from_dlpack(values)  # type: ignore[arg-type]
-    return np.asarray(values, dtype=None if len(values) else dtype)
+    empty = hasattr(values, "__len__") and len(values) == 0
+    return np.asarray(values, dtype=dtype if empty else None)
 
 
 def _convert(array: Array, dtype: type, name: str) -> Array:
@@ -212,20 +322,28 @@ def _convert(array: Array, dtype: type, name: str) -> Array:
     return array.astype(dtype)
 
 
-def float_input(values: Any, name: str, count: int) -> Array:
-    """A small float32 argument [count], the caller's own memory when it fits."""
-    if hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray):
-        values = np.from_dlpack(values)
-    array = np.ascontiguousarray(values, dtype=np.float32)
-    if array.shape != (count,):
-        raise ValueError(f"{name} has shape {array.shape}: expected ({count},)")
-    return array
+class _Exposed:
+    """A view of host memory in the array interface: writable, where numpy's own import through
+    DLPack may not be."""
+
+    def __init__(self, seen: View) -> None:
+        self._keep = seen
+        dtype = numpy_dtype(seen.dtype)
+        strides = tuple(seen.t.stride[i] * dtype.itemsize for i in range(seen.t.ndim))
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (int(seen.pointer("uintptr_t")), False),
+            "typestr": dtype.str,
+            "shape": seen.shape,
+            "strides": strides if any(strides) else None,
+        }
 
 
 def output(array: Any, dtype: type, name: str, ndim: int = 1) -> Array:
     """An output argument, checked: a writable array of exactly this dtype with contiguous rows."""
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
-        array = np.from_dlpack(array)
+        check_host(array, name)
+        array = np.asarray(_Exposed(view(array, name, writable=True)))
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
         raise ValueError(f"{name}: expected an array of {np.dtype(dtype).name}, {ndim}-D")
     if not array.flags.writeable:

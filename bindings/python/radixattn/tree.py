@@ -14,11 +14,20 @@ import numpy as np
 
 from radixattn._ffi import ffi, lib
 from radixattn.core import ContextCore
+from radixattn.device import Place, Stream
 from radixattn.enums import NS_DEFAULT
 from radixattn.errors import check
-from radixattn.memory import stream_pointer
 from radixattn.request import Namespace, id_of
-from radixattn.tensors import Array, Ints, int_input, output, pointer
+from radixattn.tensors import (
+    Array,
+    Ints,
+    Tensor,
+    View,
+    array_argument,
+    int_input,
+    output,
+    pointer,
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,11 @@ class TreeView:
 
     @property
     def num_nodes(self) -> int:
-        return int(self.parent.size)
+        return int(self.parent.shape[0])
 
     @property
     def num_blocks(self) -> int:
-        return int(self.block_ids.size)
+        return int(self.block_ids.shape[0])
 
     @property
     def block_size(self) -> int:
@@ -95,22 +104,6 @@ def _tree_struct(tree: TreeView) -> Any:
     return io
 
 
-def _check_tree(tree: TreeView) -> None:
-    sizes = {
-        "child_begin": (tree.num_nodes + 2,),
-        "block_begin": (tree.num_nodes + 1,),
-        "block_ids": (tree.num_blocks,),
-        "tokens": (tree.num_blocks, tree.block_size),
-    }
-    for name, shape in sizes.items():
-        array = getattr(tree, name)
-        if array.dtype != np.int32 or array.shape != shape or not array.flags.c_contiguous:
-            raise ValueError(
-                f"tree.{name} has dtype {array.dtype} and shape {array.shape}: "
-                f"expected contiguous int32, {shape}"
-            )
-
-
 class TreeCalls(ContextCore):
     """The tree as arrays. See Context."""
 
@@ -140,51 +133,108 @@ class TreeCalls(ContextCore):
         prompts: Sequence[Ints] | Ints,
         prompt_begin: Ints | None = None,
         *,
-        tables: Array | bool = False,
-        stream: int | None = None,
+        tables: Tensor | bool = False,
+        nodes: Tensor | None = None,
+        tokens: Tensor | None = None,
+        stream: Stream = None,
     ) -> BatchMatch:
         """The longest prefix of each prompt in the tree: what peek_prefix says, for many prompts.
         [D] (radix_match_batch_launch)
 
-        tree          of export_tree, in host memory
-        prompts       a sequence of prompts; with prompt_begin int32 [num_tokens], one prompt after
-                      the other
-        prompt_begin  int64 [n + 1]: prompt i is prompts[prompt_begin[i]:prompt_begin[i + 1]]
+        tree          of export_tree; on CUDA the same with its arrays on the context's device
+        prompts       a sequence of prompts in host memory; with prompt_begin int32 [num_tokens],
+                      one prompt after the other
+        prompt_begin  int64 [n + 1]: prompt i is prompts[prompt_begin[i]:prompt_begin[i + 1]];
+                      required on CUDA
         tables        int32 [n, width] output, without gaps; True: a new array as wide as the
-                      longest prompt; rows that are too short get the first blocks
+                      longest prompt (CPU); rows that are too short get the first blocks
+        nodes, tokens int32 [n] outputs; default new arrays, on CUDA required
+        stream        None on the CPU; on CUDA see memory.py
         Errors: InvalidArgumentError; TypeError and ValueError for what is no such array.
         """
-        _check_tree(tree)
-        flat, begin = _flat_prompts(prompts, prompt_begin)
-        n = begin.size - 1
-        nodes, tokens = np.empty(n, np.int32), np.empty(n, np.int32)
-        rows: Array | None = None
+        place = self.place(stream)
+        io, keep = _tree_at(tree, place)
+        if place.cuda and prompt_begin is None:
+            raise TypeError(f"prompt_begin is missing: prompts are one array on {place}")
+        flat, begin = _flat_prompts(prompts, prompt_begin, place)
+        n = begin.shape[0] - 1
         if tables is True:
-            longest = int(np.diff(begin).max(initial=0))
-            rows = np.empty((n, max(longest // tree.block_size, 1)), np.int32)
-        elif tables is not False:
-            rows = output(tables, np.int32, "tables", ndim=2)
-            if rows.shape[0] < n or not rows.flags.c_contiguous:
-                raise ValueError(f"tables has shape {rows.shape}: expected {n} rows without gaps")
+            if begin.host is None:
+                raise TypeError(f"tables is True: expected an output on {place}")
+            longest = int(np.diff(begin.host).max(initial=0))
+            tables = np.empty((n, max(longest // tree.block_size, 1)), np.int32)
+        given = {"nodes": nodes, "tokens": tokens, "tables": tables}
+        results, views = _match_outputs(given, n, place)
         d = ffi.new("radix_match_batch *", {"struct_size": ffi.sizeof("radix_match_batch")})
-        d.num_prompts, d.num_tokens = n, flat.size
-        d.prompts = pointer("radix_token *", flat)
-        d.prompt_begin = pointer("int64_t *", begin)
-        d.out_nodes, d.out_tokens = pointer("int32_t *", nodes), pointer("int32_t *", tokens)
-        d.out_tables = pointer("int32_t *", rows)
-        d.table_stride = 0 if rows is None else rows.shape[1]
-        io = _tree_struct(tree)
-        check(lib.radix_match_batch_launch(self.pointer, io, d, stream_pointer(stream)))
-        return BatchMatch(nodes, tokens, rows)
+        d.num_prompts, d.num_tokens = n, flat.shape[0]
+        d.prompts = ffi.cast("radix_token *", flat.t.data)
+        d.prompt_begin = ffi.cast("int64_t *", begin.t.data)
+        for name, result in views.items():
+            setattr(d, f"out_{name}", ffi.cast("int32_t *", result.t.data))
+        d.table_stride = views["tables"].shape[1] if "tables" in views else 0
+        check(lib.radix_match_batch_launch(self.pointer, io, d, self._stream(stream)))
+        del keep
+        return BatchMatch(results["nodes"], results["tokens"], results.get("tables"))
 
 
-def _flat_prompts(prompts: Sequence[Ints] | Ints, prompt_begin: Ints | None) -> tuple[Array, Array]:
-    if prompt_begin is not None:
-        begin = int_input(prompt_begin, np.int64, "prompt_begin")
-        if begin.size == 0:
-            raise ValueError("prompt_begin has 0 entries: expected at least 1")
-        return int_input(prompts, np.int32, "prompts"), begin  # type: ignore[arg-type]
-    each = [int_input(p, np.int32, f"prompts[{i}]") for i, p in enumerate(prompts)]  # type: ignore[arg-type]
-    begin = np.zeros(len(each) + 1, np.int64)
-    np.cumsum([p.size for p in each], out=begin[1:])
-    return np.concatenate([np.empty(0, np.int32), *each]), begin
+def _tree_at(tree: TreeView, place: Place) -> tuple[Any, list[View]]:
+    """A radix_tree_view over the arrays of a tree that lies at place, and what it points to."""
+    io = ffi.new("radix_tree_view *", {"struct_size": ffi.sizeof("radix_tree_view")})
+    num_nodes, num_blocks = tree.num_nodes, tree.num_blocks
+    io.block_size, io.num_nodes, io.num_blocks = tree.block_size, num_nodes, num_blocks
+    shapes = {
+        "child_begin": (num_nodes + 2,),
+        "block_begin": (num_nodes + 1,),
+        "block_ids": (num_blocks,),
+        "tokens": (num_blocks, tree.block_size),
+    }
+    keep = []
+    for name, shape in shapes.items():
+        array = array_argument(
+            getattr(tree, name), np.int32, f"tree.{name}", place, ndim=len(shape)
+        )
+        if array.shape != shape:
+            raise ValueError(f"tree.{name} has shape {array.shape}: expected {shape}")
+        setattr(io, name, ffi.cast("int32_t *", array.t.data))
+        keep.append(array)
+    return io, keep
+
+
+def _match_outputs(
+    given: dict[str, Any], n: int, place: Place
+) -> tuple[dict[str, Any], dict[str, View]]:
+    """The outputs of a match, made where they are missing, and their views."""
+    results, views = {}, {}
+    for name, value in given.items():
+        if name == "tables" and (value is False or value is None):
+            continue
+        ndim = 2 if name == "tables" else 1
+        if value is None:
+            if place.cuda:
+                raise TypeError(f"{name} is missing: expected an int32 output on {place}")
+            value = np.empty(n, np.int32)
+        if place.cuda:
+            array = array_argument(value, np.int32, name, place, ndim, writable=True)
+        else:
+            array = array_argument(output(value, np.int32, name, ndim=ndim), np.int32, name, place,
+                                   ndim)  # fmt: skip
+            if array.t.data != pointer("void *", value):
+                raise ValueError(f"{name} has gaps or another order: expected {n} rows without gaps")
+        if array.shape[0] < n:
+            raise ValueError(f"{name} has shape {array.shape}: expected {n} rows")
+        results[name], views[name] = value, array
+    return results, views
+
+
+def _flat_prompts(
+    prompts: Sequence[Ints] | Ints, prompt_begin: Ints | None, place: Place
+) -> tuple[View, View]:
+    if prompt_begin is None:
+        each = [int_input(p, np.int32, f"prompts[{i}]") for i, p in enumerate(prompts)]  # type: ignore[arg-type]
+        prompt_begin = np.zeros(len(each) + 1, np.int64)
+        np.cumsum([p.size for p in each], out=prompt_begin[1:])
+        prompts = np.concatenate([np.empty(0, np.int32), *each])
+    begin = array_argument(prompt_begin, np.int64, "prompt_begin", place)
+    if begin.shape[0] == 0:
+        raise ValueError("prompt_begin has 0 entries: expected at least 1")
+    return array_argument(prompts, np.int32, "prompts", place), begin

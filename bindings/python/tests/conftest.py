@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+
 import numpy as np
 import pytest
+from simulated import device, fake_torch
 
 import radixattn as rx
 
@@ -43,6 +47,30 @@ def ctx(make_ctx):
 def meta(make_ctx):
     """A context of block ids only."""
     return make_ctx(metadata_only=True)
+
+
+@pytest.fixture
+def clean_device():
+    """A simulated CUDA device, which the test leaves without work and without memory."""
+    device.reset()
+    yield
+    gc.collect()
+    assert not device.has_work()
+    assert device.bytes_live() == 0
+    assert device.bad_frees() == 0
+
+
+@pytest.fixture
+def cuda(make_ctx):
+    return make_ctx(device="cuda")
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    """A torch whose current stream is one of its own."""
+    module = fake_torch(device.make_stream())
+    monkeypatch.setitem(sys.modules, "torch", module)
+    return module
 
 
 @pytest.fixture

@@ -151,9 +151,13 @@ def test_tensors_that_cannot_pass():
         tensors.view(good.astype(">f4"), "q")
     with pytest.raises(TypeError, match="q is a list: expected a numpy array or a tensor"):
         tensors.view([1.0], "q")
-    with pytest.raises(TypeError, match="q is on DLPack device 2: expected host memory"):
+    with pytest.raises(ValueError, match="q is on cuda:0: the context is on cpu"):
         tensors.view(Foreign(good, device=2), "q")
-    with pytest.raises(rx.UnsupportedError):
+    with pytest.raises(ValueError, match="q is on DLPack device 8: the context is on cpu"):
+        tensors.view(Foreign(good, device=8), "q")
+    with pytest.raises(ValueError, match="tokens is on rocm:0: expected host memory"):
+        tensors.int_input(Foreign(np.zeros(4, np.int32), device=10), np.int32, "tokens")
+    with pytest.raises(rx.UnsupportedError, match=r"^UNSUPPORTED: q: dl_tensor->dtype"):
         tensors.view(Foreign(good.astype(np.complex64)), "q")
     with pytest.raises(rx.InvalidArgumentError):
         tensors.view(Foreign(np.zeros((1,) * 6, np.float32)), "q")
@@ -227,6 +231,13 @@ def test_integer_outputs():
         tensors.output(array[:, ::2], np.int64, "x", ndim=2)
     with pytest.raises(ValueError, match="expected an array of int64, 1-D"):
         tensors.output(array, np.int64, "x")
+    for old in (False, True):
+        through = tensors.output(Foreign(array[:, 1:], old=old), np.int64, "x", ndim=2)
+        assert through.shape == (2, 3)
+        through[:] = 1 + old
+        assert array.tolist() == [[0, 1 + old, 1 + old, 1 + old]] * 2
+    with pytest.raises(ValueError, match="x is on cuda:0: expected host memory"):
+        tensors.output(Foreign(array, device=2), np.int64, "x", ndim=2)
 
 
 def test_aligned_memory():
