@@ -7,7 +7,7 @@
 //   - Nothing that is enqueued runs before finish(). There streams take turns at random (by a
 //   seed);
 //     one stream's work stays in order. Copies from host memory read it only then: a host buffer
-//     that was refilled too early is found.
+//     that was refilled too early is found. What a copy to the host will write is NaN until then.
 //   - Kernels are the library's own sources, run by the emulator (tests/simt).
 //
 // What the tests here ask is declared below; the cuda* functions that the library calls are defined
@@ -30,8 +30,10 @@ extern Settings settings;
 
 struct Counters {
   int64_t allocations = 0, frees = 0, launches = 0, copies = 0, waits = 0;
-  int64_t bytes_live = 0;
-  int32_t launched_on = -1;  // the device that was current at the last launch
+  int64_t pinned_allocations = 0;
+  int64_t pageable_copies = 0;  // one-dimensional copies whose host side is not pinned
+  int64_t bytes_live = 0;       // of the devices, and pinned
+  int32_t launched_on = -1;     // the device that was current at the last launch
 };
 extern Counters counters;
 
