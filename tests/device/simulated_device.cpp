@@ -50,14 +50,15 @@ bool is_pinned(const void* memory, uint64_t bytes) {
   return at + bytes <= after->first + after->second;
 }
 
-// Streams take turns at random until this one has nothing left.
+// Runs a stream to its end. The others stand still meanwhile, or take turns with it at random.
 void finish_stream(void* stream) {
   std::mt19937_64 random(settings.seed++);
+  const bool alone = random() % 2 == 0;
   const Working working;
   while (!queues[stream].empty()) {
     std::vector<void*> ready;
     for (const auto& [other, queue] : queues) {
-      if (!queue.empty()) ready.push_back(other);
+      if (!queue.empty() && (!alone || other == stream)) ready.push_back(other);
     }
     auto& queue = queues[ready[random() % ready.size()]];
     const std::function<void()> work = std::move(queue.front());
