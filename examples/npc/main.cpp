@@ -140,10 +140,9 @@ int run(int argc, char** argv) {
     std::fputs(usage(), stdout);
     return 0;
   }
-  if (o.compare_devices ||
-      o.engine.device == RADIX_DEV_CUDA) {  // none: said before the model loads
+  // Before the model is read: a missing device is said at once.
+  if (o.compare_devices || o.engine.device == RADIX_DEV_CUDA)
     std::printf("device: %s\n", open_device(RADIX_DEV_CUDA)->name().c_str());
-  }
   Model model = Model::load(o.model);
   if (!o.prompts.empty() || !o.prompt_ids.empty()) return run_prompts(&model, o);
   const std::unique_ptr<Tokenizer> tokenizer =
