@@ -145,7 +145,7 @@ enum { /* radix_plan_config.flags */
                                     * they serve every later step. Rows beyond the step's own are padding */
 };
 enum { /* radix_plan_desc.flags */
-  RADIX_PLAN_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
+  RADIX_PLAN_UPDATE_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
 };
 enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
 
@@ -421,7 +421,7 @@ typedef struct radix_plan_config {
 /* One step: which sequences, and how many of their last tokens are queries. */
 typedef struct radix_plan_desc {
   uint32_t struct_size;
-  uint32_t flags;              /* RADIX_PLAN_NO_WAIT */
+  uint32_t flags;              /* RADIX_PLAN_UPDATE_NO_WAIT */
   uint32_t num_seqs;
   uint32_t reserved0;
   const radix_req *reqs;       /* [num_seqs] live requests; or NULL: the tables below, of a cache that is not ours */

@@ -9,32 +9,50 @@
 
 namespace npc {
 
-Engine::Engine(Model* model, const EngineOptions& options) : model_(model), options_(options) {
-  radix_config config = {};
-  config.struct_size = sizeof config;
-  config.abi = RADIXATTN_ABI;
-  config.device = RADIX_DEV_CPU;
-  config.flags = RADIX_CTX_EXTERNAL_SYNC;
-  config.kv_dtype = options.kv_dtype;
-  config.num_blocks = options.num_blocks;
-  config.block_size = options.block_size;
-  config.num_threads = options.threads;
-  model->describe_cache(&config);
-  check(radix_ctx_create(&config, &ctx_), "radix_ctx_create");
+Engine::Engine(Model* model, const EngineOptions& options)
+    : model_(model), options_(options), device_(open_device(options.device)) {
+  make_context();
+  attention_ = std::make_unique<Attention>(ctx_.get(), device_.get(), model_->config(), bounds());
   const radix_stats s = stats();
   block_bytes_ = s.kv_bytes / s.blocks_total;
 }
 
-Engine::~Engine() { radix_ctx_destroy(&ctx_); }
+void Engine::make_context() {
+  radix_config config = {};
+  config.struct_size = sizeof config;
+  config.abi = RADIXATTN_ABI;
+  config.device = device_->kind();
+  config.flags = RADIX_CTX_EXTERNAL_SYNC;
+  config.kv_dtype = options_.kv_dtype;
+  config.num_blocks = options_.num_blocks;
+  config.block_size = options_.block_size;
+  config.num_threads = device_->kind() == RADIX_DEV_CPU ? options_.threads : 0;
+  model_->describe_cache(&config);
+  radix_ctx* ctx = nullptr;
+  check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
+  ctx_.reset(ctx);
+}
+
+// As plan_step() and submit() keep them.
+StepBounds Engine::bounds() const {
+  const uint32_t limit = model_->config().max_positions;
+  const uint64_t pool = uint64_t{options_.num_blocks} * options_.block_size;
+  StepBounds b;
+  b.rows = std::max(options_.step_tokens, options_.max_running + 1);
+  b.seqs = options_.max_running;
+  b.context_len = static_cast<uint32_t>(std::min<uint64_t>(limit, pool));
+  b.table_width = (b.context_len + options_.block_size - 1) / options_.block_size;
+  return b;
+}
 
 radix_stats Engine::stats() const {
   radix_stats s = {};
   s.struct_size = sizeof s;
-  check(radix_get_stats(ctx_, &s), "radix_get_stats");
+  check(radix_get_stats(ctx_.get(), &s), "radix_get_stats");
   return s;
 }
 
-void Engine::check_cache() const { check(radix_check(ctx_), "radix_check"); }
+void Engine::check_cache() const { check(radix_check(ctx_.get()), "radix_check"); }
 
 uint32_t Engine::submit(std::vector<int32_t> prompt, uint32_t max_new_tokens) {
   const uint32_t limit = model_->config().max_positions;
@@ -65,7 +83,7 @@ bool Engine::step() {
   refresh_borrowers();
   const std::vector<Chunk> chunks = plan_step();
   build_batch(chunks);
-  model_->forward(ctx_, batch_, &logits_);
+  model_->forward(attention_.get(), batch_, &logits_);
   for (const Chunk& c : chunks) {
     c.sequence->computed += c.num_tokens;
     c.sequence->borrows = false;  // its lender ran no later: what was promised is written
@@ -94,11 +112,11 @@ radix_status Engine::append(const std::vector<Sequence*>& sequences) {
   out.ops = ops.data();
   out.ops_cap = static_cast<uint32_t>(ops.size());
   const radix_status status =
-      radix_append_slot(ctx_, items.data(), static_cast<uint32_t>(items.size()), &out);
+      radix_append_slot(ctx_.get(), items.data(), static_cast<uint32_t>(items.size()), &out);
   if (status == RADIX_E_NO_BLOCKS) return status;
   check(status, "radix_append_slot");
   if (out.num_ops > 0)
-    check(radix_run_ops(ctx_, ops.data(), out.num_ops, nullptr), "radix_run_ops");
+    check(radix_run_ops(ctx_.get(), ops.data(), out.num_ops, device_->stream()), "radix_run_ops");
   for (Sequence* s : sequences) s->reserved = s->tokens.size();
   return RADIX_OK;
 }
@@ -123,7 +141,7 @@ void Engine::preempt_last() {
                 " tokens");
   }
   running_.pop_back();
-  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
+  check(radix_free_request(ctx_.get(), s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
         "radix_free_request");
   s->req = 0;
   s->reserved = s->computed = 0;
@@ -151,12 +169,12 @@ bool Engine::try_admit(Sequence* s) {
   d.num_tokens = s->tokens.size();
   radix_match m = {};
   m.struct_size = sizeof m;
-  check(radix_begin_request(ctx_, &d, &s->req, &m), "radix_begin_request");
+  check(radix_begin_request(ctx_.get(), &d, &s->req, &m), "radix_begin_request");
   s->reserved = s->computed = m.cached_tokens + m.pending_tokens;
   s->borrows = m.pending_tokens > 0;
   const uint64_t found = s->computed;
   if (append({s}) != RADIX_OK) {
-    check(radix_free_request(ctx_, s->req, 0), "radix_free_request");
+    check(radix_free_request(ctx_.get(), s->req, 0), "radix_free_request");
     s->req = 0;
     s->reserved = s->computed = 0;
     if (!running_.empty()) return false;
@@ -177,7 +195,7 @@ void Engine::refresh_borrowers() {
     if (!s->borrows) continue;
     radix_request_info info = {};
     info.struct_size = sizeof info;
-    check(radix_get_request(ctx_, s->req, &info), "radix_get_request");
+    check(radix_get_request(ctx_.get(), s->req, &info), "radix_get_request");
     s->computed = std::min(s->computed, info.ready_tokens);
     s->borrows = info.pending_tokens > 0;
   }
@@ -227,7 +245,7 @@ void Engine::build_batch(const std::vector<Chunk>& chunks) {
   }
   b.table_stride = static_cast<int64_t>((longest + options_.block_size - 1) / options_.block_size);
   b.tables.resize(chunks.size() * static_cast<size_t>(b.table_stride));
-  check(radix_get_block_tables(ctx_, reqs.data(), static_cast<uint32_t>(reqs.size()),
+  check(radix_get_block_tables(ctx_.get(), reqs.data(), static_cast<uint32_t>(reqs.size()),
                                b.tables.data(), b.table_stride, nullptr, nullptr),
         "radix_get_block_tables");
   for (size_t i = 0; i < chunks.size(); ++i)
@@ -256,7 +274,7 @@ void Engine::commit(const std::vector<Chunk>& chunks) {
   if (!options_.cache) return;
   std::vector<radix_commit_item> items;
   for (const Chunk& c : chunks) items.push_back({c.sequence->req, c.sequence->computed});
-  check(radix_commit(ctx_, items.data(), static_cast<uint32_t>(items.size()), nullptr),
+  check(radix_commit(ctx_.get(), items.data(), static_cast<uint32_t>(items.size()), nullptr),
         "radix_commit");
 }
 
@@ -293,7 +311,7 @@ void Engine::accept(Sequence* s, const float* logits) {
 }
 
 void Engine::finish(Sequence* s) {
-  check(radix_free_request(ctx_, s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
+  check(radix_free_request(ctx_.get(), s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
         "radix_free_request");
   s->generation->done = true;
   finished_.push_back(s->generation->id);

@@ -20,19 +20,23 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <memory>
 #include <vector>
 
+#include "attention.h"
+#include "device_memory.h"
 #include "model.h"
 
 namespace npc {
 
 struct EngineOptions {
   bool cache = true;
+  int32_t device = RADIX_DEV_CPU;  // or RADIX_DEV_CUDA: where K/V lives and attention runs
   uint32_t block_size = 16;
   uint32_t num_blocks = 1024;
   uint32_t max_running = 16;
-  uint32_t step_tokens = 512;  // rows a step computes at most
-  uint32_t threads = 1;
+  uint32_t step_tokens = 512;                    // rows a step computes at most
+  uint32_t threads = 1;                          // of attention on the CPU
   int32_t kv_dtype = 2;                          // RADIX_F16
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
@@ -61,13 +65,13 @@ class Engine {
   Engine(Model* model, const EngineOptions& options);  // model outlives the engine
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
-  ~Engine();
 
   uint32_t submit(std::vector<int32_t> prompt, uint32_t max_new_tokens);
   bool step();                            // false: nothing was left to do
   std::vector<uint32_t> take_finished();  // ids since the last call, in order of finishing
   const Generation& generation(uint32_t id) const { return generations_.at(id); }
 
+  std::string device_name() const { return device_->name(); }
   uint64_t peak_kv_bytes() const {
     return peak_kv_bytes_;
   }  // blocks not free, with what the cache keeps for later
@@ -96,6 +100,12 @@ class Engine {
     uint32_t num_tokens;
   };
 
+  struct DestroyContext {
+    void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
+  };
+
+  void make_context();
+  StepBounds bounds() const;
   void reserve_running();
   void admit_waiting();
   bool try_admit(Sequence* s);
@@ -113,7 +123,10 @@ class Engine {
 
   Model* model_;
   EngineOptions options_;
-  radix_ctx* ctx_ = nullptr;
+  // In this order: the buffers go first and wait for the device, the device goes last.
+  std::unique_ptr<DeviceMemory> device_;
+  std::unique_ptr<radix_ctx, DestroyContext> ctx_;
+  std::unique_ptr<Attention> attention_;
   uint64_t block_bytes_ = 0;
   std::deque<Generation> generations_;  // by id
   std::list<Sequence> sequences_;

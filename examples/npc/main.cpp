@@ -1,5 +1,5 @@
-// npc_demo: characters who share one world answer questions; then the same without the cache, and
-// the comparison.
+// npc_demo: characters who share one world answer questions; then the same without the cache, or on
+// another device, and the comparison.
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "device_memory.h"
 #include "dialogue.h"
 #include "engine.h"
 #include "error.h"
@@ -26,10 +27,8 @@ bool accurate(uint64_t right, uint64_t questions) {
 }
 
 RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer, const Options& o,
-                    bool cache, bool print) {
-  EngineOptions options = o.engine;
-  options.cache = cache;
-  Engine engine(model, options);
+                    const EngineOptions& engine_options, bool print) {
+  Engine engine(model, engine_options);
   const auto start = std::chrono::steady_clock::now();
   RunResult result;
   result.turns = run_dialogue(world, tokenizer, &engine, o.max_tokens, [&](const Turn& turn) {
@@ -42,28 +41,46 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
     result.generations.push_back(engine.generation(turn.generation));
   result.peak_kv_bytes = engine.peak_kv_bytes();
   result.steps = engine.steps();
+  result.device = engine_options.device == RADIX_DEV_CUDA ? "cuda" : "cpu";
+  result.device_name = engine.device_name();
   return result;
 }
 
 int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   const World world = load_worlds(o.data).at(0);
+  EngineOptions with = o.engine, without = o.engine;
+  without.cache = false;
   std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n",
               world.characters.size(), o.engine.block_size);
   print_table_head();
-  const RunResult cached = run_world(world, model, tokenizer, o, true, true);
+  const RunResult cached = run_world(world, model, tokenizer, o, with, true);
   std::printf("\nthe same again with the cache off: every request computes its whole prompt ...\n");
   std::fflush(stdout);
-  const RunResult uncached = run_world(world, model, tokenizer, o, false, false);
+  const RunResult uncached = run_world(world, model, tokenizer, o, without, false);
   const Comparison c = compare(cached, uncached);
   print_summary(cached, uncached, c);
   if (!o.json.empty()) write_json(o.json, cached, uncached, c);
   return c.identical_tokens && accurate(cached.right_answers(), cached.turns.size()) ? 0 : 1;
 }
 
+int run_compare_devices(Model* model, const Tokenizer& tokenizer, const Options& o) {
+  const World world = load_worlds(o.data).at(0);
+  EngineOptions on_cpu = o.engine, on_cuda = o.engine;
+  on_cpu.device = RADIX_DEV_CPU;
+  on_cuda.device = RADIX_DEV_CUDA;
+  print_table_head();
+  const RunResult cuda = run_world(world, model, tokenizer, o, on_cuda, true);
+  const RunResult cpu = run_world(world, model, tokenizer, o, on_cpu, false);
+  const Comparison c = compare(cpu, cuda);
+  print_device_summary(cpu, cuda, c);
+  if (!o.json.empty()) write_device_json(o.json, cpu, cuda, c);
+  return c.identical_tokens ? 0 : 1;
+}
+
 int run_eval(Model* model, const Tokenizer& tokenizer, const Options& o) {
   uint64_t right = 0, questions = 0;
   for (const World& world : load_worlds(o.eval)) {
-    const RunResult result = run_world(world, model, tokenizer, o, true, false);
+    const RunResult result = run_world(world, model, tokenizer, o, o.engine, false);
     right += result.right_answers();
     questions += result.turns.size();
   }
@@ -123,10 +140,14 @@ int run(int argc, char** argv) {
     std::fputs(usage(), stdout);
     return 0;
   }
+  // Before the model is read: a missing device is said at once.
+  if (o.compare_devices || o.engine.device == RADIX_DEV_CUDA)
+    std::printf("device: %s\n", open_device(RADIX_DEV_CUDA)->name().c_str());
   Model model = Model::load(o.model);
   if (!o.prompts.empty() || !o.prompt_ids.empty()) return run_prompts(&model, o);
   const std::unique_ptr<Tokenizer> tokenizer =
       load_tokenizer(std::filesystem::path(o.model) / "tokenizer.json");
+  if (o.compare_devices) return run_compare_devices(&model, *tokenizer, o);
   return o.eval.empty() ? run_demo(&model, *tokenizer, o) : run_eval(&model, *tokenizer, o);
 }
 

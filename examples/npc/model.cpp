@@ -10,21 +10,6 @@ namespace npc {
 
 namespace {
 
-radix_tensor heads_view(float* data, uint32_t rows, uint32_t heads, uint32_t head_dim,
-                        size_t row_stride) {
-  radix_tensor t = {};
-  t.data = data;
-  t.dtype = RADIX_F32;
-  t.ndim = 3;
-  t.shape[0] = rows;
-  t.shape[1] = heads;
-  t.shape[2] = head_dim;
-  t.stride[0] = static_cast<int64_t>(row_stride);
-  t.stride[1] = head_dim;
-  t.stride[2] = 1;
-  return t;
-}
-
 // Several weights with one input, as one product.
 struct WeightRows {
   std::string name;
@@ -43,10 +28,6 @@ Linear load_linear(const Checkpoint& weights, uint32_t in, const std::vector<Wei
     first += p.rows;
   }
   return linear;
-}
-
-uint32_t max_of(const int32_t* values, size_t n) {
-  return n == 0 ? 0 : static_cast<uint32_t>(*std::max_element(values, values + n));
 }
 
 }  // namespace
@@ -98,17 +79,16 @@ void Model::describe_cache(radix_config* cache) const {
   cache->head_dim = config_.head_dim;
 }
 
-void Model::forward(radix_ctx* ctx, const StepBatch& batch, std::vector<float>* logits) {
+void Model::forward(Attention* attention, const StepBatch& batch, std::vector<float>* logits) {
   const ModelConfig& c = config_;
   const size_t rows = batch.rows();
   scratch_.normed.resize(rows * c.hidden_size);
-  scratch_.qkv.resize(rows * (c.q_size() + 2 * size_t{c.kv_size()}));
-  scratch_.attention.resize(rows * c.q_size());
   scratch_.gate_up.resize(rows * 2 * c.intermediate_size);
   scratch_.activated.resize(rows * c.intermediate_size);
   embed(batch);
+  attention->begin_step(batch);
   for (uint32_t layer = 0; layer < c.num_layers; ++layer) {
-    attention_block(ctx, batch, layer);
+    attention_block(attention, batch, layer);
     mlp_block(batch, layer);
   }
   const size_t wanted = batch.logit_rows.size();
@@ -133,96 +113,26 @@ void Model::embed(const StepBatch& batch) {
   }
 }
 
-void Model::attention_block(radix_ctx* ctx, const StepBatch& batch, uint32_t layer) {
+void Model::attention_block(Attention* attention, const StepBatch& batch, uint32_t layer) {
   const ModelConfig& c = config_;
   const Layer& l = layers_[layer];
   const size_t rows = batch.rows();
+  float* qkv = attention->qkv();
   for (size_t i = 0; i < rows; ++i) {
     rms_norm(scratch_.x.data() + i * c.hidden_size, l.attention_norm.data(), c.hidden_size,
              c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
   }
-  l.qkv.apply(scratch_.normed.data(), rows, scratch_.qkv.data());
+  l.qkv.apply(scratch_.normed.data(), rows, qkv);
   if (c.qk_norm) {
     for (size_t i = 0; i < rows; ++i) {
-      float* head = scratch_.qkv.data() + i * l.qkv.out();
+      float* head = qkv + i * l.qkv.out();
       for (uint32_t h = 0; h < c.num_q_heads + c.num_kv_heads; ++h, head += c.head_dim) {
         const std::vector<float>& weight = h < c.num_q_heads ? l.q_norm : l.k_norm;
         rms_norm(head, weight.data(), c.head_dim, c.rms_norm_eps, head);
       }
     }
   }
-  rope_append(ctx, batch, layer);
-  if (batch.num_decode > 0) attend(ctx, batch, layer, false);
-  if (batch.num_decode < batch.seqs()) attend(ctx, batch, layer, true);
-  l.output.apply(scratch_.attention.data(), rows, scratch_.x.data(), true);
-}
-
-void Model::rope_append(radix_ctx* ctx, const StepBatch& batch, uint32_t layer) {
-  const ModelConfig& c = config_;
-  const size_t stride = layers_[layer].qkv.out();
-  float* qkv = scratch_.qkv.data();
-  radix_rope_append d = {};
-  d.struct_size = sizeof d;
-  d.layer = layer;
-  d.rotary_dim = c.head_dim;
-  d.style = RADIX_ROPE_NEOX;
-  d.scaling = c.rope.scaling;
-  d.theta = c.rope.theta;
-  d.scale = c.rope.factor;
-  d.low_freq_factor = c.rope.low_freq_factor;
-  d.high_freq_factor = c.rope.high_freq_factor;
-  d.beta_fast = c.rope.beta_fast;
-  d.beta_slow = c.rope.beta_slow;
-  d.attention_factor = c.rope.attention_factor;
-  d.original_max_position = c.rope.original_max_position;
-  d.q = heads_view(qkv, batch.rows(), c.num_q_heads, c.head_dim, stride);
-  d.k = heads_view(qkv + c.q_size(), batch.rows(), c.num_kv_heads, c.head_dim, stride);
-  d.v =
-      heads_view(qkv + c.q_size() + c.kv_size(), batch.rows(), c.num_kv_heads, c.head_dim, stride);
-  d.slots = batch.slots.data();
-  d.positions = batch.positions.data();
-  d.num_tokens = batch.rows();
-  check(radix_rope_append_launch(ctx, &d, nullptr), "radix_rope_append_launch");
-}
-
-// One launch: the decode rows, or the prefill rows, of one layer.
-void Model::attend(radix_ctx* ctx, const StepBatch& batch, uint32_t layer, bool prefill) {
-  const ModelConfig& c = config_;
-  const uint32_t first_row = prefill ? batch.num_decode : 0;
-  const uint32_t rows = prefill ? batch.rows() - batch.num_decode : batch.num_decode;
-  const uint32_t first_seq = first_row;  // a decoding sequence is one row
-  const size_t stride = layers_[layer].qkv.out();
-  radix_attn d = {};
-  d.struct_size = sizeof d;
-  d.layer = layer;
-  d.num_seqs = prefill ? batch.seqs() - batch.num_decode : batch.num_decode;
-  d.max_context_len = max_of(batch.context_lens.data() + first_seq, d.num_seqs);
-  d.window = c.windows[layer];
-  d.q =
-      heads_view(scratch_.qkv.data() + first_row * stride, rows, c.num_q_heads, c.head_dim, stride);
-  d.out = heads_view(scratch_.attention.data() + first_row * size_t{c.q_size()}, rows,
-                     c.num_q_heads, c.head_dim, c.q_size());
-  d.block_tables = batch.tables.data() + first_seq * batch.table_stride;
-  d.block_table_stride = batch.table_stride;
-  d.context_lens = batch.context_lens.data() + first_seq;
-  d.max_query_len = 1;
-  if (prefill) {
-    d.cu_q_lens = batch.cu_q_lens.data();
-    for (size_t s = 0; s < d.num_seqs; ++s) {
-      d.max_query_len =
-          std::max(d.max_query_len, static_cast<uint32_t>(d.cu_q_lens[s + 1] - d.cu_q_lens[s]));
-    }
-  }
-  check(radix_attn_workspace(ctx, &d, &d.workspace_size), "radix_attn_workspace");
-  constexpr size_t kAlign = 64;
-  scratch_.workspace.resize(d.workspace_size + kAlign);
-  const auto address = reinterpret_cast<uintptr_t>(scratch_.workspace.data());
-  d.workspace = reinterpret_cast<void*>((address + kAlign - 1) / kAlign * kAlign);
-  if (prefill) {
-    check(radix_prefill_launch(ctx, &d, nullptr), "radix_prefill_launch");
-  } else {
-    check(radix_paged_attention_launch(ctx, &d, nullptr), "radix_paged_attention_launch");
-  }
+  l.output.apply(attention->run(batch, layer), rows, scratch_.x.data(), true);
 }
 
 void Model::mlp_block(const StepBatch& batch, uint32_t layer) {

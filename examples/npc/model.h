@@ -12,30 +12,13 @@
 #include <filesystem>
 #include <vector>
 
+#include "attention.h"
 #include "gemm.h"
 #include "model_config.h"
 #include "radixattn.h"
 #include "safetensors.h"
 
 namespace npc {
-
-// The rows of one step. Rows [0, num_decode) are decoding sequences, one each; the rest are
-// prefill, in the order of the remaining sequences.
-struct StepBatch {
-  uint32_t num_decode = 0;
-  std::vector<int32_t> tokens;     // [rows]
-  std::vector<int32_t> positions;  // [rows]
-  std::vector<int64_t> slots;      // [rows]
-  // By sequence, decoding ones first:
-  std::vector<int32_t> tables;  // [seqs, table_stride]
-  int64_t table_stride = 0;
-  std::vector<int32_t> context_lens;  // [seqs] tokens with K/V after this step
-  std::vector<int32_t> cu_q_lens;     // [prefill seqs + 1] from 0, counted after the decode rows
-  std::vector<uint32_t> logit_rows;   // rows whose logits are wanted
-
-  uint32_t rows() const { return static_cast<uint32_t>(tokens.size()); }
-  uint32_t seqs() const { return static_cast<uint32_t>(context_lens.size()); }
-};
 
 class Model {
  public:
@@ -47,7 +30,7 @@ class Model {
   void describe_cache(radix_config* cache) const;
 
   // Logits [logit_rows, vocab_size] of the step.
-  void forward(radix_ctx* ctx, const StepBatch& batch, std::vector<float>* logits);
+  void forward(Attention* attention, const StepBatch& batch, std::vector<float>* logits);
 
  private:
   struct Layer {
@@ -61,18 +44,13 @@ class Model {
   struct Scratch {
     std::vector<float> x;          // [rows, hidden] the residual stream
     std::vector<float> normed;     // [rows, hidden]
-    std::vector<float> qkv;        // [rows, q_size + 2 * kv_size]
-    std::vector<float> attention;  // [rows, q_size]
     std::vector<float> gate_up;    // [rows, 2 * intermediate]
     std::vector<float> activated;  // [rows, intermediate]
-    std::vector<std::byte> workspace;
   };
 
   Layer load_layer(const Checkpoint& weights, uint32_t index) const;
   void embed(const StepBatch& batch);
-  void attention_block(radix_ctx* ctx, const StepBatch& batch, uint32_t layer);
-  void rope_append(radix_ctx* ctx, const StepBatch& batch, uint32_t layer);
-  void attend(radix_ctx* ctx, const StepBatch& batch, uint32_t layer, bool prefill);
+  void attention_block(Attention* attention, const StepBatch& batch, uint32_t layer);
   void mlp_block(const StepBatch& batch, uint32_t layer);
 
   ModelConfig config_;

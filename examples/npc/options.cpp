@@ -31,6 +31,18 @@ int32_t kv_dtype(const std::string& text) {
   throw Error("--kv-dtype is \"" + text + "\": expected f32, f16 or bf16");
 }
 
+int32_t device(const std::string& text) {
+  if (text == "cpu") return RADIX_DEV_CPU;
+  if (text == "cuda") return RADIX_DEV_CUDA;
+  throw Error("--device is \"" + text + "\": expected cpu or cuda");
+}
+
+void check_together(const Options& o) {
+  const bool demo = o.eval.empty() && o.prompts.empty() && o.prompt_ids.empty();
+  if (o.compare_devices && !demo)
+    throw Error("--compare-devices asks the questions of --data: expected no --eval, no --prompt");
+}
+
 }  // namespace
 
 const char* usage() {
@@ -43,8 +55,10 @@ const char* usage() {
          "  --eval FILE       count right answers on held-out worlds instead\n"
          "  --prompt TEXT     generate freely instead; repeat it for several requests at once\n"
          "  --prompt-ids IDS  the same from token ids, as in 1,15043,29892\n"
+         "  --device D        where K/V lives and attention runs: cpu or cuda (cpu)\n"
+         "  --compare-devices ask the same questions on both devices, compare answers and logits\n"
          "  --max-tokens N    tokens to generate for one request (32)\n"
-         "  --threads N       threads of the attention kernels (1)\n"
+         "  --threads N       threads of the attention kernels on the CPU (1)\n"
          "  --block-size N    tokens in a block of the KV cache (16)\n"
          "  --num-blocks N    blocks in the pool (1024)\n"
          "  --step-tokens N   rows computed in one step at most (512)\n"
@@ -53,7 +67,7 @@ const char* usage() {
          "  --help            this text\n"
          "\n"
          "Exit status: 0; 1 when the two runs give different tokens, fewer than 95% of the answers "
-         "are right, or on error.\n";
+         "are right,\nor on error (--device cuda without a CUDA device is one).\n";
 }
 
 Options parse_options(int argc, const char* const* argv) {
@@ -68,6 +82,7 @@ Options parse_options(int argc, const char* const* argv) {
       {"--eval", [&](Value v) { o.eval = v; }},
       {"--prompt", [&](Value v) { o.prompts.push_back(v); }},
       {"--prompt-ids", [&](Value v) { o.prompt_ids.push_back(v); }},
+      {"--device", [&](Value v) { o.engine.device = device(v); }},
       {"--max-tokens", [&](Value v) { o.max_tokens = number("--max-tokens", v, 1, 1u << 20); }},
       {"--threads", [&](Value v) { o.engine.threads = number("--threads", v, 1, 1024); }},
       {"--block-size", [&](Value v) { o.engine.block_size = number("--block-size", v, 1, 256); }},
@@ -85,11 +100,16 @@ Options parse_options(int argc, const char* const* argv) {
       o.help = true;
       continue;
     }
+    if (name == "--compare-devices") {
+      o.compare_devices = true;
+      continue;
+    }
     const auto it = known.find(name);
     if (it == known.end()) throw Error("unknown option " + name + ": see --help");
     if (++i == argc) throw Error(name + " needs a value: see --help");
     it->second(argv[i]);
   }
+  check_together(o);
   return o;
 }
 

@@ -11,6 +11,7 @@ namespace npc {
 
 struct Options {
   bool help = false;
+  bool compare_devices = false;
   std::string model;  // default: beside the sources
   std::string data;
   std::string json;                     // write the summary here

@@ -46,6 +46,12 @@ double kib(uint64_t bytes) { return static_cast<double>(bytes) / 1024.0; }
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
+void write_file(const std::string& path, const nlohmann::ordered_json& doc) {
+  std::ofstream out(path);
+  out << doc.dump(2) << "\n";
+  if (!out.flush()) throw Error(path + ": cannot be written");
+}
+
 }  // namespace
 
 uint64_t RunResult::prompt_tokens() const {
@@ -62,17 +68,18 @@ uint64_t RunResult::right_answers() const {
       std::count_if(turns.begin(), turns.end(), [](const Turn& t) { return t.right; }));
 }
 
-Comparison compare(const RunResult& cached, const RunResult& uncached) {
+Comparison compare(const RunResult& first, const RunResult& second) {
   Comparison c;
-  c.identical_tokens = cached.generations.size() == uncached.generations.size();
-  c.speedup = ratio(uncached.seconds, cached.seconds);
-  for (size_t i = 0; i < std::min(cached.generations.size(), uncached.generations.size()); ++i) {
-    const Generation& a = cached.generations[i];
-    const Generation& b = uncached.generations[i];
+  c.identical_tokens = first.generations.size() == second.generations.size();
+  c.speedup = ratio(second.seconds, first.seconds);
+  for (size_t i = 0; i < std::min(first.generations.size(), second.generations.size()); ++i) {
+    const Generation& a = first.generations[i];
+    const Generation& b = second.generations[i];
     if (a.prompt != b.prompt || a.output != b.output) {  // later rows answer different contexts
       c.identical_tokens = false;
       continue;
     }
+    ++c.equal_answers;
     const size_t n = std::min(a.logits.size(), b.logits.size());
     const size_t vocab = a.output.empty() ? 1 : std::max<size_t>(1, n / a.output.size());
     for (size_t at = 0; at + vocab <= n; at += vocab) {
@@ -148,6 +155,7 @@ void print_summary(const RunResult& cached, const RunResult& uncached, const Com
 void write_json(const std::string& path, const RunResult& cached, const RunResult& uncached,
                 const Comparison& c) {
   const nlohmann::ordered_json doc = {
+      {"device", cached.device},
       {"requests", cached.turns.size()},
       {"prompt_tokens", cached.prompt_tokens()},
       {"cached_tokens", cached.cached_tokens()},
@@ -161,9 +169,34 @@ void write_json(const std::string& path, const RunResult& cached, const RunResul
       {"kv_bytes_peak_uncached", uncached.peak_kv_bytes},
       {"speedup", c.speedup},
   };
-  std::ofstream out(path);
-  out << doc.dump(2) << "\n";
-  if (!out.flush()) throw Error(path + ": cannot be written");
+  write_file(path, doc);
+}
+
+void print_device_summary(const RunResult& cpu, const RunResult& cuda, const Comparison& c) {
+  using ull = unsigned long long;
+  std::printf("\nthe CPU and %s, cache on\n", cuda.device_name.c_str());
+  std::printf("answers: %llu of %zu equal\n", static_cast<ull>(c.equal_answers), cpu.turns.size());
+  std::printf("logits: %llu rows compared, largest difference %g\n", static_cast<ull>(c.rows),
+              static_cast<double>(c.max_logit_diff));
+  std::printf("right answers: %llu and %llu\n", static_cast<ull>(cpu.right_answers()),
+              static_cast<ull>(cuda.right_answers()));
+  std::printf("seconds: %.2f and %.2f\n", cpu.seconds, cuda.seconds);
+}
+
+void write_device_json(const std::string& path, const RunResult& cpu, const RunResult& cuda,
+                       const Comparison& c) {
+  write_file(path, {
+                       {"device", cuda.device},
+                       {"device_name", cuda.device_name},
+                       {"answers", cpu.turns.size()},
+                       {"equal_answers", c.equal_answers},
+                       {"logit_rows", c.rows},
+                       {"max_logit_diff", c.max_logit_diff},
+                       {"right_answers", cuda.right_answers()},
+                       {"right_answers_cpu", cpu.right_answers()},
+                       {"seconds", cuda.seconds},
+                       {"seconds_cpu", cpu.seconds},
+                   });
 }
 
 }  // namespace npc

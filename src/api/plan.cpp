@@ -205,8 +205,8 @@ radix_status create(radix_ctx* ctx, const radix_plan_config& config, const StepS
 radix_status check_plan_desc(const radix_plan& plan, const radix_plan_desc& d) {
   radix_status st = check_reserved("d", "reserved0", d.reserved0);
   if (st != RADIX_OK) return st;
-  if ((d.flags & ~uint32_t{RADIX_PLAN_NO_WAIT}) != 0)
-    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_PLAN_NO_WAIT or 0", d.flags);
+  if ((d.flags & ~uint32_t{RADIX_PLAN_UPDATE_NO_WAIT}) != 0)
+    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_PLAN_UPDATE_NO_WAIT or 0", d.flags);
   if (d.num_seqs > plan.config.max_seqs) {
     return fail(RADIX_E_BUFFER, "d->num_seqs is %u: the plan has room for %u (max_seqs)",
                 d.num_seqs, plan.config.max_seqs);
@@ -328,7 +328,7 @@ radix_status update(radix_plan* plan, const radix_plan_desc& d, radix_stream s) 
   radix_status st = check_plan_desc(*plan, d);
   if (st == RADIX_OK && plan->shape.copies) {
     st = cuda_reach_event(plan->ctx->config.device_index, plan->copied[plan->turn],
-                          (d.flags & RADIX_PLAN_NO_WAIT) == 0);
+                          (d.flags & RADIX_PLAN_UPDATE_NO_WAIT) == 0);
   }
   if (st == RADIX_OK && plan->shape.copies) st = plan->ctx->backend->check_not_capturing(s);
   if (st != RADIX_OK) return st;

@@ -74,14 +74,14 @@ TEST_F(DevicePlans, StagingIsNotRefilledBeforeItsCopyIsDone) {
   ASSERT_OK(plan.update({a}, nullptr, stream));
   ASSERT_OK(plan.update({b}, nullptr, stream));
   EXPECT_EQ(device::counters.waits, 0);
-  EXPECT_FAILS(RADIX_E_BUSY, "upload", plan.update({a, b}, nullptr, stream, RADIX_PLAN_NO_WAIT));
+  EXPECT_FAILS(RADIX_E_BUSY, "upload", plan.update({a, b}, nullptr, stream, RADIX_PLAN_UPDATE_NO_WAIT));
   EXPECT_EQ(plan.info().num_seqs, 1u);
   EXPECT_EQ(device::counters.waits, 0);
   ASSERT_OK(plan.update({a, b}, nullptr, stream));
   EXPECT_EQ(device::counters.waits, 1) << "the device was two uploads behind";
   device::finish();
   api_test::expect_step(&ctx, plan, {a, b}, nullptr, 2, 2, false, read_device);
-  ASSERT_OK(plan.update({b}, nullptr, stream, RADIX_PLAN_NO_WAIT));
+  ASSERT_OK(plan.update({b}, nullptr, stream, RADIX_PLAN_UPDATE_NO_WAIT));
   device::finish();
 }
 

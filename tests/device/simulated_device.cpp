@@ -25,6 +25,7 @@ struct Memory {
 };
 
 std::map<void*, Memory> memories;
+std::map<const char*, uint64_t> pinned;                      // host memory, by address: bytes
 std::map<void*, std::vector<std::function<void()>>> queues;  // by stream
 int32_t current_device = 0;
 uint64_t next_stream = 1;
@@ -40,6 +41,31 @@ struct Working {
   Working() { protect(PROT_READ | PROT_WRITE); }
   ~Working() { protect(PROT_NONE); }
 };
+
+bool is_pinned(const void* memory, uint64_t bytes) {
+  const char* at = static_cast<const char*>(memory);
+  auto after = pinned.upper_bound(at);
+  if (after == pinned.begin()) return false;
+  --after;
+  return at + bytes <= after->first + after->second;
+}
+
+// Runs a stream to its end. The others stand still meanwhile, or take turns with it at random.
+void finish_stream(void* stream) {
+  std::mt19937_64 random(settings.seed++);
+  const bool alone = random() % 2 == 0;
+  const Working working;
+  while (!queues[stream].empty()) {
+    std::vector<void*> ready;
+    for (const auto& [other, queue] : queues) {
+      if (!queue.empty() && (!alone || other == stream)) ready.push_back(other);
+    }
+    auto& queue = queues[ready[random() % ready.size()]];
+    const std::function<void()> work = std::move(queue.front());
+    queue.erase(queue.begin());
+    work();
+  }
+}
 
 int enqueue_kernel(const simt::emu::Kernel& kernel, void* stream) {
   counters.launched_on = current_device;
@@ -190,20 +216,28 @@ cudaError_t cudaFree(void* memory) {
 }
 
 cudaError_t cudaMallocHost(void** out, size_t bytes) {
+  ++counters.pinned_allocations;
   if (counters.allocations++ == settings.failing_malloc) return cudaErrorMemoryAllocation;
-  *out = std::malloc(bytes);
-  std::memset(*out, 0xee, bytes);
+  char* memory = new char[bytes];
+  std::memset(memory, 0xff, bytes);
+  radixattn::test::device::pinned[memory] = bytes;
+  counters.bytes_live += static_cast<int64_t>(bytes);
   ++counters.pinned_live;
+  *out = memory;
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
+  const auto found = radixattn::test::device::pinned.find(static_cast<const char*>(memory));
+  if (found == radixattn::test::device::pinned.end()) return cudaErrorInvalidValue;
+  counters.bytes_live -= static_cast<int64_t>(found->second);
   --counters.pinned_live;
-  std::free(memory);
+  delete[] found->first;
+  radixattn::test::device::pinned.erase(found);
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   if (const int error = settings.failing_copy) {
     settings.failing_copy = 0;
@@ -211,6 +245,9 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
   }
   ++counters.copies;
   counters.stream = stream;
+  const bool to_host = kind == cudaMemcpyDeviceToHost;
+  if (!radixattn::test::device::is_pinned(to_host ? dst : src, bytes)) ++counters.pageable_copies;
+  if (to_host) std::memset(dst, 0xff, bytes);
   radixattn::test::device::queues[stream].push_back([=] { std::memcpy(dst, src, bytes); });
   return cudaSuccess;
 }
@@ -263,6 +300,27 @@ cudaError_t cudaMemcpy2DAsync(void* dst, size_t dst_pitch, const void* src, size
       std::memcpy(static_cast<char*>(dst) + row * dst_pitch,
                   static_cast<const char*>(src) + row * src_pitch, width);
   });
+  return cudaSuccess;
+}
+
+// ---- and what the example uses besides
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  std::memset(properties, 0, sizeof *properties);
+  std::strcpy(properties->name, "simulated device");
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = static_cast<cudaStream_t>(radixattn::test::device::make_stream());
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  ++counters.waits;
+  radixattn::test::device::finish_stream(stream);
   return cudaSuccess;
 }
 

@@ -7,7 +7,7 @@
 //   - Nothing that is enqueued runs before finish(). There streams take turns at random (by a
 //   seed);
 //     one stream's work stays in order. Copies from host memory read it only then: a host buffer
-//     that was refilled too early is found.
+//     that was refilled too early is found. What a copy to the host will write is NaN until then.
 //   - Kernels are the library's own sources, run by the emulator (tests/simt).
 //
 // What tests ask is declared below; the cuda* functions that the library calls are defined in
@@ -46,13 +46,14 @@ extern Settings settings;
 
 struct Counters {
   int64_t allocations = 0, frees = 0, launches = 0, copies = 0;
-  int64_t waits = 0;        // the host waited for the device
-  int64_t pinned_live = 0;  // allocations of pinned memory
+  int64_t waits = 0;  // the host waited for the device
+  int64_t pinned_allocations = 0, pinned_live = 0;
   int64_t events_live = 0;
-  int64_t bytes_live = 0;
-  int64_t bad_frees = 0;     // of what is not memory of the device, or was freed before
-  int32_t launched_on = -1;  // the device that was current at the last launch
-  void* stream = nullptr;    // of the last launch or copy
+  int64_t pageable_copies = 0;  // one-dimensional copies whose host side is not pinned
+  int64_t bytes_live = 0;       // of the devices, and pinned
+  int64_t bad_frees = 0;        // of what is not memory of the device, or was freed before
+  int32_t launched_on = -1;     // the device that was current at the last launch
+  void* stream = nullptr;       // of the last launch or copy
 };
 extern Counters counters;
 

@@ -29,6 +29,8 @@ from radixattn.enums import (
     KvLayout,
     LogLevel,
     OpKind,
+    PlanFlag,
+    PlanUpdateFlag,
     RopeScaling,
     RopeStyle,
     Status,
@@ -61,6 +63,7 @@ from radixattn.errors import (
     status_name,
 )
 from radixattn.library import abi, build_info, device_count, struct_size, version, version_string
+from radixattn.plan import Plan, PlanInfo
 from radixattn.request import Namespace, Pin, Request
 from radixattn.results import (
     OP_DTYPE,
@@ -125,6 +128,10 @@ __all__ = [
     "Options",
     "OutOfMemoryError",
     "Pin",
+    "Plan",
+    "PlanFlag",
+    "PlanInfo",
+    "PlanUpdateFlag",
     "QuotaError",
     "RadixError",
     "Request",

@@ -105,10 +105,18 @@ def _missing(name: str, why: str) -> NoReturn:
     raise TypeError(f"{name} is missing: {why}")
 
 
-class _Launch:
-    """A radix_attn and everything it points to."""
+class Launch:
+    """A radix_attn and everything it points to. With a plan (a ``radix_plan *``), which has lengths,
+    tables and a workspace, there are no context_lens."""
 
-    def __init__(self, ctx: ContextCore, q: Tensor, context_lens: Ints, options: Any) -> None:
+    def __init__(
+        self,
+        ctx: ContextCore,
+        q: Tensor,
+        context_lens: Ints | None,
+        options: Any,
+        plan: Any = ffi.NULL,
+    ) -> None:
         unknown = options.keys() - AttentionOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"unknown option(s): {', '.join(sorted(unknown))}")
@@ -123,18 +131,14 @@ class _Launch:
             raise ValueError(
                 f"q has shape {self.q.shape}: expected [num_rows, num_q_heads, head_dim]"
             )
-        lens = self.ints("context_lens", context_lens)
-        self.d.num_seqs = lens.size
-        bound = options.get("max_context_len")
-        if bound is None:
-            if lens.host is None:
-                _missing("max_context_len", f"context_lens is on {self.place}, unread")
-            bound = int(lens.host.max(initial=0))
-        self.d.max_context_len = bound
+        if plan != ffi.NULL:
+            check(lib.radix_plan_attn(plan, self.d))
+        else:
+            self._lengths(context_lens, options)
+            self._tables(options)
         for name in ("layer", "window", "scale", "softcap"):
             setattr(self.d, name, options.get(name) or 0)
         self.d.kv_layout = to_enum(KvLayout, options.get("kv_layout") or 0, "kv_layout")
-        self._tables(options)
         self._caches(options)
         self._numbers_by_head(options)
         self._tree_mask(options)
@@ -153,6 +157,16 @@ class _Launch:
 
     def ints(self, name: str, value: Ints, ndim: int = 1) -> View:
         return self.array(name, value, np.int32, ndim)
+
+    def _lengths(self, context_lens: Any, options: Any) -> None:
+        lens = self.ints("context_lens", context_lens)
+        self.d.num_seqs = lens.size
+        bound = options.get("max_context_len")
+        if bound is None:
+            if lens.host is None:
+                _missing("max_context_len", f"context_lens is on {self.place}, unread")
+            bound = int(lens.host.max(initial=0))
+        self.d.max_context_len = bound
 
     def _tables(self, options: Any) -> None:
         n = self.d.num_seqs
@@ -277,7 +291,8 @@ class _Launch:
     def run(self, call: Any) -> tuple[Tensor, Tensor | None]:
         result = self.outputs()
         needed = self.workspace_bytes()
-        self._workspace(needed)
+        if self.d.plan == ffi.NULL:
+            self._workspace(needed)
         stream = ffi.cast("radix_stream", self.place.stream)
         status = call(self.ctx.pointer, self.d, stream)
         if status == lib.RADIX_E_BUFFER:
@@ -332,35 +347,11 @@ class AttentionCalls(ContextCore):
         Errors: InvalidArgumentError, UnsupportedError; TypeError and ValueError for what is no
         tensor or on another device than the context.
         """
-        unknown = rope.keys() - RopeOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"unknown option(s): {', '.join(sorted(unknown))}")
-        if (k_cache is None) != (v_cache is None):
-            raise TypeError("k_cache and v_cache come together")
-        d = ffi.new("radix_rope_append *", {"struct_size": ffi.sizeof("radix_rope_append")})
-        d.layer, d.rotary_dim = layer, rotary_dim
-        d.kv_layout = to_enum(KvLayout, kv_layout, "kv_layout")
-        d.style = to_enum(RopeStyle, rope.get("style") or 0, "style")
-        d.scaling = to_enum(RopeScaling, rope.get("scaling") or 0, "scaling")
-        for name in _ROPE_NUMBERS:
-            setattr(d, name, rope.get(name) or 0)
         place = self.place(stream)
-        written = {"q": q, "k_cache": k_cache, "v_cache": v_cache}
-        views = {
-            "k": view(k, "k", place),
-            "v": view(v, "v", place),
-            **{
-                name: view(tensor, name, place, writable=True)
-                for name, tensor in written.items()
-                if tensor is not None
-            },
-        }
-        for name, tensor in views.items():
-            setattr(d, name, tensor.t[0])
-        heads = self.config.num_kv_heads
-        if "k_cache" in views:
-            heads = _num_kv_heads(views["k_cache"], d.kv_layout)
-        scales = _set_scales(d, {"k_scale": k_scale, "v_scale": v_scale}, heads, place)
+        d, keep = rope_descriptor(
+            self, place, k, v, q=q, layer=layer, rotary_dim=rotary_dim, k_cache=k_cache,
+            v_cache=v_cache, k_scale=k_scale, v_scale=v_scale, kv_layout=kv_layout, rope=rope,
+        )  # fmt: skip
         places = array_argument(slots, np.int64, "slots", place)
         d.slots, d.num_tokens = places.pointer("int64_t *"), places.size
         if positions is not None:
@@ -370,7 +361,7 @@ class AttentionCalls(ContextCore):
             d.positions = at.pointer("int32_t *")
         stream_pointer = ffi.cast("radix_stream", place.stream)
         check(lib.radix_rope_append_launch(self.pointer, d, stream_pointer))
-        del scales
+        del keep
 
     def paged_attention(
         self, q: Tensor, context_lens: Ints, **options: Unpack[AttentionOptions]
@@ -385,7 +376,7 @@ class AttentionCalls(ContextCore):
         Errors: InvalidArgumentError, BufferTooSmallError (workspace), UnsupportedError; TypeError
         and ValueError for what is no tensor or on another device than the context.
         """
-        launch = _Launch(self, q, context_lens, options)
+        launch = Launch(self, q, context_lens, options)
         if launch.q.shape[0] != launch.d.num_seqs:
             raise ValueError(
                 f"q has {launch.q.shape[0]} rows: expected {launch.d.num_seqs}, one a sequence"
@@ -411,7 +402,7 @@ class AttentionCalls(ContextCore):
         max_query_len  bound on rows of a sequence; default their maximum, on CUDA required
         options        AttentionOptions; block_tables, or block_begin and block_ids, are required
         """
-        launch = _Launch(self, q, context_lens, options)
+        launch = Launch(self, q, context_lens, options)
         launch.set_cu_q_lens(cu_q_lens, max_query_len)
         return launch.run(lib.radix_prefill_launch)
 
@@ -429,10 +420,58 @@ class AttentionCalls(ContextCore):
 
         Grows with the number of sequences, max_context_len and max_query_len only.
         """
-        launch = _Launch(self, q, context_lens, options)
+        launch = Launch(self, q, context_lens, options)
         if cu_q_lens is not None:
             launch.set_cu_q_lens(cu_q_lens, max_query_len)
         return launch.workspace_bytes()
+
+
+def rope_descriptor(
+    ctx: ContextCore,
+    place: Place,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q: Tensor | None,
+    layer: int,
+    rotary_dim: int,
+    k_cache: Tensor | Float8 | None,
+    v_cache: Tensor | Float8 | None,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
+    kv_layout: KvLayout | str,
+    rope: Any,
+) -> tuple[Any, list[object]]:
+    """A radix_rope_append without slots and positions, and what must live until the launch."""
+    unknown = rope.keys() - RopeOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown option(s): {', '.join(sorted(unknown))}")
+    if (k_cache is None) != (v_cache is None):
+        raise TypeError("k_cache and v_cache come together")
+    d = ffi.new("radix_rope_append *", {"struct_size": ffi.sizeof("radix_rope_append")})
+    d.layer, d.rotary_dim = layer, rotary_dim
+    d.kv_layout = to_enum(KvLayout, kv_layout, "kv_layout")
+    d.style = to_enum(RopeStyle, rope.get("style") or 0, "style")
+    d.scaling = to_enum(RopeScaling, rope.get("scaling") or 0, "scaling")
+    for name in _ROPE_NUMBERS:
+        setattr(d, name, rope.get(name) or 0)
+    written = {"q": q, "k_cache": k_cache, "v_cache": v_cache}
+    views = {
+        "k": view(k, "k", place),
+        "v": view(v, "v", place),
+        **{
+            name: view(tensor, name, place, writable=True)
+            for name, tensor in written.items()
+            if tensor is not None
+        },
+    }
+    for name, tensor in views.items():
+        setattr(d, name, tensor.t[0])
+    heads = ctx.config.num_kv_heads
+    if "k_cache" in views:
+        heads = _num_kv_heads(views["k_cache"], d.kv_layout)
+    scales = _set_scales(d, {"k_scale": k_scale, "v_scale": v_scale}, heads, place)
+    return d, [views, scales]
 
 
 def _num_kv_heads(cache: View, kv_layout: int) -> int:

@@ -146,6 +146,14 @@ class AppendFlag(IntFlag):
     PARTIAL = lib.RADIX_APPEND_PARTIAL
 
 
+class PlanFlag(IntFlag):
+    BOUNDS = lib.RADIX_PLAN_BOUNDS
+
+
+class PlanUpdateFlag(IntFlag):
+    NO_WAIT = lib.RADIX_PLAN_UPDATE_NO_WAIT
+
+
 class AttentionFlag(IntFlag):
     SCALE_PER_HEAD = lib.RADIX_ATTN_SCALE_PER_HEAD
 

@@ -172,7 +172,8 @@ class TreeCalls(ContextCore):
         for name, result in views.items():
             setattr(d, f"out_{name}", ffi.cast("int32_t *", result.t.data))
         d.table_stride = views["tables"].shape[1] if "tables" in views else 0
-        check(lib.radix_match_batch_launch(self.pointer, io, d, self._stream(stream)))
+        stream_pointer = ffi.cast("radix_stream", place.stream)
+        check(lib.radix_match_batch_launch(self.pointer, io, d, stream_pointer))
         del keep
         return BatchMatch(results["nodes"], results["tokens"], results.get("tables"))
 
@@ -213,13 +214,15 @@ def _match_outputs(
             if place.cuda:
                 raise TypeError(f"{name} is missing: expected an int32 output on {place}")
             value = np.empty(n, np.int32)
-        if place.cuda:
-            array = array_argument(value, np.int32, name, place, ndim, writable=True)
+        if not place.cuda:
+            memory = output(value, np.int32, name, ndim=ndim)
+            if memory.shape[0] < n or not memory.flags.c_contiguous:
+                raise ValueError(
+                    f"{name} has shape {memory.shape}: expected {n} rows without gaps"
+                )
+            array = array_argument(memory, np.int32, name, place, ndim)
         else:
-            array = array_argument(output(value, np.int32, name, ndim=ndim), np.int32, name, place,
-                                   ndim)  # fmt: skip
-            if array.t.data != pointer("void *", value):
-                raise ValueError(f"{name} has gaps or another order: expected {n} rows without gaps")
+            array = array_argument(value, np.int32, name, place, ndim, writable=True)
         if array.shape[0] < n:
             raise ValueError(f"{name} has shape {array.shape}: expected {n} rows")
         results[name], views[name] = value, array

@@ -456,3 +456,64 @@ def test_contexts_of_two_devices(make_ctx):
         ctx.copy_blocks([[0, 1]])
         assert device.launched_on() == index
     finish()
+
+
+# ---- plans and lookups
+
+
+def test_plans(make_ctx):
+    results = []
+    for side in both(make_ctx, "f16"):
+        ctx = side.ctx
+        rng = np.random.default_rng(8)
+        requests = [ctx.begin([], no_match=True) for _ in range(2)]
+        with ctx.plan(3, num_q_heads=4, max_query_tokens=12, bounds=True) as plan:
+            for request, n in zip(requests, (7, 5)):
+                request.append(count=n)
+            plan.update(requests, [7, 5])
+            k = side.floats(rng.standard_normal((12, 2, 32), np.float32))
+            v = side.floats(rng.standard_normal((12, 2, 32), np.float32))
+            plan.rope_append(k, v, rotary_dim=32)
+            plan.update(requests)
+            q = side.floats(rng.standard_normal((3, 4, 32), np.float32))
+            out = side.floats(np.zeros((3, 4, 32), np.float32))
+            plan.paged_attention(q, out=out)
+            if side.on_cuda:
+                assert device.has_work(), "nothing waits"
+                finish()
+                assert plan.info().upload_bytes > 0
+            results.append(side.get(out))
+    np.testing.assert_allclose(results[1], results[0], atol=TOLERANCE["f16"])
+    assert (results[1][2] == 0).all()
+
+
+def test_lookups_in_an_exported_tree(make_ctx):
+    (cpu, cuda) = both(make_ctx, "f16")
+    for side in (cpu, cuda):
+        with side.ctx.begin(range(10), match_all=True) as request:
+            request.append(list(range(10)))
+            request.commit()
+    tree = cuda.ctx.export_tree()
+    there = rx.TreeView(**{
+        name: cuda.put(getattr(tree, name), np.int32)
+        for name in ("parent", "depth_blocks", "child_begin", "block_begin", "block_ids", "tokens")
+    })  # fmt: skip
+    flat = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9, 0, 1, 2, 3, 5], np.int32)
+    begin = np.array([0, 9, 14], np.int64)
+    nodes, tokens = (cuda.put(np.zeros(2), np.int32) for _ in range(2))
+    tables = cuda.put(np.zeros((2, 3)), np.int32)
+    cuda.ctx.match_batch(
+        there, cuda.put(flat, np.int32), cuda.put(begin, np.int64), nodes=nodes, tokens=tokens,
+        tables=tables,
+    )  # fmt: skip
+    finish()
+    expected = cpu.ctx.match_batch(cpu.ctx.export_tree(), flat, begin, tables=True)
+    assert cuda.get(tokens).tolist() == expected.tokens.tolist() == [8, 4]
+    assert cuda.get(nodes).tolist() == expected.nodes.tolist()
+    assert cuda.get(tables)[:, :2].tolist() == expected.tables[:, :2].tolist()
+    with pytest.raises(ValueError, match="tree.child_begin is on cpu: the context is on cuda:0"):
+        cuda.ctx.match_batch(tree, cuda.put(flat, np.int32), cuda.put(begin, np.int64))
+    with pytest.raises(TypeError, match="prompt_begin is missing"):
+        cuda.ctx.match_batch(there, [[1]])
+    with pytest.raises(TypeError, match="nodes is missing"):
+        cuda.ctx.match_batch(there, cuda.put(flat, np.int32), cuda.put(begin, np.int64))

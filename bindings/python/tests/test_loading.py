@@ -130,7 +130,7 @@ def test_enums_cover_the_header():
         "E": rx.Status, "DEV": rx.Device, "CPU": rx.CpuTarget, "EVICT": rx.EvictPolicy,
         "LAYOUT": rx.KvLayout, "LOG": rx.LogLevel, "GRAPH": rx.GraphFormat, "OP": rx.OpKind,
         "CTX": rx.ContextFlag, "BEGIN": rx.BeginFlag, "FREE": rx.FreeFlag, "APPEND": rx.AppendFlag,
-        "ATTN": rx.AttentionFlag,
+        "ATTN": rx.AttentionFlag, "PLAN_UPDATE": rx.PlanUpdateFlag, "PLAN": rx.PlanFlag,
         "ROPE_SCALE": rx.RopeScaling, "ROPE": rx.RopeStyle,
     }  # fmt: skip
     constants = re.findall(r"\bRADIX_(\w+) = -?\d+", _header.cdef_source(header()))

@@ -92,5 +92,5 @@ def test_bad_batches_are_named(meta):
         tree.parent, tree.depth_blocks, tree.child_begin[:-1], tree.block_begin,
         tree.block_ids, tree.tokens,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"tree.child_begin has dtype int32 and shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"tree.child_begin has shape \(2,\): expected \(3,\)"):
         meta.match_batch(wrong, [[1]])

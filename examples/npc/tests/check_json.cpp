@@ -21,7 +21,8 @@ void check_summary(const nlohmann::json& d) {
     expect(d.at(key).is_number_unsigned() && d.at(key).get<uint64_t>() > 0, key);
   }
   const auto count = [&](const char* key) { return d.at(key).get<uint64_t>(); };
-  expect(d.size() == 12, "12 keys");
+  expect(d.size() == 13, "13 keys");
+  expect(d.at("device") == "cpu" || d.at("device") == "cuda", "device is cpu or cuda");
   expect(d.at("identical_tokens").get<bool>(), "identical_tokens");
   expect(d.at("max_logit_diff").get<double>() < 0.05, "max_logit_diff < 0.05");
   expect(count("right_answers") * 100 >= count("questions") * 95, "95% of the answers are right");

@@ -1,0 +1,118 @@
+"""Plans: a step's arrays made once, launches without tables, and what plans refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import radixattn as rx
+
+
+def filled(make_ctx, **changes):
+    """A context whose K/V are numbers, and three requests of it."""
+    ctx = make_ctx(**changes)
+    rng = np.random.default_rng(3)
+    if not changes.get("metadata_only"):
+        for layer in range(2):
+            for array in ctx.kv_views(layer):
+                array[:] = rng.standard_normal(array.shape)
+    requests = [ctx.begin([], no_match=True) for _ in range(3)]
+    for request, n in zip(requests, (9, 14, 0)):
+        request.append(count=n)
+    return ctx, requests
+
+
+def test_launches_are_those_without_a_plan(make_ctx, rng):
+    ctx, requests = filled(make_ctx)
+    tables, lens = ctx.block_tables(requests)
+    with ctx.plan(4, num_q_heads=4, max_query_tokens=8) as plan:
+        plan.update(requests)
+        q = rng.standard_normal((3, 4, 32), np.float32)
+        expected = ctx.paged_attention(q, lens, block_tables=tables, layer=1, lse=True)
+        out, lse = plan.paged_attention(q, layer=1, lse=True)
+        np.testing.assert_array_equal(out, expected[0])
+        np.testing.assert_array_equal(lse, expected[1])
+        assert (lse[2] == -np.inf).all()
+
+        plan.update(requests, [2, 3, 0])
+        q = rng.standard_normal((5, 4, 32), np.float32)
+        expected, _ = ctx.prefill(q, lens, [0, 2, 5, 5], block_tables=tables)
+        np.testing.assert_array_equal(plan.prefill(q)[0], expected)
+
+
+def test_rope_goes_to_the_steps_slots(make_ctx):
+    ctx, requests = filled(make_ctx)
+    with ctx.plan(2, num_q_heads=4, max_query_tokens=4, bounds=True) as plan:
+        plan.update(requests[:1], [2])
+        k = np.full((4, 2, 32), 5, np.float32)  # two of the four rows are padding
+        plan.rope_append(k, k, layer=0)
+    keys = ctx.kv_views(0)[0].reshape(-1, 2, 32)
+    table = ctx.block_tables(requests[:1])[0][0]
+    slots = {int(table[t // 4]) * 4 + t % 4 for t in (7, 8)}
+    assert {int(i) for i in np.flatnonzero((keys == 5).all(axis=(1, 2)))} == slots
+
+
+def test_what_an_update_made(make_ctx):
+    ctx, requests = filled(make_ctx, metadata_only=True)
+    plan = ctx.plan(3, num_q_heads=2)
+    plan.update(requests)
+    info = plan.info()
+    assert (info.num_seqs, info.num_query_tokens, info.max_context_len) == (3, 3, 14)
+    assert (info.changed_rows, info.changed_entries) == (2, 7)
+    plan.update(requests)
+    assert plan.info().changed_rows == 0
+    plan.update([])
+    assert plan.info().num_seqs == 0
+    plan.update([], [])
+    assert info.device_bytes > 0
+    plan.close()
+    plan.close()
+    with pytest.raises(rx.ClosedError):
+        plan.info()
+
+
+def test_tables_of_another_cache(make_ctx, rng):
+    ctx, _ = filled(make_ctx)
+    q = rng.standard_normal((2, 4, 32), np.float32)
+    table, lens = np.array([[5, 6, -1], [9, -1, -1]], np.int32), np.array([7, 1], np.int32)
+    plan = ctx.plan(2, num_q_heads=4)
+    plan.update_tables(table, lens)
+    expected, _ = ctx.paged_attention(q, lens, block_tables=table)
+    np.testing.assert_array_equal(plan.paged_attention(q)[0], expected)
+    with pytest.raises(rx.InvalidArgumentError, match=r"block_tables\[1, 0\] is -1"):
+        plan.update_tables([[5, 6, -1], [-1, -1, -1]], lens)
+    with pytest.raises(ValueError, match="block_tables has 1 rows: expected 2"):
+        plan.update_tables(table[:1], lens)
+
+
+def test_a_plan_outlives_the_close_of_its_context(make_ctx):
+    ctx, requests = filled(make_ctx)
+    plan = ctx.plan(3, num_q_heads=4)
+    plan.update(requests)
+    ctx.close()
+    assert plan.info().num_seqs == 3
+    plan.close()
+
+
+def test_what_is_refused(make_ctx, rng):
+    ctx, requests = filled(make_ctx)
+    with pytest.raises(rx.InvalidArgumentError, match="max_seqs is 0"):
+        ctx.plan(0, num_q_heads=4)
+    with pytest.raises(rx.InvalidArgumentError, match="num_q_heads is 3"):
+        ctx.plan(1, num_q_heads=3)
+    plan = ctx.plan(2, num_q_heads=4)
+    q = rng.standard_normal((2, 4, 32), np.float32)
+    with pytest.raises(rx.StateError, match="no step"):
+        plan.paged_attention(q)
+    with pytest.raises(rx.BufferTooSmallError, match="num_seqs is 3"):
+        plan.update(requests)
+    with pytest.raises(ValueError, match="q_lens has 1 entries: expected 2"):
+        plan.update(requests[:2], [1])
+    plan.update(requests[:2])
+    with pytest.raises(TypeError, match="the plan has its own block_tables"):
+        plan.paged_attention(q, block_tables=np.zeros((2, 4), np.int32))
+    with pytest.raises(rx.InvalidArgumentError, match=r"q.shape\[0\] is 1: expected 2"):
+        plan.paged_attention(q[:1])
+    requests[0].free()
+    with pytest.raises(rx.StaleIdError):
+        plan.update(requests[:2])
