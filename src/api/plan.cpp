@@ -206,7 +206,8 @@ radix_status check_plan_desc(const radix_plan& plan, const radix_plan_desc& d) {
   radix_status st = check_reserved("d", "reserved0", d.reserved0);
   if (st != RADIX_OK) return st;
   if ((d.flags & ~uint32_t{RADIX_PLAN_UPDATE_NO_WAIT}) != 0)
-    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_PLAN_UPDATE_NO_WAIT or 0", d.flags);
+    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_PLAN_UPDATE_NO_WAIT or 0",
+                d.flags);
   if (d.num_seqs > plan.config.max_seqs) {
     return fail(RADIX_E_BUFFER, "d->num_seqs is %u: the plan has room for %u (max_seqs)",
                 d.num_seqs, plan.config.max_seqs);

@@ -74,7 +74,8 @@ TEST_F(DevicePlans, StagingIsNotRefilledBeforeItsCopyIsDone) {
   ASSERT_OK(plan.update({a}, nullptr, stream));
   ASSERT_OK(plan.update({b}, nullptr, stream));
   EXPECT_EQ(device::counters.waits, 0);
-  EXPECT_FAILS(RADIX_E_BUSY, "upload", plan.update({a, b}, nullptr, stream, RADIX_PLAN_UPDATE_NO_WAIT));
+  EXPECT_FAILS(RADIX_E_BUSY, "upload",
+               plan.update({a, b}, nullptr, stream, RADIX_PLAN_UPDATE_NO_WAIT));
   EXPECT_EQ(plan.info().num_seqs, 1u);
   EXPECT_EQ(device::counters.waits, 0);
   ASSERT_OK(plan.update({a, b}, nullptr, stream));
