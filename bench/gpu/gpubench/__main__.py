@@ -30,6 +30,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="TEXT", help="only cases with this in their name")
     parser.add_argument("--quick", action="store_true", help="a few toy cases: does all of it run?")
+    parser.add_argument("--check", action="store_true", help="only ask whether this can be done here")
     parser.add_argument("--list", action="store_true", help="print the cases in order and stop")
     parser.add_argument("--library", metavar="FILE", help="libradixattn.so (default: of build/gpu)")
     parser.add_argument(
@@ -58,6 +59,8 @@ def why_not(options: argparse.Namespace) -> tuple[Any, str]:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         return None, f"PyTorch {torch.__version__} finds no CUDA device on this machine"
+    if not chosen(options):
+        return None, f"--only is {options.only!r}: no case has that in its name (--list shows them)"
     return torch, ""
 
 
@@ -82,15 +85,20 @@ def measure(options: argparse.Namespace, arguments: list[str], started: float) -
         time.monotonic,
         lambda line: print(line, flush=True),
         report,
+        lambda: write(options, report),
     )
     return run.all(chosen(options))
 
 
-def finish(options: argparse.Namespace, report: Report) -> int:
-    """Writes what was asked for, says how it went; the exit status."""
+def write(options: argparse.Namespace, report: Report) -> None:
     for path, text in ((options.json, report.to_json), (options.markdown, report.to_markdown)):
         if path:
             Path(path).write_text(text(), encoding="utf-8")
+
+
+def finish(options: argparse.Namespace, report: Report) -> int:
+    """Writes what was asked for, says how it went; the exit status."""
+    write(options, report)
     for why, names in report.left_out_by_reason().items():
         print(f"left out: {len(names)} ({why}), first {', '.join(names[:4])}")
     bad = [row.name for row in report.rows if row.bad]
@@ -109,6 +117,10 @@ def main(arguments: list[str]) -> int:
         for case in chosen(options):
             print(f"{case.rank} {case.name} {' '.join(case.peers)}".rstrip())
         return 0
+    if options.check:
+        _, missing = why_not(options)
+        print(f"error: {missing}" if missing else "PyTorch and a GPU are here", file=sys.stderr)
+        return 2 if missing else 0
     report = measure(options, arguments, started)
     if isinstance(report, str):
         print(f"error: {report}", file=sys.stderr)

@@ -16,7 +16,7 @@ import torch
 
 from gpubench import peers
 from gpubench.cases import Attention, Decode
-from gpubench.flow import Check, Contender, NoRoom
+from gpubench.flow import Check, Contender, NoRoomError
 from gpubench.report import OURS
 from gpubench.stats import rotation
 from gpubench.torch_backend import TorchBackend, array, compare, int_array
@@ -33,7 +33,7 @@ class AttentionWork:
         self.backend, self.case, self.shape = backend, case, case.shape
         self.layers = rotation(case.kv_bytes, backend.l2_bytes, backend.room())
         if self.layers == 0:
-            raise NoRoom(f"needs {case.kv_bytes / 1e9:.1f} GB of device memory")
+            raise NoRoomError(f"needs {case.kv_bytes / 1e9:.1f} GB of device memory")
         shape = case.shape
         blocks = case.batch * case.blocks_per_seq
         pool = (self.layers, blocks, shape.block_size, shape.kv_heads, shape.head_dim)

@@ -64,9 +64,7 @@ class Context:
     def kv_arrays(self, layer: int) -> tuple[Any, Any]:
         """radix_tensor of K and V of a layer of the context's KV memory."""
         k, v = self.lib.struct("radix_tensor"), self.lib.struct("radix_tensor")
-        self.lib.call(
-            "radix_ctx_kv_tensor", self.handle, layer, ctypes.byref(k), ctypes.byref(v)
-        )
+        self.lib.call("radix_ctx_kv_tensor", self.handle, layer, ctypes.byref(k), ctypes.byref(v))
         return k, v
 
     # ---- attention -------------------------------------------------------------------------------

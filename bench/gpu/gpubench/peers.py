@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 from gpubench.cases import Decode
 
@@ -63,7 +63,7 @@ def _sdpa(work: AttentionWork, backend_name: str) -> Run:
     def run(i: int) -> torch.Tensor:
         layer = i % work.layers
         with sdpa_kernel([backend]):
-            out = F.scaled_dot_product_attention(q, k[layer], v[layer], **options)
+            out = scaled_dot_product_attention(q, k[layer], v[layer], **options)
         return _rows_first(out)
 
     return run
@@ -110,7 +110,7 @@ def _flashinfer(work: AttentionWork) -> Run:
     )
     geometry = (shape.q_heads, shape.kv_heads, shape.head_dim, shape.block_size)
     dtypes = {"q_data_type": work.q.dtype, "kv_data_type": work.k.dtype}
-    space = torch.empty(256 << 20, dtype=torch.uint8, device=work.backend.device)
+    space = torch.zeros(256 << 20, dtype=torch.uint8, device=work.backend.device)
     if isinstance(case, Decode):
         group = shape.q_heads // shape.kv_heads
         wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(

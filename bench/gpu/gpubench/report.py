@@ -75,7 +75,8 @@ def one_line(text: str, width: int = 200) -> str:
 # ---- terminal ------------------------------------------------------------------------------------
 
 HEADING = (
-    f"{'name':<58} {'time us':>10} {'rate':>9} {'unit':<8} {'ratio':>6} {'spread':>6} {'max error':>9}"
+    f"{'name':<58} {'time us':>10} {'rate':>9} {'unit':<8} "
+    f"{'ratio':>6} {'spread':>6} {'max error':>9}"
 )
 
 
@@ -86,7 +87,7 @@ def table_line(row: Row) -> str:
     spread = f"{100 * row.summary.spread:5.1f}%" if row.summary else " " * 6
     ratio = "" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
     error = "" if math.isnan(row.max_error) else f"{row.max_error:.2e}"
-    line = f"{row.name:<58} {time} {row.value:9.1f} {row.unit:<8} {ratio:>6} {spread:>6} {error:>9}"
+    line = f"{row.name:<58} {time} {row.value:9.4g} {row.unit:<8} {ratio:>6} {spread:>6} {error:>9}"
     if row.status == WRONG:
         return f"{line}  WRONG: {row.message}"
     return line.rstrip()
@@ -190,7 +191,7 @@ def _markdown_line(row: Row) -> str:
     ratio = "" if math.isnan(row.ratio) else f"{row.ratio:.3f}"
     wrong = " WRONG" if row.status == WRONG else ""
     return (
-        f"| {row.name}{wrong} | {row.implementation} | {time} | {row.value:.1f} {row.unit} "
+        f"| {row.name}{wrong} | {row.implementation} | {time} | {row.value:.4g} {row.unit} "
         f"| {ratio} | {spread} |"
     )
 

@@ -55,7 +55,9 @@ def repeats_for(seconds: float) -> int:
 Sampler = Callable[[int], float]
 
 
-def interleaved(samplers: Sequence[Sampler], rounds: int, stop: Callable[[], bool]) -> list[Summary]:
+def interleaved(
+    samplers: Sequence[Sampler], rounds: int, stop: Callable[[], bool]
+) -> list[Summary]:
     """One round takes one sample of each in turn, so that what disturbs one disturbs all.
 
     Each is warmed up first, and its repeats follow from three single launches. `stop` ends the

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gpubench.cases import CopyBlocks, Rope, Swap
-from gpubench.flow import Check, Contender, NoRoom
+from gpubench.flow import Check, Contender, NoRoomError
 from gpubench.launches import Context, int32s
 from gpubench.report import OURS
 from gpubench.stats import rotation
@@ -28,7 +28,7 @@ class RopeWork:
         each = case.tokens * (case.row_bytes + shape.token_bytes)
         self.layers = rotation(each, backend.l2_bytes, backend.room())
         if self.layers == 0:
-            raise NoRoom(f"needs {each / 1e9:.1f} GB of device memory")
+            raise NoRoomError(f"needs {each / 1e9:.1f} GB of device memory")
         self.slots, blocks = _slots(case.tokens, shape.block_size)
         self.positions = backend.int32s(torch.arange(case.tokens) * 3 + 5)
         self.slots = self.slots.to(backend.device)
@@ -150,7 +150,9 @@ class CopyWork:
         order = torch.randperm(case.pool_blocks)[: 2 * case.blocks * lists]
         pairs = order.view(lists, case.blocks, 2)
         self.pairs = [int32s(one.flatten().tolist()) for one in pairs]
-        self.indices = [(one[:, 0].to(backend.device), one[:, 1].to(backend.device)) for one in pairs]
+        self.indices = [
+            (one[:, 0].to(backend.device), one[:, 1].to(backend.device)) for one in pairs
+        ]
 
     def close(self) -> None:
         self.backend.wait()
