@@ -21,9 +21,9 @@ from gpubench.report import OURS
 from gpubench.stats import rotation
 from gpubench.torch_backend import TorchBackend, array, compare, int_array
 
-# Of the relative error. Normal K and V give weights of which a rounded P and a rounded output lose
-# about 2^-9 each in bf16, 2^-12 in f16; tests/kernel and tests/gpu bound every single number.
-TOLERANCE = {"bf16": 1e-2, "f16": 2.5e-3, "f32": 1e-5}
+# Of the relative error. With normal K and V a rounded P and a rounded output make about 2e-3 of it
+# in bf16 and 3e-4 in f16; tests/kernel and tests/gpu bound every single number.
+TOLERANCE = {"bf16": 6e-3, "f16": 1.5e-3, "f32": 1e-5}
 
 
 class AttentionWork:

@@ -61,7 +61,7 @@ class Check:
     """A result against a plain reference on the same data."""
 
     max_error: float
-    relative_error: float  # norm of the difference over the norm of the reference
+    relative_error: float  # of the worst row: norm of the difference over that of the reference
     tolerance: float  # of relative_error
 
     @property

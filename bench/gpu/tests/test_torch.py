@@ -145,10 +145,16 @@ def test_a_sample_of_a_graph_is_divided_by_its_launches(monkeypatch):
     assert CudaSampler(cuda.launch, launches=8)(4) == pytest.approx(10e-6)
 
 
-def test_comparing_finds_nan_and_scales_by_the_norm():
-    ones = torch.ones(100)
+def test_comparing_finds_nan_and_scales_by_each_row_s_norm():
+    ones = torch.ones(4, 5, 6)
     assert torch_backend.compare(ones, ones, 0.0).ok
     assert not torch_backend.compare(ones * math.nan, ones, 1.0).ok
     check = torch_backend.compare(ones * 1.01, ones, 0.02)
     assert check.relative_error == pytest.approx(0.01, rel=1e-4)
     assert check.ok
+    rows = torch.tensor([[1000.0, 0.0], [0.0, 1.0]])
+    wrong = rows + torch.tensor([[0.0, 0.0], [0.5, 0.0]])
+    assert torch_backend.compare(wrong, rows, 0.1).relative_error == pytest.approx(0.5)
+    one_nan = ones.clone()
+    one_nan[2, 1, 3] = math.nan
+    assert not torch_backend.compare(one_nan, ones, 1.0).ok
