@@ -30,7 +30,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="TEXT", help="only cases with this in their name")
     parser.add_argument("--quick", action="store_true", help="a few toy cases: does all of it run?")
-    parser.add_argument("--check", action="store_true", help="only ask whether this can be done here")
+    parser.add_argument(
+        "--check", action="store_true", help="only ask whether this can be done here"
+    )
     parser.add_argument("--list", action="store_true", help="print the cases in order and stop")
     parser.add_argument("--library", metavar="FILE", help="libradixattn.so (default: of build/gpu)")
     parser.add_argument(
