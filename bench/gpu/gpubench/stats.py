@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 MIN_SAMPLE_SECONDS = 0.5e-3  # a sample repeats short launches until it lasts about this long
 MAX_REPEATS = 64
+MAX_SETS = 512
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -82,7 +83,7 @@ def rotation(bytes_each: int, l2_bytes: int, room: int) -> int:
     Together four times the cache, at least two sets where there is room. 0: not even one fits.
     """
     wanted = max(2, math.ceil(4 * l2_bytes / bytes_each))
-    return max(0, min(wanted, MAX_REPEATS, room // bytes_each))
+    return max(0, min(wanted, MAX_SETS, room // bytes_each))
 
 
 class Budget:

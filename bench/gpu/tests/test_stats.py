@@ -59,7 +59,7 @@ def test_rounds_stop_early_but_not_before_the_third():
     [
         (100, 10, 1000, 2),  # larger than the cache: two, so that one's end is not the next's start
         (10, 10, 1000, 4),  # four times the cache
-        (1, 1000, 10**6, 64),  # at most 64
+        (1, 1000, 10**6, 512),  # at most 512
         (100, 10, 150, 1),  # room for one
         (100, 10, 99, 0),  # for none
     ],
