@@ -82,10 +82,30 @@ radix_status CudaBackend::attention_workspace(const AttentionParams& p, bool pre
   return RADIX_OK;
 }
 
+// Along a plan's work list.
+radix_status CudaBackend::decode_listed(const AttentionParams& p, radix_stream stream) {
+  const uint64_t states = p.list.max_items;
+  const radix_status st = check_workspace(p, state_bytes(p, states));
+  if (st != RADIX_OK) return st;
+  DecodeSplit split;
+  split.items = p.list.items;
+  split.schedule = p.list.schedule;
+  split.partial_begin = p.list.partial_begin;
+  split.num_blocks = p.list.walkers;
+  split.max_splits = 2;  // more than one: how many is the list's
+  split.partial_o = static_cast<float*>(p.workspace);
+  split.partial_lse = split.partial_o + states * p.num_q_heads * p.head_dim_v;
+  return launch("decode", [&] {
+    const Error e = launch_decode(p, split, limits_, stream);
+    return e != 0 || !p.list.merges ? e : launch_decode_merge(p, split, stream);
+  });
+}
+
 radix_status CudaBackend::decode(const AttentionParams& p, radix_stream stream) {
   if (p.num_seqs == 0) return RADIX_OK;
   radix_status st = check_shapes(p);
   if (st != RADIX_OK) return st;
+  if (p.list.items != nullptr && p.k.dtype != RADIX_F32) return decode_listed(p, stream);
   DecodeSplit split;
   if (p.k.dtype != RADIX_F32) {
     const DecodeSplitChoice choice = choose_decode_split(split_input(p, limits_));
@@ -121,6 +141,44 @@ radix_status CudaBackend::rope_append(const RopeAppendParams& p, radix_stream st
   return launch("rope_append", [&] { return launch_rope_append(p, rope_frequencies(p), stream); });
 }
 
+radix_status CudaBackend::merge_states(const MergeParams& p, radix_stream stream) {
+  return launch("merge_states", [&] { return launch_merge_states(p, stream); });
+}
+
+// ---- plans --------------------------------------------------------------------------------------
+
+DecodeListSize CudaBackend::decode_list_size(const AttentionParams& bounds) const {
+  if (bounds.k.dtype == RADIX_F32) return {};
+  const DecodeSplitInput in = split_input(bounds, limits_);
+  const uint32_t walkers = decode_walkers(in);
+  DecodeListSize size;
+  size.walkers = walkers;
+  size.max_items = max_decode_items(in.num_seqs, walkers);
+  size.workspace_bytes = state_bytes(bounds, size.max_items);
+  return size;
+}
+
+radix_status CudaBackend::check_not_capturing(radix_stream stream) {
+  auto* s = static_cast<cudaStream_t>(stream);
+  auto capture = cudaStreamCaptureStatusNone;
+  const radix_status st =
+      launch("cudaStreamIsCapturing", [&] { return cudaStreamIsCapturing(s, &capture); });
+  if (st != RADIX_OK) return st;
+  if (capture != cudaStreamCaptureStatusNone) {
+    return fail(RADIX_E_STATE, "s is being captured: a plan is updated outside of graphs");
+  }
+  return RADIX_OK;
+}
+
+radix_status CudaBackend::build_step(const StepParams& p, radix_stream stream) {
+  auto* s = static_cast<cudaStream_t>(stream);
+  return launch("plan_update", [&] {
+    Error e = cudaMemcpyAsync(p.device, p.host, p.copy_bytes, cudaMemcpyHostToDevice, s);
+    if (e == 0) e = cudaEventRecord(static_cast<cudaEvent_t>(p.copied), s);
+    return e != 0 ? e : launch_build_step(p, stream);
+  });
+}
+
 // ---- copies -------------------------------------------------------------------------------------
 
 radix_status CudaBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
@@ -151,6 +209,22 @@ radix_status CudaBackend::copy_tokens(const KvBlocks& kv, int32_t src, int32_t d
   batch.pairs[0] = src;
   batch.pairs[1] = dst;
   return launch("copy_tokens", [&] { return launch_copy_blocks(kv, batch, stream); });
+}
+
+radix_status CudaBackend::zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                      radix_stream stream) {
+  const radix_status st = check_blocks(kv, blocks, n);
+  if (st != RADIX_OK) return st;
+  return launch("zero_blocks", [&] {
+    ZeroBatch batch;
+    Error e = 0;
+    for (uint32_t first = 0; first < n && e == 0; first += batch.num_blocks) {
+      batch.num_blocks = n - first < ZeroBatch::kMaxBlocks ? n - first : ZeroBatch::kMaxBlocks;
+      for (uint32_t i = 0; i < batch.num_blocks; ++i) batch.blocks[i] = blocks[first + i];
+      e = launch_zero_blocks(kv, batch, stream);
+    }
+    return e;
+  });
 }
 
 // Layer by layer, so that the first layers may be used while the last ones still move; runs of

@@ -23,9 +23,15 @@ class CudaBackend final : public Backend {
   radix_status decode(const AttentionParams& p, radix_stream stream) override;
   radix_status prefill(const AttentionParams& p, radix_stream stream) override;
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
+  radix_status merge_states(const MergeParams& p, radix_stream stream) override;
+  DecodeListSize decode_list_size(const AttentionParams& bounds) const override;
+  radix_status check_not_capturing(radix_stream stream) override;
+  radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                            radix_stream stream) override;
   radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+                           radix_stream stream) override;
+  radix_status zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
                            radix_stream stream) override;
   radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
                         radix_stream stream) override;
@@ -36,6 +42,7 @@ class CudaBackend final : public Backend {
   template <class Run>
   radix_status launch(const char* what, Run run);
   radix_status lost() const;
+  radix_status decode_listed(const AttentionParams& p, radix_stream stream);
   radix_status swap(const KvBlocks& kv, const int32_t* blocks, uint32_t n, char* host, bool out,
                     radix_stream stream);
 

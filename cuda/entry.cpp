@@ -30,6 +30,46 @@ void cuda_release(int32_t device, void* memory) {
   if (cudaFree(memory) != cudaSuccess) cudaGetLastError();  // a lost device: nothing to do
 }
 
+radix_status cuda_allocate_pinned(int32_t device, uint64_t bytes, void** out) {
+  *out = nullptr;
+  const cuda::DeviceScope scope(device);
+  cudaError_t e = scope.error();
+  if (e == cudaSuccess) e = cudaMallocHost(out, bytes);
+  return cuda::status_of(e, "cudaMallocHost");
+}
+
+void cuda_release_pinned(int32_t device, void* memory) {
+  const cuda::DeviceScope scope(device);
+  if (cudaFreeHost(memory) != cudaSuccess) cudaGetLastError();
+}
+
+radix_status cuda_make_event(int32_t device, void** out) {
+  *out = nullptr;
+  const cuda::DeviceScope scope(device);
+  cudaEvent_t event = nullptr;
+  cudaError_t e = scope.error();
+  if (e == cudaSuccess) e = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  *out = event;
+  return cuda::status_of(e, "cudaEventCreateWithFlags");
+}
+
+void cuda_destroy_event(int32_t device, void* event) {
+  const cuda::DeviceScope scope(device);
+  if (cudaEventDestroy(static_cast<cudaEvent_t>(event)) != cudaSuccess) cudaGetLastError();
+}
+
+radix_status cuda_reach_event(int32_t device, void* event, bool wait) {
+  const cuda::DeviceScope scope(device);
+  auto* at = static_cast<cudaEvent_t>(event);
+  cudaError_t e = scope.error();
+  if (e == cudaSuccess) e = wait ? cudaEventSynchronize(at) : cudaEventQuery(at);
+  if (e == cudaErrorNotReady) {
+    cudaGetLastError();
+    return fail(RADIX_E_BUSY, "the upload before the last one still runs");
+  }
+  return cuda::status_of(e, wait ? "cudaEventSynchronize" : "cudaEventQuery");
+}
+
 radix_status cuda_make_backend(int32_t device, void* place, Backend** out) {
   static_assert(sizeof(cuda::CudaBackend) <= kCudaBackendBytes);
   cuda::DeviceLimits limits;

@@ -36,14 +36,15 @@ struct DeviceLimits {
 // sequence s leaves its state in row partial_begin[s] + i (partial_begin null: s*max_splits + i).
 //
 // Without a work list the grid has a block for every range that max_context_len allows. With one,
-// num_blocks blocks walk it: what a captured graph needs, whose lengths change under it.
+// num_blocks blocks walk it, and the ranges' length is the list's: what a captured graph needs,
+// whose lengths change under it.
 struct DecodeSplit {
   uint32_t split_tokens = 0;               // a multiple of 64; any when max_splits is 1
-  uint32_t max_splits = 1;                 // ranges that max_context_len has
+  uint32_t max_splits = 1;                 // ranges that max_context_len has; list: 2 or more
   float* partial_o = nullptr;              // [partial rows, num_q_heads, head_dim_v] normalised
   float* partial_lse = nullptr;            // [partial rows, num_q_heads] base 2; -inf: saw nothing
-  const int32_t* items = nullptr;          // [*num_items, 2] {sequence, range}; null: all
-  const int32_t* num_items = nullptr;      // [1]
+  const int32_t* items = nullptr;          // [schedule[0], 2] {sequence, range}; null: all
+  const int32_t* schedule = nullptr;       // list: [2] {number of items, split_tokens}
   const int32_t* partial_begin = nullptr;  // [num_seqs], or null
   uint32_t num_blocks = 0;                 // that walk the list, for each KV head
 };
@@ -58,16 +59,10 @@ Error launch_prefill(const AttentionParams& p, const DeviceLimits& device, Strea
 // Either of the two for K/V in f32, on plain multiply-adds; decode when cu_q_lens is null.
 Error launch_attention_f32(const AttentionParams& p, Stream stream);
 
-// n states of the same rows, o_i [rows, heads, dim] and lse_i [rows, heads] (natural log), to one.
-struct MergeParams {
-  static constexpr uint32_t kMaxStates = 8;
-  uint32_t num_states = 0, num_rows = 0, num_heads = 0, head_dim = 0;
-  RowTensor in[kMaxStates];
-  const float* in_lse[kMaxStates] = {};  // dense [rows, heads]
-  RowTensor out;
-  float* out_lse = nullptr;  // dense [rows, heads], or null
-};
 Error launch_merge_states(const MergeParams& p, Stream stream);
+
+// The tables, slots and positions of a plan's step; the copy is done.
+Error launch_build_step(const StepParams& p, Stream stream);
 
 // The frequencies travel in the launch's parameters.
 Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies,

@@ -65,7 +65,8 @@ extern "C" {
 /* @cdef-begin : what follows, to @cdef-end, parses in cffi.cdef() once RADIX_API(x) -> x, RADIX_CALL and
  * RADIX_NOEXCEPT are removed */
 
-typedef struct radix_ctx radix_ctx; /* opaque */
+typedef struct radix_ctx radix_ctx;   /* opaque */
+typedef struct radix_plan radix_plan; /* opaque: the arrays of one step, used by every layer's launch */
 typedef uint64_t radix_req;         /* generation<<32 | kind<<30 | index; 0 is never valid */
 typedef uint64_t radix_pin;         /* same scheme */
 typedef uint64_t radix_ns;          /* same scheme; 0 = the default namespace, which always exists */
@@ -93,7 +94,7 @@ enum { /* radix_status: values never change, new ones are appended */
   RADIX_E_MISMATCH = -14,
   RADIX_E_CANCELLED = -15,
   RADIX_E_QUOTA = -16,       /* the namespace's quota would be passed; shortfall as for NO_BLOCKS */
-  RADIX_E_BUSY = -17,        /* ns_destroy or clear while requests or pins live there */
+  RADIX_E_BUSY = -17,        /* ns_destroy or clear while requests or pins live there; plan_update with NO_WAIT: try again */
   RADIX_E_CALLBACK = -18,    /* a user callback reported failure */
   RADIX_E_FULL = -19,        /* a fixed table (requests, pins, namespaces, row of a request) is full */
   RADIX_E_INTERNAL = -99     /* an invariant is broken: a bug of the library */
@@ -138,6 +139,13 @@ enum {                             /* radix_request_desc.flags */
 };
 enum { /* radix_attn.flags, radix_rope_append.flags */
   RADIX_ATTN_SCALE_PER_HEAD = 1    /* k_scale and v_scale have one number a KV head; else one in all */
+};
+enum { /* radix_plan_config.flags */
+  RADIX_PLAN_BOUNDS = 1            /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
+                                    * they serve every later step. Rows beyond the step's own are padding */
+};
+enum { /* radix_plan_desc.flags */
+  RADIX_PLAN_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
 };
 enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
 
@@ -361,6 +369,7 @@ typedef struct radix_attn {
   const uint8_t *tree_mask;    /* prefill of speculative trees, CUDA: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
                                 * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
   int64_t tree_mask_stride;    /* bytes */
+  const radix_plan *plan;      /* radix_plan_attn sets it: decode follows the plan's work list; or NULL */
 } radix_attn;
 
 /* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
@@ -392,6 +401,53 @@ typedef struct radix_rope_append {
   const float *k_scale;            /* fp8 caches store k / k_scale, saturated; as in radix_attn */
   const float *v_scale;
 } radix_rope_append;
+
+/* What a plan has room for. All arrays of a plan lie in one piece of memory of the context's device, at addresses that never
+ * change. */
+typedef struct radix_plan_config {
+  uint32_t struct_size;
+  uint32_t flags;            /* RADIX_PLAN_BOUNDS */
+  uint32_t max_seqs;         /* sequences of a step, at least 1 */
+  uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
+  uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
+  uint32_t max_context_len;  /* tokens of a sequence; 0 = max_blocks_per_request * block_size */
+  uint32_t num_q_heads;      /* sizes the workspace */
+  uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
+  void *memory;              /* caller-owned memory of the device (64-byte aligned), or NULL = the plan's own */
+  uint64_t memory_size;      /* bytes; at least radix_plan_bytes */
+  const void *next;          /* NULL in this version */
+} radix_plan_config;
+
+/* One step: which sequences, and how many of their last tokens are queries. */
+typedef struct radix_plan_desc {
+  uint32_t struct_size;
+  uint32_t flags;              /* RADIX_PLAN_NO_WAIT */
+  uint32_t num_seqs;
+  uint32_t reserved0;
+  const radix_req *reqs;       /* [num_seqs] live requests; or NULL: the tables below, of a cache that is not ours */
+  const int32_t *q_lens;       /* [num_seqs] the last q_lens[i] tokens are queries, 0..length; NULL = decode, one each (an
+                                * empty sequence has a row, too, and its result is the empty state) */
+  const int32_t *block_tables; /* without reqs: [num_seqs, block_table_stride], on the host, read during the call only */
+  int64_t block_table_stride;
+  const int32_t *context_lens; /* without reqs: [num_seqs], on the host */
+} radix_plan_desc;
+
+/* What the last update made. */
+typedef struct radix_plan_info {
+  uint32_t struct_size;
+  uint32_t num_seqs;
+  uint32_t num_query_tokens;
+  uint32_t max_context_len;  /* longest of the step */
+  uint32_t max_query_len;
+  uint32_t num_items;        /* of the decode work list; 0 without one (CPU, f32 K/V, prefill) */
+  uint32_t split_tokens;     /* positions of an item's range */
+  uint32_t num_states;       /* partial states that decode merges; 0 = nothing is merged */
+  uint32_t changed_rows;     /* block-table rows that were not as the step before */
+  uint32_t changed_entries;  /* of these rows */
+  uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */
+  uint64_t device_bytes;     /* of the plan's memory on the context's device */
+  uint64_t host_bytes;       /* besides that: staging, mirrors */
+} radix_plan_info;
 
 /* ---- library ------------------------------------------------------------------------------------------------ */
 
@@ -532,6 +588,37 @@ RADIX_API(radix_status) radix_get_stats(radix_ctx *ctx, radix_stats *out) RADIX_
 /* [C] Walks every invariant; INTERNAL with a message at the first broken one. Cost: O(blocks + nodes + rows). */
 RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
 
+/* ---- plans: one host call a step, used by every layer --------------------------------------------------------------
+ * A plan turns a step's requests into block tables, lengths, slots, positions and decode's work list, on the context's
+ * device. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
+ * given, which must be the launches' own or be ordered before them and behind those of the step before. Two staging
+ * buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run at the
+ * same time as each other, nor as a call that reads the plan; plans of one context are independent. */
+
+/* [F] Bytes of device memory that a plan needs (for memory). Errors as radix_plan_create. */
+RADIX_API(radix_status) radix_plan_bytes(const radix_ctx *ctx, const radix_plan_config *cfg, uint64_t *out) RADIX_NOEXCEPT;
+/* [F] Makes an empty plan; *out = NULL on failure. On CUDA three times max_seqs * ceil(max_context_len / block_size) table
+ * entries are kept on the host, and two on the device. Errors: INVALID, STATE (the context has no shape), NOMEM, DEVICE. */
+RADIX_API(radix_status) radix_plan_create(radix_ctx *ctx, const radix_plan_config *cfg, radix_plan **out) RADIX_NOEXCEPT;
+/* Frees the plan and sets *plan = NULL; never fails; NULL is fine. On CUDA after the last launch that uses it has
+ * finished, and before the context's end. */
+RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
+/* [C] Plans a step. The stream must not be capturing (STATE). A failed call leaves the plan as it was, except after DEVICE:
+ * then the next update sends everything. Errors: INVALID (a length, a query length, a block id of a foreign table), STALE,
+ * BUFFER (more sequences, query tokens or positions than the plan has room for: named), BUSY (NO_WAIT), DEVICE.
+ * Cost: O(1) a request whose blocks did not change, O(row) for the others, O(query tokens) on the CPU. */
+RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
+/* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
+ * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size and plan; the rest stays as it is. The pointers stay
+ * right after later updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token:
+ * with BOUNDS max_seqs, or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of
+ * prefill stay as they are. STATE before the first update. */
+RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
+/* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q. An empty sequence's row in
+ * decode, and padding, have slot -1. STATE before the first update. */
+RADIX_API(radix_status) radix_plan_rope(const radix_plan *plan, radix_rope_append *io) RADIX_NOEXCEPT;
+RADIX_API(radix_status) radix_plan_get_info(const radix_plan *plan, radix_plan_info *out) RADIX_NOEXCEPT; /* [F] */
+
 /* ---- what is shared: for schedulers and people ------------------------------------------------------------------ */
 
 /* [C] The live requests that share the longest prefix with d->tokens, exact to the token, by ascending index: *shared_tokens
@@ -558,6 +645,8 @@ RADIX_API(radix_status) radix_run_ops(radix_ctx *ctx, const radix_op *ops, uint3
 /* [D] Copies whole blocks, all layers, in order; src_dst_pairs: n pairs {src, dst}. */
 RADIX_API(radix_status) radix_copy_blocks(radix_ctx *ctx, const radix_block *src_dst_pairs, uint32_t n,
                                           radix_stream s) RADIX_NOEXCEPT;
+/* [D] Fills whole blocks with zeros, all layers. Block ids are checked first: INVALID writes nothing. */
+RADIX_API(radix_status) radix_zero_blocks(radix_ctx *ctx, const radix_block *blocks, uint32_t n, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Bytes that n blocks take in a host image: for each block, for each layer, K then V. */
 RADIX_API(radix_status) radix_swap_bytes(const radix_ctx *ctx, uint32_t n, uint64_t *out) RADIX_NOEXCEPT;
 /* [D] K/V of n blocks to a host buffer (BUFFER when cap is too small), and back (INVALID when len is not exactly that).
@@ -578,6 +667,13 @@ RADIX_API(radix_status) radix_paged_attention_launch(radix_ctx *ctx, const radix
 /* [D] Prefill: causal attention of variable-length new tokens over cached prefix plus themselves. cu_q_lens required. Rows
  * of q beyond cu_q_lens[num_seqs] are padding: their out and lse stay as they are. */
 RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
+/* [D] The attention over n disjoint sets of keys from the attention over each: outs[i] [rows, heads, head_dim] with
+ * lses[i] [rows, heads] (f32, natural log, dense) to out and lse (dense; data may be NULL). The empty state, LSE -inf, counts for
+ * nothing, whatever its out holds. n: 1..32. out and lse may be outs[i] and lses[i] of one i, else overlap nothing.
+ *   w_i = exp(lse_i - max lse);  out = sum w_i out_i / sum w_i;  lse = max lse + ln sum w_i  (Rabe & Staats 2021) */
+RADIX_API(radix_status) radix_merge_states_launch(radix_ctx *ctx, const radix_tensor *outs, const radix_tensor *lses,
+                                                  uint32_t n, const radix_tensor *out, const radix_tensor *lse,
+                                                  radix_stream s) RADIX_NOEXCEPT;
 
 /* @cdef-end */
 

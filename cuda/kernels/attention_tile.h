@@ -126,11 +126,18 @@ struct VisibleRanges {
   uint32_t begin, end;
 };
 
+RADIX_DEVICE uint32_t split_tokens_of(const DecodeSplit& split) {
+  if (split.schedule == nullptr) return split.split_tokens;
+  const int32_t tokens = split.schedule[1];
+  return tokens > 0 ? static_cast<uint32_t>(tokens) : 1;
+}
+
 RADIX_DEVICE VisibleRanges visible_ranges(const AttentionParams& p, const DecodeSplit& split,
                                           uint32_t context) {
   const uint32_t first = p.window != 0 && context > p.window ? context - p.window : 0;
   if (split.max_splits == 1 || context == 0) return {first, 0, 1};
-  return {first, first / split.split_tokens, (context - 1) / split.split_tokens + 1};
+  const uint32_t tokens = split_tokens_of(split);
+  return {first, first / tokens, (context - 1) / tokens + 1};
 }
 
 RADIX_DEVICE int64_t partial_row(const DecodeSplit& split, uint32_t seq, uint32_t range) {

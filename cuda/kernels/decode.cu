@@ -428,9 +428,10 @@ RADIX_DEVICE void run_range(const AttentionParams& p, const DecodeSplit& split,
   const auto context = static_cast<uint32_t>(context_of(p, seq, row));
   const VisibleRanges visible = visible_ranges(p, split, context);
   if (range_index < visible.begin || range_index >= visible.end) return;
-  Range range = {row.ids, range_index * split.split_tokens, context, 0, 0, heads.kv_head};
-  if (split.max_splits > 1 && context - range.begin > split.split_tokens)
-    range.end = range.begin + split.split_tokens;
+  const uint32_t split_tokens = split_tokens_of(split);
+  Range range = {row.ids, range_index * split_tokens, context, 0, 0, heads.kv_head};
+  if (split.max_splits > 1 && context - range.begin > split_tokens)
+    range.end = range.begin + split_tokens;
   if (range.begin < visible.first) range.begin = visible.first;
   range.first_tile = range.begin / kTile;
   if (range.begin < range.end) range.num_tiles = (range.end - 1) / kTile + 1 - range.first_tile;
@@ -467,7 +468,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   const Heads heads = heads_of(p, launch);
   // Without a list the grid is the list: each block has the item of its number.
   const bool listed = split.items != nullptr;
-  const uint32_t num_items = listed ? static_cast<uint32_t>(*split.num_items) : gridDim.x;
+  const uint32_t num_items = listed ? static_cast<uint32_t>(split.schedule[0]) : gridDim.x;
   for (uint32_t i = blockIdx.x; i < num_items; i += gridDim.x) {
     const uint32_t seq = listed ? static_cast<uint32_t>(split.items[2 * i]) : i / split.max_splits;
     const uint32_t range =

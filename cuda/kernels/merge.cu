@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(32 * kWarps)
       add(p.in[i].data, p.in[i].dtype, row * p.in[i].row_stride + head * p.in[i].head_stride,
           p.head_dim, weight, &sum);
   }
+  __syncwarp();  // out and out_lse may be one of the states: all lanes have read them
   const bool empty = top == -INFINITY;
   write(p.out, row, head, p.head_dim, empty ? 0.f : 1.f / sum.total, sum);
   if (p.out_lse != nullptr && threadIdx.x % 32 == 0)

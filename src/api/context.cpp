@@ -20,7 +20,7 @@ namespace radixattn {
 namespace {
 
 constexpr size_t kCtxAlign = 64;
-constexpr size_t kKvAlign = 4096;  // whole pages: what huge pages and devices like
+constexpr size_t kDeviceAlign = 4096;  // whole pages: what huge pages and devices like
 constexpr uint64_t kHugePage = 2u << 20;
 
 radix_status read_allocator(const radix_allocator* given, const char* name, radix_allocator* out) {
@@ -98,31 +98,16 @@ void ask_for_huge_pages(void* memory, uint64_t bytes) {
 
 // The context's own KV memory, from wherever its device has memory.
 radix_status allocate_kv(radix_ctx* ctx, void** out) {
-  const radix_config& c = ctx->config;
   const uint64_t bytes = ctx->layout.total_bytes;
-  const radix_allocator& device = ctx->device_allocator;
-  if (ctx->on_cuda() && device.alloc == nullptr) return cuda_allocate(c.device_index, bytes, out);
-  *out = ctx->on_cuda() ? device.alloc(device.user, bytes, kKvAlign)
-                        : ctx->memory.allocate(bytes, kKvAlign);
-  if (*out == nullptr) {
-    return fail(RADIX_E_NOMEM, "no memory for %" PRIu64 " bytes of K/V%s", bytes,
-                ctx->on_cuda() ? " on the device" : "");
-  }
-  if (!ctx->on_cuda() && c.host_alloc == nullptr) ask_for_huge_pages(*out, bytes);
-  return RADIX_OK;
+  const radix_status st = allocate_on_device(*ctx, &ctx->memory, bytes, "K/V", out);
+  if (st == RADIX_OK && !ctx->on_cuda() && ctx->config.host_alloc == nullptr)
+    ask_for_huge_pages(*out, bytes);
+  return st;
 }
 
 void release_kv(radix_ctx* ctx) {
-  const radix_allocator& device = ctx->device_allocator;
-  const uint64_t bytes = ctx->layout.total_bytes;
-  if (ctx->own_kv == nullptr) return;
-  if (!ctx->on_cuda()) {
-    ctx->memory.release(ctx->own_kv, bytes, kKvAlign);
-  } else if (device.alloc != nullptr) {
-    device.free(device.user, ctx->own_kv, bytes, kKvAlign);
-  } else {
-    cuda_release(ctx->config.device_index, ctx->own_kv);
-  }
+  if (ctx->own_kv != nullptr)
+    release_on_device(*ctx, &ctx->memory, ctx->layout.total_bytes, ctx->own_kv);
 }
 
 radix_status take_kv_memory(radix_ctx* ctx) {
@@ -218,7 +203,35 @@ void describe(const radix_ctx& ctx, uint64_t offset, uint32_t head_dim, radix_te
 
 }  // namespace
 
+radix_status allocate_on_device(const radix_ctx& ctx, HostAllocator* host, uint64_t bytes,
+                                const char* what, void** out) {
+  const radix_allocator& device = ctx.device_allocator;
+  if (ctx.on_cuda() && device.alloc == nullptr)
+    return cuda_allocate(ctx.config.device_index, bytes, out);
+  *out = ctx.on_cuda() ? device.alloc(device.user, bytes, kDeviceAlign)
+                       : host->allocate(bytes, kDeviceAlign);
+  if (*out != nullptr) return RADIX_OK;
+  return fail(RADIX_E_NOMEM, "no memory for %" PRIu64 " bytes of %s%s", bytes, what,
+              ctx.on_cuda() ? " on the device" : "");
+}
+
+void release_on_device(const radix_ctx& ctx, HostAllocator* host, uint64_t bytes, void* memory) {
+  const radix_allocator& device = ctx.device_allocator;
+  if (!ctx.on_cuda()) {
+    host->release(memory, bytes, kDeviceAlign);
+  } else if (device.alloc != nullptr) {
+    device.free(device.user, memory, bytes, kDeviceAlign);
+  } else {
+    cuda_release(ctx.config.device_index, memory);
+  }
+}
+
 radix_status check_ctx(const radix_ctx* ctx) { return not_null(ctx, "ctx"); }
+
+radix_status check_stream(const radix_ctx& ctx, radix_stream s) {
+  if (s == nullptr || ctx.on_cuda()) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "s is %p: expected NULL on the CPU", s);
+}
 
 radix_status not_null(const void* pointer, const char* name) {
   return pointer != nullptr ? RADIX_OK : fail(RADIX_E_INVALID, "%s is NULL", name);

@@ -77,6 +77,7 @@ class Control {
   Control& operator=(const Control&) = delete;
 
   CacheManager* operator->() const { return &ctx_->cache; }
+  CacheManager& operator*() const { return ctx_->cache; }
   // Passes `st` on; a failure goes to the host's log.
   radix_status done(const char* call, radix_status st) const;
 
@@ -85,8 +86,15 @@ class Control {
   bool locks_;
 };
 
-radix_status check_ctx(const radix_ctx* ctx);                  // not NULL
-radix_status not_null(const void* pointer, const char* name);  // INVALID names it
+// Memory of the context's device, on whole pages; on the CPU from `host`. `what` it is for, for the
+// message. NOMEM, DEVICE.
+radix_status allocate_on_device(const radix_ctx& ctx, HostAllocator* host, uint64_t bytes,
+                                const char* what, void** out);
+void release_on_device(const radix_ctx& ctx, HostAllocator* host, uint64_t bytes, void* memory);
+
+radix_status check_ctx(const radix_ctx* ctx);                     // not NULL
+radix_status check_stream(const radix_ctx& ctx, radix_stream s);  // NULL on the CPU
+radix_status not_null(const void* pointer, const char* name);     // INVALID names it
 radix_status check_reserved(const char* name, const char* field, uint32_t value);  // 0, or INVALID
 // An array argument: NULL only when it has no elements.
 radix_status check_array(const void* array, uint64_t n, const char* name);

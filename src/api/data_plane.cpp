@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "api/context.h"
+#include "api/plan.h"
 #include "api/struct_io.h"
 #include "api/tensors.h"
 #include "base/error.h"
@@ -15,11 +16,6 @@ radix_status check_memory(const radix_ctx* ctx) {
   if (st != RADIX_OK) return st;
   if (ctx->kv.base != nullptr) return RADIX_OK;
   return fail(RADIX_E_STATE, "the context is RADIX_CTX_METADATA_ONLY: it has no KV memory");
-}
-
-radix_status check_stream(const radix_ctx& ctx, radix_stream s) {
-  if (s == nullptr || ctx.on_cuda()) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "s is %p: expected NULL on the CPU", s);
 }
 
 // What only CUDA kernels know, and flags that nobody knows.
@@ -250,6 +246,7 @@ radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool pref
     return fail(RADIX_E_INVALID, "d->cu_q_lens is given: expected NULL for decode");
   }
   st = read_attn(*ctx, d, prefill, true, &p);
+  if (st == RADIX_OK && !prefill && d.plan != nullptr) st = read_plan_list(*ctx, d, &p.list);
   if (st != RADIX_OK) return st;
   return prefill ? ctx->backend->prefill(p, s) : ctx->backend->decode(p, s);
 }
@@ -403,6 +400,14 @@ radix_status radix_copy_blocks(radix_ctx* ctx, const radix_block* src_dst_pairs,
   if (st == RADIX_OK) st = check_array(src_dst_pairs, n, "src_dst_pairs");
   if (st == RADIX_OK) st = check_stream(*ctx, s);
   return st == RADIX_OK ? ctx->backend->copy_blocks(ctx->kv, src_dst_pairs, n, s) : st;
+}
+
+radix_status radix_zero_blocks(radix_ctx* ctx, const radix_block* blocks, uint32_t n,
+                               radix_stream s) RADIX_NOEXCEPT {
+  radix_status st = check_memory(ctx);
+  if (st == RADIX_OK) st = check_array(blocks, n, "blocks");
+  if (st == RADIX_OK) st = check_stream(*ctx, s);
+  return st == RADIX_OK ? ctx->backend->zero_blocks(ctx->kv, blocks, n, s) : st;
 }
 
 radix_status radix_swap_bytes(const radix_ctx* ctx, uint32_t n, uint64_t* out) RADIX_NOEXCEPT {

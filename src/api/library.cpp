@@ -45,7 +45,8 @@ constexpr NamedSize kSizes[] = {
     RADIX_SIZE(radix_request_info), RADIX_SIZE(radix_op),           RADIX_SIZE(radix_append),
     RADIX_SIZE(radix_append_out),   RADIX_SIZE(radix_commit_item),  RADIX_SIZE(radix_remap),
     RADIX_SIZE(radix_commit_out),   RADIX_SIZE(radix_stats),        RADIX_SIZE(radix_ns_info),
-    RADIX_SIZE(radix_attn),         RADIX_SIZE(radix_rope_append)};
+    RADIX_SIZE(radix_attn),         RADIX_SIZE(radix_rope_append),  RADIX_SIZE(radix_plan_config),
+    RADIX_SIZE(radix_plan_desc),    RADIX_SIZE(radix_plan_info)};
 #undef RADIX_SIZE
 
 }  // namespace

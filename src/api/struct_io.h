@@ -42,6 +42,9 @@ RADIX_STRUCT_NAME(radix_stats)
 RADIX_STRUCT_NAME(radix_ns_info)
 RADIX_STRUCT_NAME(radix_attn)
 RADIX_STRUCT_NAME(radix_rope_append)
+RADIX_STRUCT_NAME(radix_plan_config)
+RADIX_STRUCT_NAME(radix_plan_desc)
+RADIX_STRUCT_NAME(radix_plan_info)
 #undef RADIX_STRUCT_NAME
 
 template <class T>

@@ -1,4 +1,4 @@
-// The contract of a backend: what the C boundary asks of the CPU and, later, of a device.
+// The contract of a backend: what the C boundary asks of the CPU and of CUDA devices.
 //
 // A backend owns memory of its kind and runs launches. It knows no tree, no request and no plan: it
 // gets raw pointers, strides and lengths, already checked by src/api for everything that needs no
@@ -45,6 +45,23 @@ struct BlockTables {
   }
 };
 
+// A plan's cut of decode (plan/decode_schedule.h), on the device: arrays whose contents change from
+// step to step while launches stay the same.
+struct DecodeList {
+  const int32_t* schedule = nullptr;       // [2] {number of items, positions of a range}
+  const int32_t* items = nullptr;          // [max_items, 2] {sequence, range}; null: no plan
+  const int32_t* partial_begin = nullptr;  // [num_seqs]
+  uint32_t max_items = 0;                  // bounds partial states, too
+  uint32_t walkers = 0;                    // thread blocks that walk the list, for each KV head
+  bool merges = true;                      // false: no sequence of this step has several ranges
+};
+// How a backend wants decode planned.
+struct DecodeListSize {
+  uint32_t walkers = 0;  // 0: it takes no list
+  uint32_t max_items = 0;
+  uint64_t workspace_bytes = 0;
+};
+
 // One attention launch over paged K/V. Query row r of sequence s (rows [cu_q_lens[s],
 // cu_q_lens[s+1]) for prefill, row s for decode) stands at position p = context_len - q_len + (r -
 // first row) and sees the keys j in [max(0, p - window + 1), p] (window 0: from 0). For a visible
@@ -88,6 +105,7 @@ struct AttentionParams {
   int64_t tree_mask_stride = 0;
   const float* alibi_slopes = nullptr;  // [num_q_heads] or null
   const float* sinks = nullptr;         // [num_q_heads] or null
+  DecodeList list;                      // of a plan, for decode
   void* workspace = nullptr;            // 64-byte aligned, at least what workspace_bytes asked for
   uint64_t workspace_bytes = 0;
 };
@@ -124,6 +142,39 @@ struct RopeAppendParams {
   const int32_t* positions = nullptr;  // [num_tokens]; may be null when rotary_dim is 0
 };
 
+// States of the same rows over disjoint sets of keys, o_i [rows, heads, dim] and lse_i (natural
+// log), to one.
+struct MergeParams {
+  static constexpr uint32_t kMaxStates = 32;
+  uint32_t num_states = 0, num_rows = 0, num_heads = 0, head_dim = 0;
+  RowTensor in[kMaxStates];
+  const float* in_lse[kMaxStates] = {};  // dense [rows, heads]
+  RowTensor out;
+  float* out_lse = nullptr;  // dense [rows, heads], or null
+};
+
+// One step of a plan, on its way to the device (plan/step.h writes it). Row s of `tables` gets
+// patch_ids[patch_begin[s] .. patch_begin[s+1]) from entry patch_first[s] on; then query token t
+// (row cu_q_lens[s] + t) of sequence s gets its position and its slot. Slots behind the last
+// sequence's are -1.
+struct StepParams {
+  const void* host = nullptr;  // pinned; copied to `device` first, null: nothing to copy
+  void* device = nullptr;
+  uint64_t copy_bytes = 0;
+  void* copied = nullptr;  // event that the copy's end reaches
+  uint32_t num_seqs = 0, block_size = 0;
+  uint32_t num_slots = 0;                 // room in slots and positions; all of it is written
+  const int32_t* context_lens = nullptr;  // [num_seqs]; what follows are device pointers
+  const int32_t* cu_q_lens = nullptr;     // [num_seqs + 1]
+  const int32_t* patch_begin = nullptr;   // [num_seqs + 1]
+  const int32_t* patch_first = nullptr;   // [num_seqs]
+  const int32_t* patch_ids = nullptr;
+  int32_t* tables = nullptr;  // [num_seqs, row_stride]
+  int64_t row_stride = 0;
+  int64_t* slots = nullptr;
+  int32_t* positions = nullptr;
+};
+
 // All layers' K/V of the blocks of a context, as launches on whole blocks see it. One block of one
 // layer's K (or V) is `k_block_bytes` (`v_block_bytes`) contiguous bytes.
 struct KvBlocks {
@@ -150,6 +201,13 @@ class Backend {
   virtual radix_status decode(const AttentionParams& p, radix_stream stream) = 0;
   virtual radix_status prefill(const AttentionParams& p, radix_stream stream) = 0;
   virtual radix_status rope_append(const RopeAppendParams& p, radix_stream stream) = 0;
+  virtual radix_status merge_states(const MergeParams& p, radix_stream stream) = 0;
+
+  // How a plan for launches within these bounds cuts decode.
+  virtual DecodeListSize decode_list_size(const AttentionParams& bounds) const = 0;
+  // STATE: work for `stream` would become part of a graph.
+  virtual radix_status check_not_capturing(radix_stream stream) = 0;
+  virtual radix_status build_step(const StepParams& p, radix_stream stream) = 0;
 
   // dst block <- src block, in order, for every layer; pairs = {src, dst} * n.
   virtual radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
@@ -157,6 +215,8 @@ class Backend {
   // The first num_tokens tokens of src to dst (the COPY operation of a copy-on-write).
   virtual radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst,
                                    uint32_t num_tokens, radix_stream stream) = 0;
+  virtual radix_status zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                   radix_stream stream) = 0;
   // Host image of n blocks: for each block in order, for each layer: K then V bytes.
   virtual radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
                                 radix_stream stream) = 0;

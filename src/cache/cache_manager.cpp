@@ -114,6 +114,15 @@ radix_status CacheManager::block_tables(const radix_req* reqs, uint32_t n, int32
   return RADIX_OK;
 }
 
+radix_status CacheManager::view(radix_req id, const char* argument, RequestView* out) const {
+  uint32_t index;
+  const radix_status st = find_request(id, argument, &index);
+  if (st != RADIX_OK) return st;
+  const Request& r = requests_[index];
+  *out = {r.row, r.num_blocks, r.num_tokens, r.table_version};
+  return RADIX_OK;
+}
+
 radix_status CacheManager::request_info(radix_req id, radix_request_info* out) {
   uint32_t index;
   const radix_status st = find_request(id, "r", &index);

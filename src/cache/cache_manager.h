@@ -34,6 +34,14 @@ struct CacheConfig {
   bool defer_free = false;
 };
 
+// Of a request, readable until the next call. Row entries as in cache/request_table.h.
+struct RequestView {
+  const uint32_t* row;
+  uint32_t num_blocks;
+  uint64_t num_tokens;
+  uint64_t table_version;
+};
+
 class CacheManager {
  public:
   explicit CacheManager(HostAllocator* memory);
@@ -50,6 +58,7 @@ class CacheManager {
                       radix_commit_out* out);  // out may be null
   radix_status block_tables(const radix_req* reqs, uint32_t n, int32_t* tables, int64_t row_stride,
                             int32_t* context_lens, uint64_t* row_versions);
+  radix_status view(radix_req id, const char* argument, RequestView* out) const;
   radix_status request_info(radix_req r, radix_request_info* out);
   radix_status tokens(radix_req r, radix_token* out, uint64_t cap, uint64_t* n);
   radix_status fork(radix_req parent, uint32_t n, radix_req* out);

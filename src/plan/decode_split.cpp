@@ -25,6 +25,10 @@ DecodeSplitChoice choose_decode_split(const DecodeSplitInput& in) {
   return {static_cast<uint32_t>(split), ranges == 0 ? 1 : static_cast<uint32_t>(ranges)};
 }
 
+uint32_t decode_walkers(const DecodeSplitInput& in) { return ranges_at_once(in); }
+
+uint32_t max_decode_items(uint32_t max_seqs, uint32_t walkers) { return max_seqs + 4 * walkers; }
+
 uint64_t max_partial_states(const DecodeSplitInput& in) {
   const uint32_t at_once = ranges_at_once(in);
   return at_once > in.num_seqs ? at_once : in.num_seqs;

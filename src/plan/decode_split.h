@@ -22,6 +22,12 @@ struct DecodeSplitChoice {
 // sequences alone fill it.
 DecodeSplitChoice choose_decode_split(const DecodeSplitInput& in);
 
+// Thread blocks that walk a plan's work list at the same time, for each sequence's one: as many as
+// fill the device once.
+uint32_t decode_walkers(const DecodeSplitInput& in);
+// Items of the longest list that is worth its walkers: every sequence's one, and four rounds more.
+uint32_t max_decode_items(uint32_t max_seqs, uint32_t walkers);
+
 // Partial states that launches of at most `num_seqs` sequences can leave, whatever their lengths:
 // at least num_seqs * max_splits of every choice for as many or fewer.
 uint64_t max_partial_states(const DecodeSplitInput& in);

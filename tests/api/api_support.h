@@ -162,9 +162,10 @@ class Ctx {
     return s;
   }
   std::vector<int32_t> row(radix_req r) {
-    std::vector<int32_t> t(info(r).num_blocks);
+    std::vector<int32_t> t(info(r).num_blocks + 1);
     EXPECT_OK(radix_get_block_tables(ctx_, &r, 1, t.data(), static_cast<int64_t>(t.size()), nullptr,
                                      nullptr));
+    t.pop_back();
     return t;
   }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -84,6 +85,8 @@ void read(void* host, const void* device, uint64_t bytes) {
 
 void reset() {
   EXPECT_EQ(counters.bytes_live, 0) << "memory of the device was not freed";
+  EXPECT_EQ(counters.pinned_live, 0) << "pinned memory was not freed";
+  EXPECT_EQ(counters.events_live, 0) << "events were not destroyed";
   EXPECT_FALSE(has_work());
   queues.clear();
   settings = Settings();
@@ -117,6 +120,7 @@ void finish() {
 
 int32_t current() { return current_device; }
 void* make_stream() { return reinterpret_cast<void*>(next_stream++ << 12); }
+radix_status run_as_graph(void*, const std::function<radix_status()>& launch) { return launch(); }
 
 }  // namespace radixattn::test::device
 
@@ -180,6 +184,70 @@ cudaError_t cudaMalloc(void** out, size_t bytes) {
 cudaError_t cudaFree(void* memory) {
   ++counters.frees;
   radixattn::test::device::release(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** out, size_t bytes) {
+  if (counters.allocations++ == settings.failing_malloc) return cudaErrorMemoryAllocation;
+  *out = std::malloc(bytes);
+  std::memset(*out, 0xee, bytes);
+  ++counters.pinned_live;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  --counters.pinned_live;
+  std::free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  if (const int error = settings.failing_copy) {
+    settings.failing_copy = 0;
+    return static_cast<cudaError_t>(error);
+  }
+  ++counters.copies;
+  radixattn::test::device::queues[stream].push_back([=] { std::memcpy(dst, src, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = settings.capturing != nullptr && settings.capturing == stream
+                ? cudaStreamCaptureStatusActive
+                : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+// An event counts the records that the device has not reached.
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  if (counters.allocations++ == settings.failing_malloc) return cudaErrorMemoryAllocation;
+  *event = reinterpret_cast<cudaEvent_t>(new int(0));
+  ++counters.events_live;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  --counters.events_live;
+  delete reinterpret_cast<int*>(event);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  int* pending = reinterpret_cast<int*>(event);
+  ++*pending;
+  radixattn::test::device::queues[stream].push_back([=] { --*pending; });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return *reinterpret_cast<int*>(event) == 0 ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (*reinterpret_cast<int*>(event) == 0) return cudaSuccess;
+  ++counters.waits;
+  radixattn::test::device::finish();
   return cudaSuccess;
 }
 

@@ -12,11 +12,23 @@
 //
 // What the tests here ask is declared below; the cuda* functions that the library calls are defined
 // in simulated_device.cpp with the runtime's own signatures. One thread at a time.
+//
+// Compiled with RADIX_REAL_DEVICE (tests/gpu) the same tests run on the first real device
+// (real_device.cpp), but for those that need its settings and counters.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+
+#include "radixattn.h"
 
 namespace radixattn::test::device {
+
+#ifndef RADIX_REAL_DEVICE
+constexpr bool kSimulated = true;
+#else
+constexpr bool kSimulated = false;
+#endif
 
 struct Settings {
   int32_t num_devices = 2;
@@ -24,12 +36,17 @@ struct Settings {
   int32_t capability = 90;      // major * 10 + minor
   int64_t failing_malloc = -1;  // the allocation with this number gives cudaErrorMemoryAllocation
   int32_t failing_launch = 0;   // the error of the next kernel launch
+  int32_t failing_copy = 0;     // of the next cudaMemcpyAsync
+  void* capturing = nullptr;    // the stream that is being captured
   uint64_t seed = 1;            // of the order in which streams take turns
 };
 extern Settings settings;
 
 struct Counters {
-  int64_t allocations = 0, frees = 0, launches = 0, copies = 0, waits = 0;
+  int64_t allocations = 0, frees = 0, launches = 0, copies = 0;
+  int64_t waits = 0;        // the host waited for the device
+  int64_t pinned_live = 0;  // allocations of pinned memory
+  int64_t events_live = 0;
   int64_t bytes_live = 0;
   int32_t launched_on = -1;  // the device that was current at the last launch
 };
@@ -44,5 +61,8 @@ void release(void* memory);
 void write(void* device, const void* host, uint64_t bytes);
 void read(void* host, const void* device, uint64_t bytes);
 void* make_stream();
+// What `launch` enqueues on the stream becomes a graph, which is run; the simulated device runs the
+// launch. Gives what the launch gave.
+radix_status run_as_graph(void* stream, const std::function<radix_status()>& launch);
 
 }  // namespace radixattn::test::device

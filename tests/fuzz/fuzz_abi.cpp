@@ -31,7 +31,10 @@ class Fuzzer {
  public:
   Fuzzer(const uint8_t* data, size_t size)
       : in_(data, size), tokens_(kBuffer), floats_(size_t{128} * kBuffer) {}
-  ~Fuzzer() { radix_ctx_destroy(&ctx_); }
+  ~Fuzzer() {
+    radix_plan_destroy(&plan_);
+    radix_ctx_destroy(&ctx_);
+  }
   Fuzzer(const Fuzzer&) = delete;
   Fuzzer& operator=(const Fuzzer&) = delete;
 
@@ -57,6 +60,10 @@ class Fuzzer {
   radix_status data_call();
   radix_status attention(bool prefill);
   radix_status rope_append();
+  radix_status merge();
+  radix_status plan_make();
+  radix_status plan_update();
+  radix_status plan_use();
   radix_status append();
   radix_status commit();
   radix_status tables();
@@ -94,6 +101,7 @@ class Fuzzer {
 
   FuzzInput in_;
   radix_ctx* ctx_ = nullptr;
+  radix_plan* plan_ = nullptr;
   radix_config config_{};
   std::vector<uint64_t> requests_, pins_, spaces_;
   std::vector<radix_token> tokens_;
@@ -415,13 +423,95 @@ radix_status Fuzzer::rope_append() {
   return radix_rope_append_launch(ctx_, d.pass(in_), nullptr);
 }
 
+radix_status Fuzzer::merge() {
+  const int64_t rows = in_.below(5), heads = in_.below(4), dim = 32 + 8 * in_.below(3);
+  const uint32_t n = in_.chance(200) ? 1 + in_.below(4) : in_.u32(32);
+  std::vector<radix_tensor> outs(33), lses(33);
+  for (uint32_t i = 0; i < 5; ++i) {
+    tensor(&outs[i], in_.chance(128) ? RADIX_F32 : RADIX_F16, {rows, heads, dim});
+    tensor(&lses[i], RADIX_F32, {rows, heads});
+  }
+  radix_tensor out = {}, lse = {};
+  tensor(&out, RADIX_F32, {rows, heads, dim});
+  if (out.data != nullptr && in_.chance(200)) out.data = floats_.data() + 60 * kBuffer;
+  tensor(&lse, RADIX_F32, {rows, heads});
+  if (lse.data != nullptr && in_.chance(200)) lse.data = floats_.data() + 100 * kBuffer;
+  return radix_merge_states_launch(ctx_, pass(outs.data()), pass(lses.data()), n, pass(&out),
+                                   pass(&lse), nullptr);
+}
+
+// A plan of up to 7 sequences replaces the one before.
+radix_status Fuzzer::plan_make() {
+  Sized<radix_plan_config> c(in_);
+  c->flags = in_.chance(6) ? in_.u32(3) : in_.below(2);
+  c->max_seqs = in_.chance(6) ? in_.u32(7) % 100000 : 1 + in_.below(7);
+  c->max_query_tokens = in_.chance(100) ? 0 : in_.u32(40) % 100000;
+  c->max_query_len = in_.chance(128) ? 0 : in_.u32(40);
+  c->max_context_len = in_.chance(128) ? 0 : in_.u32(60) % 4000;
+  c->num_q_heads = in_.chance(8) ? in_.u32(5) % 1000 : config_.num_kv_heads * (1 + in_.below(3));
+  c->window = in_.chance(60) ? in_.u32(5) : 0;
+  uint64_t bytes = 0;
+  known(radix_plan_bytes(ctx_, c.pass(in_), pass(&bytes)));
+  radix_plan* made = nullptr;
+  const radix_status st = radix_plan_create(ctx_, c.pass(in_), pass(&made));
+  if (made == nullptr) return st;
+  radix_plan_destroy(&plan_);
+  plan_ = made;
+  return st;
+}
+
+radix_status Fuzzer::plan_update() {
+  Sized<radix_plan_desc> d(in_);
+  int32_t q_lens[8] = {}, lens[8] = {};
+  for (uint32_t i = 0; i < 7; ++i) {
+    words_[i] = id(requests_);
+    q_lens[i] = in_.chance(10) ? in_.i32(20) : static_cast<int32_t>(in_.below(3));
+    lens[i] = in_.chance(10) ? in_.i32(100) : static_cast<int32_t>(in_.below(12));
+  }
+  for (uint32_t i = 0; i < 512; ++i)
+    ints_[i] = in_.chance(1) ? in_.i32(40) : static_cast<int32_t>(i % config_.num_blocks);
+  d->flags = in_.chance(8) ? in_.u32(3) : 0;
+  d->num_seqs = in_.chance(5) ? in_.u32(6) % 7 : in_.below(5);
+  if (in_.chance(200)) {
+    d->reqs = words_;
+  } else {
+    d->block_tables = pass(ints_);
+    d->block_table_stride = in_.chance(6) ? int64_t{in_.below(60)} - 1 : 12 + in_.below(40);
+    d->context_lens = pass(lens);
+  }
+  if (in_.chance(128)) d->q_lens = q_lens;
+  return radix_plan_update(in_.chance(3) ? nullptr : plan_, d.pass(in_), nullptr);
+}
+
+radix_status Fuzzer::plan_use() {
+  Sized<radix_plan_info> info(in_);
+  known(radix_plan_get_info(plan_, info.pass(in_)));
+  Sized<radix_rope_append> w(in_);
+  known(radix_plan_rope(plan_, w.pass(in_)));
+  radix_attn d = {};
+  d.struct_size = sizeof d;
+  radix_status st = radix_plan_attn(plan_, &d);
+  if (st != RADIX_OK || d.num_seqs > 16) return st;
+  const int64_t heads = int64_t{config_.num_kv_heads} * (1 + in_.below(3));
+  const int64_t rows = d.cu_q_lens != nullptr ? d.cu_q_lens[d.num_seqs] : int64_t{d.num_seqs};
+  if (rows * heads * 96 > 28 * kBuffer) return RADIX_OK;
+  d.layer = in_.below(config_.num_layers);
+  d.window = in_.u32(5);
+  tensor(&d.q, RADIX_F32, {rows, heads, config_.head_dim});
+  tensor(&d.out, RADIX_F32, {rows, heads, config_.head_dim_v});
+  d.out.data = d.out.data == nullptr ? nullptr : floats_.data() + 32 * kBuffer;
+  if (in_.chance(20)) d.context_lens = ints_;
+  return d.cu_q_lens != nullptr ? radix_prefill_launch(ctx_, &d, nullptr)
+                                : radix_paged_attention_launch(ctx_, &d, nullptr);
+}
+
 radix_status Fuzzer::data_call() {
   for (int i = 0; i < 16; ++i)
     ints_[i] = in_.chance(8) ? in_.i32(40) : static_cast<int32_t>(in_.below(config_.num_blocks));
   int32_t* blocks = pass(ints_);
   uint64_t bytes = 0;
   const auto n = static_cast<uint32_t>(count(blocks, 3, 8));
-  switch (in_.below(8)) {
+  switch (in_.below(12)) {
     case 0: {
       for (radix_op& o : ops_)
         o = {in_.chance(4) ? in_.i32(3) : RADIX_OP_COPY, ints_[in_.below(16)], ints_[in_.below(16)],
@@ -447,6 +537,14 @@ radix_status Fuzzer::data_call() {
       return rope_append();
     case 6:
       return attention(true);
+    case 7:
+      return merge();
+    case 8:
+      return in_.chance(128) ? radix_zero_blocks(ctx_, blocks, n, nullptr) : plan_make();
+    case 9:
+      return plan_update();
+    case 10:
+      return plan_use();
     default:
       return attention(false);
   }

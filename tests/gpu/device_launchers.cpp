@@ -101,9 +101,10 @@ AttentionParams mirrored(const AttentionParams& p, Mirror* m) {
   return d;
 }
 
-// Launches directly, or captures the launch into a graph and runs that twice.
+// Launches directly, or captures the launch into a graph and runs that, twice if the result is the
+// same.
 template <class Run>
-radix_status launch(Run run) {
+radix_status launch(Run run, int times = 2) {
   cudaStream_t stream = nullptr;
   radix_status st =
       cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
@@ -118,7 +119,7 @@ radix_status launch(Run run) {
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     if (st == RADIX_OK) st = cuda_status(ended, "end of capture");
     if (st == RADIX_OK) st = cuda_status(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    for (int i = 0; i < 2 && st == RADIX_OK; ++i) {
+    for (int i = 0; i < times && st == RADIX_OK; ++i) {
       st = cuda_status(cudaGraphLaunch(exec, stream), "graph launch");
     }
     if (exec != nullptr) cudaGraphExecDestroy(exec);
@@ -163,7 +164,7 @@ Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks) {
         return mirror.up(v.data(), static_cast<int64_t>(v.size()) * 4);
       };
       split.items = up(list.items);
-      split.num_items = up(list.num_items);
+      split.schedule = up(list.schedule);
       split.partial_begin = up(list.partial_begin);
       split.num_blocks = blocks;
       rows = list.partial_rows;
@@ -214,10 +215,8 @@ radix_status rope_append_on_device(const RopeAppendParams& p) {
   d.k_scale = mirror.up(p.k_scale, 4 * scales);
   d.v_scale = mirror.up(p.v_scale, 4 * scales);
   if (mirror.status() != RADIX_OK) return mirror.status();
-  // Not through a graph, which would turn q twice.
-  radix_status st =
-      cuda_status(cuda::launch_rope_append(d, rope_frequencies(p), nullptr), "launch");
-  if (st == RADIX_OK) st = cuda_status(cudaDeviceSynchronize(), "rope_append");
+  const radix_status st = launch(
+      [&](cudaStream_t s) { return cuda::launch_rope_append(d, rope_frequencies(p), s); }, 1);
   if (st != RADIX_OK) return st;
   mirror.down(p.q.data, d.q.data, q_bytes);
   mirror.down(p.k_cache.data, d.k_cache.data, cache(p.k_cache));
@@ -257,9 +256,9 @@ radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
       kv, [&](const KvBlocks& d, cudaStream_t s) { return cuda::launch_zero_blocks(d, batch, s); });
 }
 
-radix_status merge_on_device(const cuda::MergeParams& p) {
+radix_status merge_on_device(const MergeParams& p) {
   Mirror mirror;
-  cuda::MergeParams d = p;
+  MergeParams d = p;
   const auto bytes = [&](const RowTensor& t) {
     if (p.num_rows == 0 || p.num_heads == 0) return int64_t{0};
     return ((int64_t{p.num_rows} - 1) * t.row_stride + (int64_t{p.num_heads} - 1) * t.head_stride +
@@ -278,6 +277,27 @@ radix_status merge_on_device(const cuda::MergeParams& p) {
   if (st != RADIX_OK) return st;
   mirror.down(p.out.data, d.out.data, bytes(p.out));
   mirror.down(p.out_lse, d.out_lse, lse);
+  return mirror.status();
+}
+
+radix_status build_step_on_device(const StepParams& p) {
+  Mirror mirror;
+  StepParams d = p;
+  const int64_t seqs = p.num_seqs, tables = 4 * seqs * p.row_stride;
+  d.context_lens = mirror.up(p.context_lens, 4 * seqs);
+  d.cu_q_lens = mirror.up(p.cu_q_lens, 4 * (seqs + 1));
+  d.patch_begin = mirror.up(p.patch_begin, 4 * (seqs + 1));
+  d.patch_first = mirror.up(p.patch_first, 4 * seqs);
+  d.patch_ids = mirror.up(p.patch_ids, 4 * int64_t{p.patch_begin[seqs]});
+  d.tables = mirror.up(p.tables, tables);
+  d.slots = mirror.up(p.slots, 8 * int64_t{p.num_slots});
+  d.positions = mirror.up(p.positions, 4 * int64_t{p.num_slots});
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_build_step(d, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.tables, d.tables, tables);
+  mirror.down(p.slots, d.slots, 8 * int64_t{p.num_slots});
+  mirror.down(p.positions, d.positions, 4 * int64_t{p.num_slots});
   return mirror.status();
 }
 

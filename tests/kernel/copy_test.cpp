@@ -208,6 +208,25 @@ TEST(Swap, BadIdsWriteNothing) {
   }
 }
 
+TEST(ZeroBlocks, OfEveryLayerAndNothingElse) {
+  for (NamedExecutor& e : all_executors()) {
+    SCOPED_TRACE(e.name);
+    Memory m, expected;
+    const std::vector<int32_t> blocks = {3, 0, 19, 3};
+    for (const int32_t b : blocks) {
+      for (uint32_t layer = 0; layer < m.shape().num_layers; ++layer) {
+        std::memset(expected.k(layer, b), 0, m.shape().k_block_bytes);
+        std::memset(expected.v(layer, b), 0, m.shape().v_block_bytes);
+      }
+    }
+    ASSERT_EQ(cpu_zero_blocks(m.kv(), blocks.data(), 4, e.executor), RADIX_OK);
+    EXPECT_TRUE(m == expected);
+    const std::vector<int32_t> bad = {1, 20};
+    EXPECT_EQ(cpu_zero_blocks(m.kv(), bad.data(), 2, e.executor), RADIX_E_INVALID);
+    EXPECT_TRUE(m == expected);
+  }
+}
+
 TEST(Copies, OffsetsBeyondThirtyTwoBits) {
   KvBlocks kv;
   kv.num_layers = 2;

@@ -43,7 +43,7 @@ inline cuda::DecodeSplit split_of(const AttentionParams& p, uint32_t split_token
 
 // A work list of all visible ranges, backwards, and how its partial states lie.
 struct WorkList {
-  std::vector<int32_t> items, num_items = {0}, partial_begin;
+  std::vector<int32_t> items, schedule = {0, 0}, partial_begin;
   size_t partial_rows = 0;
 };
 inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& split) {
@@ -62,7 +62,8 @@ inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& 
       list.items.insert(list.items.begin(), item, item + 2);
     }
   }
-  list.num_items[0] = static_cast<int32_t>(list.items.size() / 2);
+  list.schedule = {static_cast<int32_t>(list.items.size() / 2),
+                   static_cast<int32_t>(split.split_tokens)};
   return list;
 }
 
@@ -87,7 +88,8 @@ inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t bl
     size_t rows = size_t{p.num_seqs} * split.max_splits;
     if (blocks > 0) {
       split.items = list.items.data();
-      split.num_items = list.num_items.data();
+      split.schedule = list.schedule.data();
+      split.split_tokens = 1;  // the list's counts
       split.partial_begin = list.partial_begin.data();
       split.num_blocks = blocks;
       rows = list.partial_rows;
@@ -117,7 +119,10 @@ inline radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& ba
 inline radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch) {
   return emulated([&] { return cuda::launch_zero_blocks(kv, batch, nullptr); });
 }
-inline radix_status merge_on_device(const cuda::MergeParams& p) {
+inline radix_status build_step_on_device(const StepParams& p) {
+  return emulated([&] { return cuda::launch_build_step(p, nullptr); });
+}
+inline radix_status merge_on_device(const MergeParams& p) {
   return emulated([&] { return cuda::launch_merge_states(p, nullptr); });
 }
 
@@ -136,7 +141,8 @@ Launcher prefill_launcher(int32_t arch);
 radix_status rope_append_on_device(const RopeAppendParams& p);
 radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
 radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);
-radix_status merge_on_device(const cuda::MergeParams& p);
+radix_status merge_on_device(const MergeParams& p);
+radix_status build_step_on_device(const StepParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);

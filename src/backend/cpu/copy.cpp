@@ -107,6 +107,20 @@ void RADIX_CALL swap_in_layer(void* arg, uint32_t layer) {
   }
 }
 
+struct Zeroes {
+  const KvBlocks& kv;
+  const int32_t* blocks;
+  uint32_t n;
+};
+
+void RADIX_CALL zero_layer(void* arg, uint32_t layer) {
+  const Zeroes& z = *static_cast<const Zeroes*>(arg);
+  for (uint32_t i = 0; i < z.n; ++i) {
+    std::memset(k_of(z.kv, layer, z.blocks[i]), 0, z.kv.k_block_bytes);
+    std::memset(v_of(z.kv, layer, z.blocks[i]), 0, z.kv.v_block_bytes);
+  }
+}
+
 uint64_t total_bytes(const KvBlocks& kv, uint64_t blocks) {
   return blocks * kv.num_layers * image_bytes(kv);
 }
@@ -130,6 +144,14 @@ radix_status cpu_copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint3
   if (kv.token_chunk_bytes_k != 0) copy.k_bytes = num_tokens * kv.token_chunk_bytes_k;
   if (kv.token_chunk_bytes_v != 0) copy.v_bytes = num_tokens * kv.token_chunk_bytes_v;
   for_each_layer(kv, total_bytes(kv, 1), copy_tokens_of_layer, &copy, executor);
+  return RADIX_OK;
+}
+
+radix_status cpu_zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                             Executor& executor) {
+  if (const radix_status st = check_blocks(kv, blocks, n); st != RADIX_OK) return st;
+  Zeroes zeroes = {kv, blocks, n};
+  for_each_layer(kv, total_bytes(kv, n), zero_layer, &zeroes, executor);
   return RADIX_OK;
 }
 

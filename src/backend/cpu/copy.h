@@ -24,6 +24,10 @@ radix_status cpu_copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t 
 radix_status cpu_copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
                              Executor& executor);
 
+// Zeroes every layer of n blocks.
+radix_status cpu_zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                             Executor& executor);
+
 // Host image: for each of the n blocks, for each layer, K then V.
 //   host  // [n, num_layers, k_block_bytes + v_block_bytes] bytes
 radix_status cpu_swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,

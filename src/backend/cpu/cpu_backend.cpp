@@ -4,6 +4,7 @@
 #include "backend/cpu/rope_append.h"
 #include "base/error.h"
 #include "base/executor.h"
+#include "plan/step.h"
 
 namespace radixattn {
 namespace {
@@ -65,6 +66,15 @@ radix_status CpuBackend::rope_append(const RopeAppendParams& p, radix_stream) {
   return cpu_rope_append(kernels_, p, executor_);
 }
 
+radix_status CpuBackend::merge_states(const MergeParams& p, radix_stream) {
+  return cpu_merge_states(kernels_, p, executor_);
+}
+
+radix_status CpuBackend::build_step(const StepParams& p, radix_stream) {
+  build_step_on_host(p);
+  return RADIX_OK;
+}
+
 radix_status CpuBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                                      radix_stream) {
   return cpu_copy_blocks(kv, pairs, n, executor_);
@@ -73,6 +83,11 @@ radix_status CpuBackend::copy_blocks(const KvBlocks& kv, const int32_t* pairs, u
 radix_status CpuBackend::copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst,
                                      uint32_t num_tokens, radix_stream) {
   return cpu_copy_tokens(kv, src, dst, num_tokens, executor_);
+}
+
+radix_status CpuBackend::zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
+                                     radix_stream) {
+  return cpu_zero_blocks(kv, blocks, n, executor_);
 }
 
 radix_status CpuBackend::swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,

@@ -26,9 +26,15 @@ class CpuBackend final : public Backend {
   radix_status decode(const AttentionParams& p, radix_stream stream) override;
   radix_status prefill(const AttentionParams& p, radix_stream stream) override;
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
+  radix_status merge_states(const MergeParams& p, radix_stream stream) override;
+  DecodeListSize decode_list_size(const AttentionParams&) const override { return {}; }
+  radix_status check_not_capturing(radix_stream) override { return RADIX_OK; }
+  radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                            radix_stream stream) override;
   radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,
+                           radix_stream stream) override;
+  radix_status zero_blocks(const KvBlocks& kv, const int32_t* blocks, uint32_t n,
                            radix_stream stream) override;
   radix_status swap_out(const KvBlocks& kv, const int32_t* blocks, uint32_t n, void* host,
                         radix_stream stream) override;

@@ -11,6 +11,7 @@ struct DecodeItem;
 struct PrefillJob;
 struct PrefillItem;
 struct RopeAppendJob;
+struct MergeParams;
 
 namespace RADIX_CPU_TARGET_NS {
 
@@ -18,6 +19,7 @@ void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch);
 void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
 void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
 void rope_append(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
+void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn

@@ -1,10 +1,10 @@
 // The CPU kernels as the rest of the backend sees them: one table of functions a target, and the
 // launches that cut attention into items and run those through an executor.
 //
-// The sources decode.cpp, prefill.cpp, rope_append.cpp and kernel_table.cpp are compiled once for
-// every target (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of its own;
-// select_kernels picks a table at run time. Kernels get plain structs, allocate nothing, call
-// nothing outside their namespace and cannot fail: all that can be wrong is checked before the
+// The sources decode.cpp, prefill.cpp, merge.cpp, rope_append.cpp and kernel_table.cpp are compiled
+// once for every target (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of
+// its own; select_kernels picks a table at run time. Kernels get plain structs, allocate nothing,
+// call nothing outside their namespace and cannot fail: all that can be wrong is checked before the
 // first item runs.
 //
 // Invariants of the launches:
@@ -43,6 +43,8 @@ struct CpuKernels {
   void (*prefill_item)(const PrefillJob& job, const PrefillItem& item, void* scratch);
   // Rotates and writes tokens [token_begin, token_end).
   void (*rope_append)(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
+  // Merges the states of rows [row_begin, row_end).
+  void (*merge_states)(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
 };
 
 // The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this
@@ -54,6 +56,8 @@ const CpuKernels* select_kernels(int32_t forced_target);
 // the same shapes and executor.workers().
 radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
+
+radix_status cpu_merge_states(const CpuKernels& kernels, const MergeParams& p, Executor& executor);
 
 // Bytes of workspace: a function of num_seqs, the heads, head dims, max_context_len and `workers`
 // alone (pointers may be null), never decreasing in any of them.

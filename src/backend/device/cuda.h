@@ -16,6 +16,17 @@ int32_t cuda_device_count();  // 0 when the runtime gives any error: no driver, 
 radix_status cuda_allocate(int32_t device, uint64_t bytes, void** out);
 void cuda_release(int32_t device, void* memory);
 
+// Memory of the host that a device copies from and to without help of the processor. NOMEM,
+// NO_DEVICE or DEVICE.
+radix_status cuda_allocate_pinned(int32_t device, uint64_t bytes, void** out);
+void cuda_release_pinned(int32_t device, void* memory);
+
+// A place in a stream that a launch marks (StepParams::copied). Never marked counts as reached.
+radix_status cuda_make_event(int32_t device, void** out);
+void cuda_destroy_event(int32_t device, void* event);
+// RADIX_OK once the stream has reached it; `wait` false: BUSY before.
+radix_status cuda_reach_event(int32_t device, void* event, bool wait);
+
 // Makes the backend of a device in `place` (kCudaBackendBytes, aligned to 64); destroyed in place
 // by its destructor. UNSUPPORTED: an architecture without kernels; NO_DEVICE, DEVICE.
 constexpr size_t kCudaBackendBytes = 1024;
