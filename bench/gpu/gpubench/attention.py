@@ -17,6 +17,7 @@ import torch
 from gpubench import peers
 from gpubench.cases import Attention, Decode
 from gpubench.flow import Check, Contender, NoRoomError
+from gpubench.launches import Context, Plan, int32s
 from gpubench.report import OURS
 from gpubench.stats import rotation
 from gpubench.torch_backend import TorchBackend, array, compare, int_array
@@ -40,16 +41,45 @@ class AttentionWork:
         self.k = backend.random(pool, shape.dtype)
         self.v = backend.random(pool, shape.dtype)
         self.table = backend.int32s(torch.randperm(blocks).view(case.batch, -1))
-        self.lens = backend.int32s(torch.full((case.batch,), case.context))
+        self.lens = backend.int32s(torch.tensor(case.lens))
         self.cu_q_lens = backend.int32s(torch.arange(case.batch + 1) * case.q_len)
         self.q = backend.random((case.rows, shape.q_heads, shape.head_dim), shape.q_dtype)
         self.out = torch.empty_like(self.q)
+        self.context = backend.context
+        self.plan: Plan | None = None
         self.attn = [self._attn(layer) for layer in range(self.layers)]
+        if isinstance(case, Decode) and case.plan:
+            self._make_plan()
+        else:
+            self._make_workspace()
+
+    def _make_workspace(self) -> None:
+        backend = self.backend
         size = max(backend.context.workspace_bytes(attn) for attn in self.attn)
         self.workspace = torch.empty(size + 64, dtype=torch.uint8, device=backend.device)
         for attn in self.attn:
             attn.workspace = self.workspace.data_ptr() + -self.workspace.data_ptr() % 64
             attn.workspace_size = size
+
+    def _make_plan(self) -> None:
+        """A context of the K/V's shape, since plans need one, and the plan's own arrays."""
+        backend, shape = self.backend, self.shape
+        self.context = Context(
+            backend.lib,
+            backend.device,
+            flags=backend.lib.constant("RADIX_CTX_METADATA_ONLY"),
+            kv_dtype=shape.dtype,
+            num_blocks=self.k.shape[1],
+            block_size=shape.block_size,
+            num_layers=1,
+            num_kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+        )
+        tables, lens = int32s(self.table.flatten().tolist()), int32s(self.case.lens)
+        width, stream = self.case.blocks_per_seq, backend.stream()
+        self.plan = self.context.plan(tables, lens, width, shape.q_heads, stream)
+        for attn in self.attn:
+            self.plan.fill(attn)
 
     def _attn(self, layer: int):
         decode = isinstance(self.case, Decode)
@@ -66,12 +96,16 @@ class AttentionWork:
 
     def close(self) -> None:
         """Gives the memory back, also where somebody still holds this object."""
+        if self.plan is not None:
+            self.backend.wait()
+            self.plan.close()
+            self.context.close()
         self.__dict__.clear()
 
     # ---- ours ------------------------------------------------------------------------------------
 
     def launch(self, i: int) -> None:
-        attn, context = self.attn[i % self.layers], self.backend.context
+        attn, context = self.attn[i % self.layers], self.context
         if isinstance(self.case, Decode):
             context.decode(attn, self.backend.stream())
         else:
@@ -121,10 +155,10 @@ class AttentionWork:
         return Contender(name, self.backend.sampler(run), check)
 
     def sequence(self, layer: int, s: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of a sequence without its blocks, [context, kv_heads, head_dim]."""
+        """K and V of a sequence without its blocks, [its length, kv_heads, head_dim]."""
         blocks = self.table[s].long()
         both = (kv[layer].view(torch.uint8)[blocks].view(kv.dtype) for kv in (self.k, self.v))
-        k, v = (part.flatten(0, 1)[: self.case.context] for part in both)
+        k, v = (part.flatten(0, 1)[: self.case.lens[s]] for part in both)
         return k, v
 
     def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,8 +201,8 @@ class AttentionWork:
         q = self.q[s * case.q_len + rows].double()
         q = q.view(len(rows), shape.kv_heads, -1, shape.head_dim)
         x = torch.einsum("rhgd,lhd->rhgl", q, k) / math.sqrt(shape.head_dim)
-        position = case.context - case.q_len + rows
-        keys = torch.arange(case.context, device=q.device)
+        position = len(k) - case.q_len + rows
+        keys = torch.arange(len(k), device=q.device)
         hidden = keys[None, :] > position[:, None]
         x = x.masked_fill(hidden[:, None, None, :], -math.inf)
         out = torch.einsum("rhgl,lhd->rhgd", torch.softmax(x, dim=-1), v)

@@ -8,6 +8,7 @@ rank the order is that of `grid`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,8 +100,13 @@ class Attention(Case):
         return -(-self.context // self.shape.block_size)
 
     @property
+    def lens(self) -> list[int]:
+        """Tokens of each sequence."""
+        return [self.context] * self.batch
+
+    @property
     def kv_bytes(self) -> int:
-        """K and V of all sequences in one layer, whole blocks."""
+        """K and V of all sequences in one layer, whole blocks of the longest."""
         tokens = self.batch * self.blocks_per_seq * self.shape.block_size
         return tokens * self.shape.token_bytes
 
@@ -114,17 +120,26 @@ class Attention(Case):
 @dataclass(frozen=True)
 class Decode(Attention):
     graph: bool = False  # replayed from a CUDA graph
+    plan: bool = False  # by a plan's work list, not by bounds alone
+    ragged: bool = False  # context is the longest of lengths that fall evenly to nearly none
     kind = "decode"
 
     @property
+    def lens(self) -> list[int]:
+        if not self.ragged:
+            return super().lens
+        return [self.context * (self.batch - i) // self.batch for i in range(self.batch)]
+
+    @property
     def name(self) -> str:
-        end = self.shape.suffix + (".graph" if self.graph else "") + self.label
+        ways = {".ragged": self.ragged, ".plan": self.plan, ".graph": self.graph}
+        end = self.shape.suffix + "".join(w for w, on in ways.items() if on) + self.label
         return f"gpu.decode.{self.shape.dtype}.b{self.batch}.c{self.context}{end}"
 
     @property
     def bytes(self) -> int:
         """K and V once for each KV head, whatever the number of query heads."""
-        return self.batch * self.context * self.shape.token_bytes
+        return sum(self.lens) * self.shape.token_bytes
 
 
 @dataclass(frozen=True)
@@ -278,11 +293,22 @@ def prefill_grid() -> list[Prefill]:
     return made
 
 
+def _ways_of_decode() -> Iterable[Decode]:
+    """Lengths that differ, and plans, which are for them."""
+    peers = ("flashinfer",)
+    yield replace(HEADLINE, rank=1, peers=(), plan=True)
+    for plan in (False, True):
+        yield replace(HEADLINE, rank=1, peers=peers, context=8192, ragged=True, plan=plan)
+    yield Decode(rank=4, batch=1, context=32768, plan=True)
+    yield Decode(rank=4, batch=8, context=32768, ragged=True, plan=True)
+
+
 def other_grid() -> list[Case]:
     made: list[Case] = [
         replace(HEADLINE, rank=1, graph=True, peers=()),
         Decode(rank=1, batch=1, context=1024, graph=True),
         Decode(rank=4, batch=8, context=4096, graph=True),
+        *_ways_of_decode(),
         Rope(rank=1, tokens=8192),
         Rope(rank=1, tokens=32),
         Rope(rank=4, tokens=8192, shape=Shape("e4m3")),
@@ -317,7 +343,11 @@ def small_grid(device: str = "cuda") -> list[Case]:
     ]
     if cuda:
         made.append(Decode(rank=0, graph=True, **attention))
+    plain: dict[str, Any] = {"rank": 0, "batch": 3, "context": 90}
     made += [
+        Decode(**plain, ragged=True, peers=("flashinfer",) if cuda else ()),
+        Decode(**plain, ragged=True, plan=True),
+        Decode(**plain, plan=True, shape=Shape("f16")),
         Decode(rank=0, shape=Shape("f16", 8, 8, 64, 64), peers=(*peers, *flex), **attention),
         Prefill(rank=0, peers=(*peers, *flex), q_len=80, **attention),
         Prefill(rank=0, peers=(*peers, *flex), q_len=16, **attention),

@@ -118,6 +118,12 @@ class Context:
         if status != 0:
             self.lib.fail("radix_prefill_launch", status)
 
+    # ---- plans -----------------------------------------------------------------------------------
+
+    def plan(self, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None) -> Plan:
+        """A plan of one decode step: tables (int32s, rows of width) and lens lie on the host."""
+        return Plan(self, tables, lens, width, q_heads, stream)
+
     # ---- writes, copies, swaps -------------------------------------------------------------------
 
     def rope(
@@ -166,6 +172,47 @@ class Context:
 
     def swap_in(self, blocks: Any, host: int, size: int, stream: int | None) -> None:
         self.lib.call("radix_swap_in", self.handle, blocks, len(blocks), host, size, stream)
+
+
+class Plan:
+    """A radix_plan* of a step over tables of our own, not of the context's requests."""
+
+    def __init__(
+        self, ctx: Context, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None
+    ) -> None:
+        self.lib = lib = ctx.lib
+        self.handle = ctypes.c_void_p()
+        config = lib.struct(
+            "radix_plan_config",
+            max_seqs=len(lens),
+            max_context_len=max(lens),
+            num_q_heads=q_heads,
+        )
+        made = ctypes.byref(self.handle)
+        lib.call("radix_plan_create", ctx.handle, ctypes.byref(config), made)
+        desc = lib.struct(
+            "radix_plan_desc",
+            num_seqs=len(lens),
+            block_tables=ctypes.addressof(tables),
+            block_table_stride=width,
+            context_lens=ctypes.addressof(lens),
+        )
+        lib.call("radix_plan_update", self.handle, ctypes.byref(desc), stream)
+
+    def fill(self, attn: Any) -> None:
+        """Tables, lengths, workspace and work list of the plan instead of the struct's own."""
+        self.lib.call("radix_plan_attn", self.handle, ctypes.byref(attn))
+
+    def items(self) -> int:
+        """Of the work list; 0: there is none."""
+        info = self.lib.struct("radix_plan_info")
+        self.lib.call("radix_plan_get_info", self.handle, ctypes.byref(info))
+        return info.num_items
+
+    def close(self) -> None:
+        """After the last launch has finished, before the context's end."""
+        if self.handle:
+            self.lib.dll.radix_plan_destroy(ctypes.byref(self.handle))
 
 
 def int32s(values: Sequence[int]) -> Any:

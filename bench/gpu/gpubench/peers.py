@@ -7,6 +7,7 @@ is not part of its time. FlashInfer reads the same blocks as we do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ def make(name: str, work: AttentionWork) -> Run:
 
 def _dense(work: AttentionWork) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """q [batch, heads, q_len, dim]; k, v [layers, batch, kv_heads, context, dim] (views)."""
+    if len(set(work.case.lens)) > 1:
+        raise ValueError("sequences of different lengths")
     k, v = work.dense()
     q = work.q.view(work.case.batch, work.case.q_len, work.shape.q_heads, -1).transpose(1, 2)
     return q, k.transpose(2, 3), v.transpose(2, 3)
@@ -101,12 +104,13 @@ def _flashinfer(work: AttentionWork) -> Run:
     import flashinfer  # not everywhere: its absence is this peer's error
 
     case, shape = work.case, work.shape
-    starts = torch.arange(case.batch + 1) * case.blocks_per_seq
-    last = case.context - (case.blocks_per_seq - 1) * shape.block_size
+    counts = [-(-length // shape.block_size) for length in case.lens]
+    ids = [work.table[s, :count] for s, count in enumerate(counts)]
+    last = [n - (count - 1) * shape.block_size for n, count in zip(case.lens, counts, strict=True)]
     pages = (
-        work.backend.int32s(starts),
-        work.table.view(-1),
-        work.backend.int32s(torch.full((case.batch,), last)),
+        work.backend.int32s(torch.tensor([0, *itertools.accumulate(counts)])),
+        torch.cat(ids),
+        work.backend.int32s(torch.tensor(last)),
     )
     geometry = (shape.q_heads, shape.kv_heads, shape.head_dim, shape.block_size)
     dtypes = {"q_data_type": work.q.dtype, "kv_data_type": work.k.dtype}

@@ -41,8 +41,8 @@ class Summary:
 def summarize(samples: Sequence[float]) -> Summary:
     if not samples:
         raise ValueError("no samples to summarize")
-    middle = [quantile(samples, q) for q in (0.5, 0.25, 0.75)]
-    return Summary(*middle, minimum=min(samples), runs=len(samples))
+    median, p25, p75 = (quantile(samples, q) for q in (0.5, 0.25, 0.75))
+    return Summary(median, p25, p75, minimum=min(samples), runs=len(samples))
 
 
 def repeats_for(seconds: float) -> int:

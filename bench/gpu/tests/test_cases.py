@@ -38,6 +38,17 @@ def test_whole_blocks_take_memory_and_tokens_count():
     assert Decode(batch=2, context=100, shape=Shape("e4m3")).dense_bytes == case.bytes
 
 
+def test_ragged_lengths_fall_evenly_and_only_they_count():
+    case = Decode(batch=4, context=100, ragged=True)
+    assert case.lens == [100, 75, 50, 25]
+    assert case.bytes == 250 * case.shape.token_bytes
+    assert Decode(batch=4, context=100).lens == [100] * 4
+    for case in cases.grid():
+        if getattr(case, "ragged", False):
+            assert max(case.lens) == case.context
+            assert min(case.lens) > 0
+
+
 def visible(q_len, context):
     return sum(1 for r in range(q_len) for j in range(context) if j <= context - q_len + r)
 
@@ -79,6 +90,7 @@ def test_names_say_what_differs_from_the_usual_shape():
     )
     assert Prefill(batch=8, context=8192, q_len=512).name == "gpu.prefill.bf16.b8.q512.c8192"
     assert Decode(graph=True).name == "gpu.decode.bf16.b32.c4096.graph"
+    assert Decode(ragged=True, plan=True).name == "gpu.decode.bf16.b32.c4096.ragged.plan"
     assert Swap(blocks=256, out=False, runs=True).name == "gpu.swap_in.bf16.n256.l32.neighbours"
 
 
@@ -90,7 +102,8 @@ def test_no_name_stands_for_two_cases(grid):
 
 def test_the_grid_has_every_combination_and_what_is_near_the_headline_first():
     grid = cases.grid()
-    decode = [c for c in grid if isinstance(c, Decode) and not c.graph and not c.label]
+    decode = [c for c in grid if isinstance(c, Decode)]
+    decode = [c for c in decode if not (c.graph or c.plan or c.ragged or c.label)]
     assert len(decode) == 4 * 3 * 3 * 2 * 2 * 2
     ranks = [case.rank for case in grid]
     assert ranks == sorted(ranks)

@@ -117,6 +117,25 @@ def test_decode_through_the_benchmark_s_structs(ctx, rng):
     np.testing.assert_allclose(batch.out, batch.expected(), atol=2e-6)
 
 
+def test_decode_by_a_plan_of_foreign_tables(lib, rng):
+    batch = Batch(rng, [1, 1])
+    ctx = Context(
+        lib, "cpu", flags=lib.constant("RADIX_CTX_METADATA_ONLY"), kv_dtype="f32", num_blocks=8,
+        block_size=BLOCK, num_layers=1, num_kv_heads=KV_HEADS, head_dim=DIM,
+    )  # fmt: skip
+    attn = batch.attn(ctx, prefill=False)
+    tables, lens = int32s(batch.table.flatten().tolist()), int32s(batch.lens.tolist())
+    plan = ctx.plan(tables, lens, batch.table.shape[1], HEADS, None)
+    plan.fill(attn)
+    assert attn.context_lens != batch.lens.ctypes.data  # the plan's own
+    assert attn.plan == plan.handle.value
+    assert plan.items() == 0  # the CPU has no work list
+    ctx.decode(attn, None)
+    np.testing.assert_allclose(batch.out, batch.expected(), atol=2e-6)
+    plan.close()
+    ctx.close()
+
+
 def test_prefill_of_new_tokens_behind_old_ones(ctx, rng):
     batch = Batch(rng, [9, 64])
     ctx.prefill(batch.attn(ctx, prefill=True), None)

@@ -4,7 +4,9 @@ references and peers at toy sizes; and the CUDA clock with a stand-in for CUDA."
 from __future__ import annotations
 
 import math
+import sys
 import time
+import types
 
 import pytest
 
@@ -83,6 +85,87 @@ def test_a_captured_graph_replays_each_layer(backend, monkeypatch):
     contender = work.ours()
     assert contender.check().ok  # of the last layer
     assert contender.sample(2) > 0
+
+
+class FakeWrapper:
+    """FlashInfer's paged wrappers, their arguments in their order, by plain means."""
+
+    def __init__(self, workspace, layout, use_tensor_cores=False):
+        assert (workspace.dtype, layout) == (torch.uint8, "NHD")
+
+    def _plan(self, rows, indptr, indices, last, q_heads, kv_heads, dim, page, types):
+        self.rows, self.pages = rows, indices.long()
+        self.starts, self.last = indptr.tolist(), last.tolist()
+        self.shape, self.page, self.types = (q_heads, kv_heads, dim), page, types
+
+    def run(self, q, kv):
+        q_heads, kv_heads, dim = self.shape
+        assert (q.dtype, kv[0].dtype) == self.types
+        assert q.shape[1:] == (q_heads, dim)
+        out = torch.empty_like(q)
+        for s, last in enumerate(self.last):
+            pages = self.pages[self.starts[s] : self.starts[s + 1]]
+            length = (len(pages) - 1) * self.page + last
+            k, v = (x[pages].reshape(-1, kv_heads, dim)[:length].double() for x in kv)
+            begin, end = self.rows[s], self.rows[s + 1]
+            mask = torch.ones(end - begin, length).tril(length - (end - begin)).bool()
+            one = torch.nn.functional.scaled_dot_product_attention(
+                q[begin:end].double().transpose(0, 1),
+                k.transpose(0, 1),
+                v.transpose(0, 1),
+                attn_mask=mask,
+                enable_gqa=True,
+            )
+            out[begin:end] = one.transpose(0, 1).to(q.dtype)
+        return out
+
+
+class FakeDecodeWrapper(FakeWrapper):
+    def plan(self, indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size,
+             *, q_data_type, kv_data_type):  # fmt: skip
+        rows = list(range(len(indptr)))
+        types = (q_data_type, kv_data_type)
+        self._plan(rows, indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim,
+                   page_size, types)  # fmt: skip
+
+
+class FakePrefillWrapper(FakeWrapper):
+    def plan(self, qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len,
+             num_qo_heads, num_kv_heads, head_dim_qk, page_size, *, causal, q_data_type,
+             kv_data_type):  # fmt: skip
+        assert causal
+        types = (q_data_type, kv_data_type)
+        self._plan(qo_indptr.tolist(), paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len,
+                   num_qo_heads, num_kv_heads, head_dim_qk, page_size, types)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        cases.Decode(batch=3, context=90),
+        cases.Decode(batch=3, context=90, ragged=True),
+        cases.Prefill(batch=2, context=80, q_len=16),
+    ],
+    ids=lambda case: case.name,
+)
+def test_flashinfer_gets_the_same_blocks(backend, monkeypatch, case):
+    module = types.ModuleType("flashinfer")
+    module.BatchDecodeWithPagedKVCacheWrapper = FakeDecodeWrapper
+    module.BatchPrefillWithPagedKVCacheWrapper = FakePrefillWrapper
+    monkeypatch.setitem(sys.modules, "flashinfer", module)
+    work = backend.prepare(case)
+    peer = work.peer("flashinfer")
+    assert peer.check().ok
+    assert peer.sample(2) > 0
+    work.close()
+
+
+def test_torch_s_attention_is_not_asked_for_ragged_lengths(backend):
+    work = backend.prepare(cases.Decode(batch=3, context=90, ragged=True))
+    with pytest.raises(ValueError, match="different lengths"):
+        work.peer("sdpa_flash")
+    with pytest.raises(ValueError, match="no peer is named 'nobody'"):
+        work.peer("nobody")
 
 
 class FakeCuda:
