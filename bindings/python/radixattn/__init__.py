@@ -63,7 +63,7 @@ from radixattn.errors import (
     status_name,
 )
 from radixattn.library import abi, build_info, device_count, struct_size, version, version_string
-from radixattn.plan import Plan, PlanInfo
+from radixattn.plan import Plan
 from radixattn.request import Namespace, Pin, Request
 from radixattn.results import (
     OP_DTYPE,
@@ -72,6 +72,7 @@ from radixattn.results import (
     CommitResult,
     Match,
     NamespaceInfo,
+    PlanInfo,
     RequestInfo,
     Stats,
 )

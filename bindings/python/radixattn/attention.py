@@ -18,6 +18,7 @@ tensor of a launch until that stream has done it (or tell torch: Tensor.record_s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import numpy as np
@@ -106,8 +107,11 @@ def _missing(name: str, why: str) -> NoReturn:
 
 
 class Launch:
-    """A radix_attn and everything it points to. With a plan (a ``radix_plan *``), which has lengths,
-    tables and a workspace, there are no context_lens."""
+    """A radix_attn and everything it points to.
+
+    With a plan (a ``radix_plan *``), which has lengths, tables and a workspace, there are no
+    context_lens.
+    """
 
     def __init__(
         self,
@@ -405,6 +409,47 @@ class AttentionCalls(ContextCore):
         launch = Launch(self, q, context_lens, options)
         launch.set_cu_q_lens(cu_q_lens, max_query_len)
         return launch.run(lib.radix_prefill_launch)
+
+    def merge_states(
+        self,
+        outs: Sequence[Tensor],
+        lses: Sequence[Tensor],
+        out: Tensor,
+        lse: Tensor | None = None,
+        *,
+        stream: Stream = None,
+    ) -> None:
+        """The attention over disjoint sets of keys from the attention over each. [D]
+        (radix_merge_states_launch)
+
+        outs  1 to 32 tensors [rows, heads, head_dim]
+        lses  of each f32 [rows, heads], natural log; -inf: a state that counts for nothing
+        out   [rows, heads, head_dim] output and lse f32 [rows, heads] output or None; they may be
+              one of outs and of lses
+        Errors: InvalidArgumentError, UnsupportedError; TypeError and ValueError for what is no
+        tensor or on another device than the context.
+        """
+        if len(outs) != len(lses):
+            raise ValueError(f"lses has {len(lses)} tensors: expected {len(outs)}, as outs")
+        place = self.place(stream)
+        states, weights = (
+            [view(t, f"{name}[{i}]", place) for i, t in enumerate(tensors)]
+            for name, tensors in (("outs", outs), ("lses", lses))
+        )
+        result = view(out, "out", place, writable=True)
+        total = None if lse is None else view(lse, "lse", place, writable=True)
+        stream_pointer = ffi.cast("radix_stream", place.stream)
+        check(
+            lib.radix_merge_states_launch(
+                self.pointer,
+                ffi.new("radix_tensor[]", [s.t[0] for s in states]),
+                ffi.new("radix_tensor[]", [w.t[0] for w in weights]),
+                len(states),
+                result.t,
+                ffi.NULL if total is None else total.t,
+                stream_pointer,
+            )
+        )
 
     def attention_workspace(
         self,

@@ -40,7 +40,7 @@ Requests = Sequence[Request | int] | Array
 NamespaceLike = Namespace | int
 
 
-def request_ids(requests: Requests, ctx: CacheCalls) -> Array:
+def request_ids(requests: Requests, ctx: ContextCore) -> Array:
     """The ids of a batch of ctx, uint64 [n]."""
     if isinstance(requests, np.ndarray):
         return int_input(requests, np.uint64, "requests")

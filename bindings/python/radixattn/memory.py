@@ -49,6 +49,12 @@ class MemoryCalls(ContextCore):
         first = pointer("radix_block *", array)
         check(lib.radix_copy_blocks(self.pointer, first, len(array), self._stream(stream)))
 
+    def zero_blocks(self, blocks: Ints, *, stream: Stream = None) -> None:
+        """Fills whole blocks (int32 [n]) with zeros, all layers. [D]"""
+        ids = int_input(blocks, np.int32, "blocks")
+        first = pointer("radix_block *", ids)
+        check(lib.radix_zero_blocks(self.pointer, first, ids.size, self._stream(stream)))
+
     def swap_bytes(self, num_blocks: int) -> int:
         """Bytes that num_blocks blocks take in a host image. [F]"""
         size = ffi.new("uint64_t *")

@@ -8,7 +8,6 @@ sends what changed since the step before, on a stream: the launches' own.
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,40 +19,13 @@ from radixattn.core import ContextCore
 from radixattn.device import Stream, check_host
 from radixattn.enums import KvLayout, PlanFlag, PlanUpdateFlag
 from radixattn.errors import ClosedError, check
-from radixattn.results import read_struct
-from radixattn.tensors import Array, Float8, Ints, Tensor, int_input, pointer
+from radixattn.results import PlanInfo, read_struct
+from radixattn.tensors import Array, Float8, Ints, Tensor, int_input, pointer, view_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 _PLANNED = ("block_tables", "block_begin", "block_ids", "max_context_len", "workspace")
-
-
-@dataclass(frozen=True)
-class PlanInfo:
-    """What the last update made (radix_plan_info).
-
-    num_seqs, num_query_tokens      of the step
-    max_context_len, max_query_len  longest of the step
-    num_items, split_tokens         of decode's work list; 0 without one
-    num_states                      partial states that decode merges
-    changed_rows, changed_entries   of the block tables, since the step before
-    upload_bytes                    copied to the device
-    device_bytes, host_bytes        of the plan
-    """
-
-    num_seqs: int
-    num_query_tokens: int
-    max_context_len: int
-    max_query_len: int
-    num_items: int
-    split_tokens: int
-    num_states: int
-    changed_rows: int
-    changed_entries: int
-    upload_bytes: int
-    device_bytes: int
-    host_bytes: int
 
 
 def _destroy(slot: Any, keep: list[object]) -> None:
@@ -73,13 +45,13 @@ class Plan:
     Holds its context alive until close(). One thread at a time.
     """
 
-    def __init__(self, ctx: ContextCore, config: Any) -> None:
+    def __init__(self, ctx: ContextCore, config: Any, memory: object = None) -> None:
         self.ctx = ctx
         slot = ffi.new("radix_plan **")
         handle = ctx.handle
         check(lib.radix_plan_create(handle.pointer, config, slot))
         self._pointer: Any = slot[0]
-        self._finalizer = weakref.finalize(self, _destroy, slot, [handle])
+        self._finalizer = weakref.finalize(self, _destroy, slot, [handle, memory])
         self._finalizer.atexit = False
 
     # ---- life
@@ -220,7 +192,8 @@ class Plan:
     def prefill(
         self, q: Tensor, **options: Unpack[AttentionOptions]
     ) -> tuple[Tensor, Tensor | None]:
-        """Context.prefill of the planned step, as paged_attention; q has a row a query token. [D]"""
+        """Context.prefill of the planned step, as paged_attention; q has a row for each query token.
+        [D]"""
         return self._launch(q, options).run(lib.radix_prefill_launch)
 
     def _launch(self, q: Tensor, options: Any) -> Launch:
@@ -243,6 +216,7 @@ class PlanCalls(ContextCore):
         max_context_len: int = 0,
         window: int = 0,
         bounds: bool = False,
+        memory: Tensor | None = None,
     ) -> Plan:
         """An empty plan. [F] (radix_plan_create)
 
@@ -254,11 +228,51 @@ class PlanCalls(ContextCore):
         window            of the launches, when all have the same; 0 fits every window
         bounds            launches get these capacities instead of a step's sizes, for captured
                           graphs
-        Errors: InvalidArgumentError, StateError (a context without a shape), OutOfMemoryError.
+        memory            contiguous memory of the context's device, 64-byte aligned, plan_bytes()
+                          long, kept alive by the plan; None: the plan's own
+        Errors: InvalidArgumentError, BufferTooSmallError (memory), StateError (a context without a
+        shape), OutOfMemoryError.
         """
+        config = self._plan_config(
+            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window, bounds
+        )
+        keep = None if memory is None else view_memory(memory, "memory", self.place())
+        if keep is not None:
+            config.memory, config.memory_size = keep.pointer("void *"), keep.nbytes
+        return Plan(self, config, keep)
+
+    def plan_bytes(
+        self,
+        max_seqs: int,
+        *,
+        num_q_heads: int,
+        max_query_tokens: int = 0,
+        max_query_len: int = 0,
+        max_context_len: int = 0,
+        window: int = 0,
+        bounds: bool = False,
+    ) -> int:
+        """Bytes of device memory that such a plan needs. [F]"""
+        config = self._plan_config(
+            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window, bounds
+        )
+        size = ffi.new("uint64_t *")
+        check(lib.radix_plan_bytes(self.pointer, config, size))
+        return int(size[0])
+
+    @staticmethod
+    def _plan_config(
+        max_seqs: int,
+        num_q_heads: int,
+        max_query_tokens: int,
+        max_query_len: int,
+        max_context_len: int,
+        window: int,
+        bounds: bool,
+    ) -> Any:
         config = ffi.new("radix_plan_config *", {"struct_size": ffi.sizeof("radix_plan_config")})
         config.flags = int(PlanFlag.BOUNDS) if bounds else 0
         config.max_seqs, config.num_q_heads, config.window = max_seqs, num_q_heads, window
         config.max_query_tokens, config.max_query_len = max_query_tokens, max_query_len
         config.max_context_len = max_context_len
-        return Plan(self, config)
+        return config

@@ -140,7 +140,34 @@ class NamespaceInfo:
     requests_live: int
 
 
-_D = TypeVar("_D", RequestInfo, Stats, NamespaceInfo)
+@dataclass(frozen=True)
+class PlanInfo:
+    """What the last update made (radix_plan_info).
+
+    num_seqs, num_query_tokens      of the step
+    max_context_len, max_query_len  longest of the step
+    num_items, split_tokens         of decode's work list; 0 without one
+    num_states                      partial states that decode merges
+    changed_rows, changed_entries   of the block tables, since the step before
+    upload_bytes                    copied to the device
+    device_bytes, host_bytes        of the plan
+    """
+
+    num_seqs: int
+    num_query_tokens: int
+    max_context_len: int
+    max_query_len: int
+    num_items: int
+    split_tokens: int
+    num_states: int
+    changed_rows: int
+    changed_entries: int
+    upload_bytes: int
+    device_bytes: int
+    host_bytes: int
+
+
+_D = TypeVar("_D", RequestInfo, Stats, NamespaceInfo, PlanInfo)
 
 
 def read_struct(kind: type[_D], struct: Any) -> _D:

@@ -101,6 +101,7 @@ class Attn(c.Structure):
         ("v_scale", c.c_void_p),
         ("tree_mask", c.c_void_p),
         ("tree_mask_stride", c.c_int64),
+        ("plan", c.c_void_p),
     ]  # fmt: skip
 
 

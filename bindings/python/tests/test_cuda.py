@@ -468,7 +468,7 @@ def test_plans(make_ctx):
         rng = np.random.default_rng(8)
         requests = [ctx.begin([], no_match=True) for _ in range(2)]
         with ctx.plan(3, num_q_heads=4, max_query_tokens=12, bounds=True) as plan:
-            for request, n in zip(requests, (7, 5)):
+            for request, n in zip(requests, (7, 5), strict=True):
                 request.append(count=n)
             plan.update(requests, [7, 5])
             k = side.floats(rng.standard_normal((12, 2, 32), np.float32))
@@ -511,7 +511,7 @@ def test_lookups_in_an_exported_tree(make_ctx):
     assert cuda.get(tokens).tolist() == expected.tokens.tolist() == [8, 4]
     assert cuda.get(nodes).tolist() == expected.nodes.tolist()
     assert cuda.get(tables)[:, :2].tolist() == expected.tables[:, :2].tolist()
-    with pytest.raises(ValueError, match="tree.child_begin is on cpu: the context is on cuda:0"):
+    with pytest.raises(ValueError, match=r"tree.child_begin is on cpu: the context is on cuda:0"):
         cuda.ctx.match_batch(tree, cuda.put(flat, np.int32), cuda.put(begin, np.int64))
     with pytest.raises(TypeError, match="prompt_begin is missing"):
         cuda.ctx.match_batch(there, [[1]])

@@ -17,7 +17,7 @@ def filled(make_ctx, **changes):
             for array in ctx.kv_views(layer):
                 array[:] = rng.standard_normal(array.shape)
     requests = [ctx.begin([], no_match=True) for _ in range(3)]
-    for request, n in zip(requests, (9, 14, 0)):
+    for request, n in zip(requests, (9, 14, 0), strict=True):
         request.append(count=n)
     return ctx, requests
 
@@ -116,3 +116,42 @@ def test_what_is_refused(make_ctx, rng):
     requests[0].free()
     with pytest.raises(rx.StaleIdError):
         plan.update(requests[:2])
+
+
+def test_memory_of_the_caller(make_ctx):
+    ctx, requests = filled(make_ctx)
+    size = ctx.plan_bytes(3, num_q_heads=4)
+    with pytest.raises(rx.BufferTooSmallError, match="memory_size"):
+        ctx.plan(3, num_q_heads=4, memory=rx.aligned_memory(size - 64))
+    plan = ctx.plan(3, num_q_heads=4, memory=rx.aligned_memory(size))
+    plan.update(requests)
+    assert plan.info().device_bytes == size
+
+
+def test_merging_states(ctx, rng):
+    outs = [rng.standard_normal((2, 3, 32), np.float32) for _ in range(3)]
+    lses = [rng.standard_normal((2, 3), np.float32) for _ in range(3)]
+    lses[1][0] = -np.inf
+    weights = np.exp(np.stack(lses).astype(np.float64))
+    expected = (weights[..., None] * np.stack(outs)).sum(axis=0) / weights.sum(axis=0)[..., None]
+    out, lse = np.empty((2, 3, 32), np.float32), np.empty((2, 3), np.float32)
+    ctx.merge_states(outs, lses, out, lse)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    np.testing.assert_allclose(lse, np.log(weights.sum(axis=0)), atol=2e-6)
+    ctx.merge_states(outs, lses, outs[0])
+    np.testing.assert_array_equal(outs[0], out)
+    with pytest.raises(ValueError, match="lses has 2 tensors: expected 3"):
+        ctx.merge_states(outs, lses[:2], out)
+    with pytest.raises(rx.InvalidArgumentError, match="n is 0"):
+        ctx.merge_states([], [], out)
+
+
+def test_zeroes(make_ctx):
+    ctx, _ = filled(make_ctx)
+    ctx.zero_blocks([3, 5])
+    for layer in range(2):
+        for array in ctx.kv_views(layer):
+            assert not array[[3, 5]].any()
+            assert array[4].all()
+    with pytest.raises(rx.InvalidArgumentError, match="32"):
+        ctx.zero_blocks([32])
