@@ -192,8 +192,10 @@ class Plan:
     def prefill(
         self, q: Tensor, **options: Unpack[AttentionOptions]
     ) -> tuple[Tensor, Tensor | None]:
-        """Context.prefill of the planned step, as paged_attention; q has a row for each query token.
-        [D]"""
+        """Context.prefill of the planned step, as paged_attention. [D]
+
+        q  [num_query_tokens, num_q_heads, head_dim]; with bounds max_query_tokens rows
+        """
         return self._launch(q, options).run(lib.radix_prefill_launch)
 
     def _launch(self, q: Tensor, options: Any) -> Launch:

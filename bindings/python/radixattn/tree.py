@@ -217,9 +217,7 @@ def _match_outputs(
         if not place.cuda:
             memory = output(value, np.int32, name, ndim=ndim)
             if memory.shape[0] < n or not memory.flags.c_contiguous:
-                raise ValueError(
-                    f"{name} has shape {memory.shape}: expected {n} rows without gaps"
-                )
+                raise ValueError(f"{name} has shape {memory.shape}: expected {n} rows without gaps")
             array = array_argument(memory, np.int32, name, place, ndim)
         else:
             array = array_argument(value, np.int32, name, place, ndim, writable=True)
