@@ -1,6 +1,10 @@
 // The CUDA copies and zeroes: every byte that should move has, and no other one.
 #include <gtest/gtest.h>
 
+#ifdef RADIX_SIMT_EMU
+#include <sys/mman.h>
+#endif
+
 #include <cstring>
 #include <vector>
 
@@ -299,6 +303,50 @@ TEST(CudaCopy, RandomBatches) {
     check_copy(pool, batch);
   });
 }
+
+#ifdef RADIX_SIMT_EMU
+// Sparse memory: only the pages that are read or written exist.
+TEST(CudaCopy, OffsetsBeyondThirtyTwoBits) {
+  constexpr uint64_t kBlock = 64, kBlocks = uint64_t{1} << 26;
+  void* memory = mmap(nullptr, 2 * kBlock * kBlocks, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  KvBlocks kv;
+  kv.base = static_cast<char*>(memory);
+  kv.num_layers = 1;
+  kv.num_blocks = kBlocks;
+  kv.block_size = 1;
+  kv.k_block_bytes = kv.v_block_bytes = kv.token_chunk_bytes_k = kv.token_chunk_bytes_v = kBlock;
+  kv.v_offset_bytes = kBlock * kBlocks;
+  kv.layer_bytes = 2 * kBlock * kBlocks;
+  const int32_t blocks[] = {7, 1 << 25, (1 << 26) - 1};  // at 2^31 and before 2^32 bytes
+  const auto expect_filled = [&](int32_t block, uint8_t byte) {
+    for (const uint64_t part : {uint64_t{0}, kv.v_offset_bytes}) {
+      const auto* at = reinterpret_cast<uint8_t*>(kv.base) + part + uint64_t(block) * kBlock;
+      for (uint64_t i = 0; i < kBlock; ++i) ASSERT_EQ(at[i], byte) << "block " << block;
+    }
+  };
+  for (const uint64_t part : {uint64_t{0}, kv.v_offset_bytes})
+    std::memset(kv.base + part + uint64_t(blocks[0]) * kBlock, 0x77, kBlock);
+  for (int i = 1; i < 3; ++i) {
+    cuda::CopyBatch batch;
+    batch.num_pairs = batch.num_tokens = 1;
+    batch.pairs[0] = blocks[i - 1];
+    batch.pairs[1] = blocks[i];
+    ASSERT_EQ(copy_on_device(kv, batch), RADIX_OK) << last_message();
+    expect_filled(blocks[i], 0x77);
+  }
+  cuda::ZeroBatch zero;
+  zero.num_blocks = 2;
+  zero.blocks[0] = blocks[1];
+  zero.blocks[1] = blocks[2];
+  ASSERT_EQ(zero_on_device(kv, zero), RADIX_OK) << last_message();
+  expect_filled(blocks[0], 0x77);
+  expect_filled(blocks[1], 0);
+  expect_filled(blocks[2], 0);
+  munmap(memory, 2 * kBlock * kBlocks);
+}
+#endif
 
 }  // namespace
 }  // namespace radixattn::test
