@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plants bugs in the CUDA kernels' sources, one at a time, and runs the tests that should see them.
 
-    run.py [--only SUBSTRING] [--list] [--jobs N]
+    run.py [--only SUBSTRING ...] [--list] [--jobs N]
 
 catalogue.py has the bugs. Each one is planted in a copy of the sources in build/mutants, the objects
 that depend on the file are compiled, and the tests that the entry names run in the emulator, under a
@@ -14,6 +14,7 @@ is seen, and when a test fails before anything is planted.
 """
 import argparse
 import concurrent.futures
+import fcntl
 import os
 import pathlib
 import queue
@@ -285,25 +286,36 @@ def report(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="those whose name contains this")
+    parser.add_argument("--only", action="append", help="those whose name contains this (or another)")
     parser.add_argument("--list", action="store_true", help="print the names and do nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    mutants = [m for m in MUTANTS if options.only in m.name()]
+    only = options.only or [""]
+    mutants = [m for m in MUTANTS if any(text in m.name() for text in only)]
     if options.list:
         for m in mutants:
             print(m.name() + (f" ({m.under})" if m.under else "") + (" (equivalent)" if m.equivalent else ""))
         return 0
     if not mutants:
-        print(f"mutants: no name contains {options.only!r}")
+        print(f"mutants: no name contains {' or '.join(only)}")
         return 1
     if cuda_headers() is None:
         print("mutants: no CUDA headers (cuda_bf16.h) on this machine, nothing was run")
         return 0
     BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("mutants: another run is at work in build/mutants")
+            return 1
+        return check_and_run(mutants, options.jobs)
+
+
+def check_and_run(mutants, jobs):
     try:
         check_texts(MUTANTS)
-        return report(run_all(mutants, options.jobs))
+        return report(run_all(mutants, jobs))
     except CatalogueError as e:
         print(f"mutants: {e}")
         return 1
