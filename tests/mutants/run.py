@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plants bugs in the CUDA kernels' sources, one at a time, and runs the tests that should see them.
 
-    run.py [--only SUBSTRING ...] [--list] [--jobs N]
+    run.py [--only SUBSTRING ...] [--list] [--unplanted asan|tsan|msan] [--jobs N]
 
 catalogue.py has the bugs. Each one is planted in a copy of the sources in build/mutants, the objects
 that depend on the file are compiled, and the tests that the entry names run in the emulator, under a
@@ -10,7 +10,8 @@ longer than without the bug (it is killed) are all that "caught" means. Entries 
 change nothing that can be seen: the tests must pass with them.
 
 Fails when a bug survives, when only other tests than the named ones see it, when an equivalent one
-is seen, and when a test fails before anything is planted.
+is seen, and when a test fails before anything is planted. --unplanted plants nothing: all tests of
+the kernels under that sanitizer (./run msan).
 """
 import argparse
 import concurrent.futures
@@ -26,7 +27,8 @@ import sys
 import threading
 import time
 
-from catalogue import MUTANTS, PROGRAMS
+from catalogue import MUTANTS
+from entries import PROGRAMS
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -43,10 +45,14 @@ MODES = {
     "asan": ("c++", ["-fsanitize=address,undefined", "-fno-sanitize=vptr",
                      "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]),
     "tsan": ("clang++", ["-fsanitize=thread", "-fno-omit-frame-pointer", "-DRADIX_SIMT_TSAN"]),
+    "msan": ("clang++", ["-fsanitize=memory", "-fno-omit-frame-pointer", "-DRADIX_SIMT_MSAN"]),
 }
 OF_EMULATOR = {"tsan": ["-fno-sanitize=thread", "-fno-builtin"]}
-ENVIRONMENT = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1",
-               "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=0"}
+# MSan looks into the kernels and the emulator. All else takes memory as it finds it, and leaves it
+# initialised: GoogleTest and the C++ library are not compiled with it, and would look uninitialised.
+UNCHECKED = HERE / "unchecked.txt"
+ENVIRONMENT = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0",
+               "MSAN_OPTIONS": "poison_in_malloc=0:poison_in_free=0"}
 
 
 class CatalogueError(Exception):
@@ -68,6 +74,8 @@ def compile_command(tree, source, mode, out):
     command = [compiler, "-std=c++20", "-g1", "-DRADIX_SIMT_EMU", "-ffunction-sections", *options]
     emulated = source in EMULATOR
     command += ["-O2", *OF_EMULATOR.get(mode, [])] if emulated else ["-O2" if source in SUPPORT else "-O1"]
+    if mode == "msan" and not emulated and not source.startswith("cuda/"):
+        command.append(f"-fsanitize-ignorelist={UNCHECKED}")
     command += [f"-I{tree / folder}" for folder in ("", "src", "include", "tests/simt", "tests/kernel")]
     command += ["-isystem", cuda_headers(), "-w", "-MMD", "-MF", out.with_suffix(".d"), "-o", out]
     return [*map(str, command), "-x", "c++", "-c", str(tree / source)]
@@ -154,16 +162,12 @@ class Run:
 class Base:
     """The test programs without a bug: each must pass, and says how long it takes."""
 
-    def __init__(self, mutants, jobs):
+    def __init__(self, wanted, tests, jobs):
         self.limits = {}
-        wanted = sorted({(m.program, m.under) for m in mutants})
         objects = sorted({(s, mode) for program, mode in wanted for s in sources_of(program)})
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda o: build_object(*o), objects))
-            # Sanitizers are slow: they run what their entries name.
-            tests = {w: ":".join(sorted({m.sees for m in mutants if (m.program, m.under) == w}))
-                     if w[1] else "" for w in wanted}
-            list(pool.map(lambda w: self.run(*w, tests[w]), wanted))
+            list(pool.map(lambda w: self.run(*w, tests.get(w, "")), wanted))
 
     def run(self, program, mode, tests):
         name = f"{program}-{mode or 'plain'}"
@@ -248,7 +252,11 @@ def check_texts(mutants):
 
 def run_all(mutants, jobs):
     """Tries every bug; (mutant, verdict, remark) in the catalogue's order."""
-    base, workshop = Base(mutants, jobs), Workshop(jobs)
+    wanted = sorted({(m.program, m.under) for m in mutants})
+    # Sanitizers are slow: they run what their entries name.
+    tests = {w: ":".join(sorted({m.sees for m in mutants if (m.program, m.under) == w}))
+             for w in wanted if w[1]}
+    base, workshop = Base(wanted, tests, jobs), Workshop(jobs)
     done, lock = {}, threading.Lock()
 
     def one(m):
@@ -288,6 +296,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", help="those whose name contains this (or another)")
     parser.add_argument("--list", action="store_true", help="print the names and do nothing")
+    parser.add_argument("--unplanted", choices=sorted(set(MODES) - {""}),
+                        help="plant nothing: the kernels' tests under this sanitizer")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     only = options.only or [""]
@@ -309,11 +319,16 @@ def main():
         except BlockingIOError:
             print("mutants: another run is at work in build/mutants")
             return 1
-        return check_and_run(mutants, options.jobs)
+        return check_and_run(mutants, options.unplanted, options.jobs)
 
 
-def check_and_run(mutants, jobs):
+def check_and_run(mutants, unplanted, jobs):
     try:
+        if unplanted:
+            wanted = [(name, unplanted) for name, p in PROGRAMS.items() if p.emulated]
+            Base(wanted, {}, jobs)
+            print(f"mutants: {len(wanted)} programs pass under {unplanted}, nothing planted")
+            return 0
         check_texts(MUTANTS)
         return report(run_all(mutants, jobs))
     except CatalogueError as e:
