@@ -18,7 +18,7 @@ class Mutant:
     text: str
     new: str
     sees: str = ""  # a GoogleTest filter; "": the whole program
-    under: str = ""  # asan, tsan or msan
+    under: str = ""  # asan, ubsan, tsan or msan
     equivalent: str = ""
 
     def name(self):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plants bugs in the CUDA kernels' sources, one at a time, and runs the tests that should see them.
 
-    run.py [--only SUBSTRING ...] [--list] [--unplanted asan|tsan|msan] [--jobs N]
+    run.py [--only SUBSTRING ...] [--list] [--unplanted asan|ubsan|tsan|msan] [--jobs N]
 
 catalogue.py has the bugs. Each one is planted in a copy of the sources in build/mutants, the objects
 that depend on the file are compiled, and the tests that the entry names run in the emulator, under a
@@ -39,11 +39,14 @@ EMULATOR = [f"tests/simt/{name}.cpp"
 SUPPORT = ["tests/kernel/support/attention_case.cpp", "tests/kernel/support/plain_attention.cpp",
            "src/backend/reference/attention.cpp", "src/backend/reference/numeric.cpp",
            "src/backend/reference/rope_append.cpp", "src/base/error.cpp"]
-# Compiler and options by sanitizer, as the presets of CMakePresets.json have them.
+# Compiler and options by sanitizer, as the presets of CMakePresets.json have them; and clang's
+# UndefinedBehaviorSanitizer, which checks what __builtin_assume_aligned says (gcc's does not).
 MODES = {
     "": ("c++", []),
     "asan": ("c++", ["-fsanitize=address,undefined", "-fno-sanitize=vptr",
                      "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]),
+    "ubsan": ("clang++", ["-fsanitize=undefined", "-fno-sanitize=vptr,function",
+                          "-fno-sanitize-recover=all"]),
     "tsan": ("clang++", ["-fsanitize=thread", "-fno-omit-frame-pointer", "-DRADIX_SIMT_TSAN"]),
     "msan": ("clang++", ["-fsanitize=memory", "-fno-omit-frame-pointer", "-DRADIX_SIMT_MSAN"]),
 }
@@ -152,8 +155,8 @@ class Run:
         test = tests[0] if tests else "no test"
         if self.code is None:
             return f"{test} hangs"
-        if found := re.search(r"(AddressSanitizer|ThreadSanitizer): ([\w -]+)", self.text):
-            return f"{test}: {found[1]}: {found[2].strip()}"
+        if found := re.search(r"(\w+Sanitizer): (data race|[\w-]+)", self.text):
+            return f"{test}: {found[1]}: {found[2]}"
         if found := re.search(r"runtime error: (.*)", self.text):
             return f"{test}: {found[1]}"
         return f"{test} dies of signal {-self.code}" if self.code < 0 else test
