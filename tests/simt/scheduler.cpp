@@ -186,7 +186,8 @@ static void ensure(unsigned n) {
   if (!fresh) return;
   Quiet q;
 #ifdef RADIX_SIMT_ASAN
-  // munmap leaves ASan's marks: the next mapping at these addresses, ours or not, would inherit them.
+  // munmap leaves ASan's marks: the next mapping at these addresses, ours or not, would inherit
+  // them.
   if (slab) __asan_unpoison_memory_region(slab, slab_size);
 #endif
   if (slab) munmap(slab, slab_size);
