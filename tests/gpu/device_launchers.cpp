@@ -67,8 +67,13 @@ int64_t row_bytes(const AttentionParams& p, const RowTensor& t, uint32_t dim) {
   return (last + dim) * static_cast<int64_t>(element_bytes(t.dtype));
 }
 
-int64_t paged_bytes(const AttentionParams& p, const PagedTensor& t) {
-  return p.num_blocks * t.block_stride * static_cast<int64_t>(element_bytes(t.dtype));
+// To the end of the last row, whichever stride is the outermost.
+int64_t paged_bytes(const AttentionParams& p, const PagedTensor& t, uint32_t dim) {
+  if (p.num_blocks == 0) return 0;
+  const int64_t last = (int64_t{p.num_blocks} - 1) * t.block_stride +
+                       (int64_t{p.block_size} - 1) * t.token_stride +
+                       (int64_t{p.num_kv_heads} - 1) * t.head_stride;
+  return (last + dim) * static_cast<int64_t>(element_bytes(t.dtype));
 }
 
 int64_t lse_bytes(const AttentionParams& p) {
@@ -83,8 +88,8 @@ AttentionParams mirrored(const AttentionParams& p, Mirror* m) {
   d.q.data = m->up(static_cast<char*>(p.q.data), row_bytes(p, p.q, p.head_dim));
   d.out.data = m->up(static_cast<char*>(p.out.data), row_bytes(p, p.out, p.head_dim_v));
   d.lse = m->up(p.lse, lse_bytes(p));
-  d.k.data = m->up(static_cast<char*>(p.k.data), paged_bytes(p, p.k));
-  d.v.data = m->up(static_cast<char*>(p.v.data), paged_bytes(p, p.v));
+  d.k.data = m->up(static_cast<char*>(p.k.data), paged_bytes(p, p.k, p.head_dim));
+  d.v.data = m->up(static_cast<char*>(p.v.data), paged_bytes(p, p.v, p.head_dim_v));
   d.blocks.tables = m->up(p.blocks.tables, 4 * seqs * p.blocks.row_stride);
   if (p.blocks.tables == nullptr) {
     d.blocks.block_begin = m->up(p.blocks.block_begin, 4 * (seqs + 1));

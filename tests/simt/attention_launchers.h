@@ -70,8 +70,10 @@ inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& 
 // The launch as on a device like `arch`; decode with several ranges is merged, too.
 #ifdef RADIX_SIMT_EMU
 
+// A launch that asks for more shared memory than the device has fails, as it would there.
 template <class Run>
-radix_status emulated(Run run) {
+radix_status emulated(Run run, uint32_t smem_per_block = device_like(90).smem_per_block) {
+  simt::emu::cfg.smem_limit = smem_per_block;
   try {
     const cuda::Error e = run();
     return e == 0 ? RADIX_OK : fail(RADIX_E_DEVICE, "error %d", e);
@@ -97,16 +99,20 @@ inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t bl
     std::vector<float> o(rows * p.num_q_heads * p.head_dim_v, NAN), lse(rows * p.num_q_heads, NAN);
     split.partial_o = o.data();
     split.partial_lse = lse.data();
-    return emulated([&] {
-      const cuda::Error e = cuda::launch_decode(p, split, device_like(arch), nullptr);
-      return e != 0 || split.max_splits == 1 ? e : cuda::launch_decode_merge(p, split, nullptr);
-    });
+    return emulated(
+        [&] {
+          const cuda::Error e = cuda::launch_decode(p, split, device_like(arch), nullptr);
+          return e != 0 || split.max_splits == 1 ? e : cuda::launch_decode_merge(p, split, nullptr);
+        },
+        device_like(arch).smem_per_block);
   };
 }
 
 inline Launcher prefill_launcher(int32_t arch) {
   return [=](const AttentionParams& p) {
-    return emulated([&] { return cuda::launch_prefill(p, device_like(arch), nullptr); });
+    const cuda::DeviceLimits device = device_like(arch);
+    return emulated([&] { return cuda::launch_prefill(p, device, nullptr); },
+                    device.smem_per_block);
   };
 }
 

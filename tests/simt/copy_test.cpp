@@ -1,6 +1,10 @@
 // The CUDA copies and zeroes: every byte that should move has, and no other one.
 #include <gtest/gtest.h>
 
+#ifdef RADIX_SIMT_EMU
+#include <sys/mman.h>
+#endif
+
 #include <cstring>
 #include <vector>
 
@@ -264,6 +268,32 @@ TEST(CudaCopy, BasesThatAreNoMultiplesOfSixteen) {
   }
 }
 
+// Of all that words must divide, one thing is no multiple of 16. (UndefinedBehaviorSanitizer sees
+// the words that are too large where no byte is lost.)
+TEST(CudaCopy, OneOddSizeIsEnoughForNarrowWords) {
+  for (int odd = 0; odd < 6; ++odd) {
+    Pool pool = make_words(16, 6, 5, 3, 1, false);  // with room for 4 bytes more a block
+    KvBlocks& kv = pool.kv;
+    kv.num_blocks = 4;
+    kv.block_size = 4;
+    kv.base -= 16;
+    uint64_t* const sizes[] = {&kv.layer_bytes,   &kv.v_offset_bytes,      &kv.k_block_bytes,
+                               &kv.v_block_bytes, &kv.token_chunk_bytes_k, &kv.token_chunk_bytes_v};
+    *sizes[odd] -= 4;
+    Rng rng(9);
+    cuda::CopyBatch batch = random_batch(rng, 4, 2);
+    for (const uint32_t tokens : {1u, 3u, 4u}) {
+      batch.num_tokens = tokens;
+      SCOPED_TRACE(::testing::Message() << "size " << odd << ", " << tokens << " tokens");
+      check_copy(pool, batch);
+    }
+    cuda::ZeroBatch zero;
+    zero.num_blocks = 1;
+    zero.blocks[0] = 3;
+    check_zero(pool, zero);
+  }
+}
+
 TEST(CudaCopy, FullBatches) {
   const uint32_t blocks = 2 * cuda::CopyBatch::kMaxPairs;
   Pool pool = make_words(4, blocks, 1, 1, 3, true);
@@ -299,6 +329,50 @@ TEST(CudaCopy, RandomBatches) {
     check_copy(pool, batch);
   });
 }
+
+#ifdef RADIX_SIMT_EMU
+// Sparse memory: only the pages that are read or written exist.
+TEST(CudaCopy, OffsetsBeyondThirtyTwoBits) {
+  constexpr uint64_t kBlock = 64, kBlocks = uint64_t{1} << 26;
+  void* memory = mmap(nullptr, 2 * kBlock * kBlocks, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  KvBlocks kv;
+  kv.base = static_cast<char*>(memory);
+  kv.num_layers = 1;
+  kv.num_blocks = kBlocks;
+  kv.block_size = 1;
+  kv.k_block_bytes = kv.v_block_bytes = kv.token_chunk_bytes_k = kv.token_chunk_bytes_v = kBlock;
+  kv.v_offset_bytes = kBlock * kBlocks;
+  kv.layer_bytes = 2 * kBlock * kBlocks;
+  const int32_t blocks[] = {7, 1 << 25, (1 << 26) - 1};  // at 2^31 and before 2^32 bytes
+  const auto expect_filled = [&](int32_t block, uint8_t byte) {
+    for (const uint64_t part : {uint64_t{0}, kv.v_offset_bytes}) {
+      const auto* at = reinterpret_cast<uint8_t*>(kv.base) + part + uint64_t(block) * kBlock;
+      for (uint64_t i = 0; i < kBlock; ++i) ASSERT_EQ(at[i], byte) << "block " << block;
+    }
+  };
+  for (const uint64_t part : {uint64_t{0}, kv.v_offset_bytes})
+    std::memset(kv.base + part + uint64_t(blocks[0]) * kBlock, 0x77, kBlock);
+  for (int i = 1; i < 3; ++i) {
+    cuda::CopyBatch batch;
+    batch.num_pairs = batch.num_tokens = 1;
+    batch.pairs[0] = blocks[i - 1];
+    batch.pairs[1] = blocks[i];
+    ASSERT_EQ(copy_on_device(kv, batch), RADIX_OK) << last_message();
+    expect_filled(blocks[i], 0x77);
+  }
+  cuda::ZeroBatch zero;
+  zero.num_blocks = 2;
+  zero.blocks[0] = blocks[1];
+  zero.blocks[1] = blocks[2];
+  ASSERT_EQ(zero_on_device(kv, zero), RADIX_OK) << last_message();
+  expect_filled(blocks[0], 0x77);
+  expect_filled(blocks[1], 0);
+  expect_filled(blocks[2], 0);
+  munmap(memory, 2 * kBlock * kBlocks);
+}
+#endif
 
 }  // namespace
 }  // namespace radixattn::test

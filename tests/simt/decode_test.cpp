@@ -6,6 +6,9 @@
 
 #include "attention_launchers.h"
 #include "support/rng.h"
+#ifdef RADIX_SIMT_EMU
+#include "sparse_pool.h"
+#endif
 
 namespace radixattn::test {
 namespace {
@@ -103,6 +106,34 @@ TEST(CudaDecode, SoftcapAlibiAndSinks) {
   }
 }
 
+TEST(CudaDecode, SinksFarAboveAndBelowAllScores) {
+  for (const float level : {300.f, -300.f}) {
+    Shape s = decode_of({130, 17, 0});
+    s.sinks = true;
+    s.sink_level = level;
+    check(s);
+  }
+}
+
+// f16 has no number above 65504: what is larger counts as that, not as infinity.
+TEST(CudaDecode, QueriesBeyondF16CountAsItsLargest) {
+  for (const int32_t kv : {RADIX_F16, RADIX_F8_E4M3}) {
+    for (const double sign : {1.0, -1.0}) {
+      Shape s = decode_of({70}, kv);
+      s.q_dtype = s.out_dtype = RADIX_F32;
+      AttentionCase c(s, kSeed);
+      Result results[2];
+      for (int i = 0; i < 2; ++i) {
+        for (int64_t e = 0; e < c.q().size(); e += 7) c.q().set(e, sign * (i == 0 ? 65504 : 1e6));
+        results[i] = c.run(decode_launcher(90, 0));
+        for (const double x : results[i].out) EXPECT_TRUE(std::isfinite(x));
+      }
+      EXPECT_TRUE(results[0].raw_out == results[1].raw_out);
+      EXPECT_TRUE(results[0].raw_lse == results[1].raw_lse);
+    }
+  }
+}
+
 TEST(CudaDecode, LayoutsTablesStridesAndAlignments) {
   for (const Layout layout : {Layout::kNhd, Layout::kHnd, Layout::kPaddedNhd}) {
     for (const bool csr : {false, true}) {
@@ -116,6 +147,21 @@ TEST(CudaDecode, LayoutsTablesStridesAndAlignments) {
       check(s);
     }
   }
+}
+
+TEST(CudaDecode, OneOddStrideIsEnoughForUnaligned) {
+  for (const int32_t dtype : {RADIX_BF16, RADIX_F8_E5M2}) {
+    for (const Layout layout :
+         {Layout::kOddHeads, Layout::kOddTokens, Layout::kOddBlocks, Layout::kHeadsFirst}) {
+      Shape s = decode_of({70, 5}, dtype);
+      s.layout = layout;
+      s.kv_heads = 2;
+      check(s);
+    }
+  }
+  Shape s = decode_of({70}, RADIX_F8_E4M3);  // rows of V, of 40 bytes, alone
+  s.dim_v = 40;
+  check(s);
 }
 
 TEST(CudaDecode, DtypesOfQueriesAndOutputs) {
@@ -141,6 +187,16 @@ TEST(CudaDecode, Fp8ScalesOfTensorsAndHeads) {
       s.softcap = 5.f;
       check(s);
     }
+  }
+}
+
+TEST(CudaDecode, ScalesOfCachesThatAreNotFp8) {
+  for (const bool per_head : {false, true}) {
+    Shape s = decode_of({90, 16});
+    s.kv_heads = 2;
+    s.kv_scales = true;
+    s.kv_scale_per_head = per_head;
+    check(s);
   }
 }
 
@@ -189,18 +245,22 @@ TEST(CudaDecode, AWorkListGivesTheSameBits) {
 }
 
 TEST(CudaDecode, BlockIdsThatNameNoBlockAreNotRead) {
-  Shape s = decode_of({100});
-  AttentionCase c(s, kSeed);
-  for (const int32_t id : {-1, INT32_MAX, INT32_MIN}) {
-    c.tables()[2] = id;
+  for (const Layout layout : {Layout::kNhd, Layout::kHeadsFirst}) {
+    Shape s = decode_of({100});
+    s.layout = layout;
+    s.kv_heads = 2;
+    AttentionCase c(s, kSeed);
+    for (const int32_t id : {-1, INT32_MAX, INT32_MIN}) {
+      c.tables()[2] = id;
+      const Result r = c.run(decode_launcher(90, 0));
+      for (const double x : r.out) EXPECT_TRUE(std::isfinite(x));
+      for (const double x : r.lse) EXPECT_TRUE(std::isfinite(x));
+    }
+    for (size_t i = 0; i < c.tables().size(); ++i) c.tables()[i] = -1;
     const Result r = c.run(decode_launcher(90, 0));
-    for (const double x : r.out) EXPECT_TRUE(std::isfinite(x));
-    for (const double x : r.lse) EXPECT_TRUE(std::isfinite(x));
+    for (const double x : r.out) EXPECT_EQ(x, 0.0);
+    for (const double x : r.lse) EXPECT_EQ(x, -INFINITY);
   }
-  for (size_t i = 0; i < c.tables().size(); ++i) c.tables()[i] = -1;
-  const Result r = c.run(decode_launcher(90, 0));
-  for (const double x : r.out) EXPECT_EQ(x, 0.0);
-  for (const double x : r.lse) EXPECT_EQ(x, -INFINITY);
 }
 
 TEST(CudaDecode, LengthsBeyondTheBoundStayInside) {
@@ -212,6 +272,92 @@ TEST(CudaDecode, LengthsBeyondTheBoundStayInside) {
     EXPECT_EQ(r.out.size(), 2 * 4 * 64u);
   }
 }
+
+TEST(CudaDecode, LengthsBeyondTheBoundEndThere) {
+  for (const uint32_t split : {0u, 64u}) {
+    AttentionCase c(decode_of({150, 20}), kSeed);
+    const auto bounded = [&](AttentionParams p) {
+      p.max_context_len = 90;
+      return decode_launcher(90, split)(p);
+    };
+    const Result longer = c.run(bounded);
+    c.context_lens()[0] = 90;
+    const Result exact = c.run(bounded);
+    EXPECT_TRUE(longer.raw_out == exact.raw_out);
+    EXPECT_TRUE(longer.raw_lse == exact.raw_lse);
+  }
+}
+
+// More positions than its row of the table has: the next sequence's row is not this one's.
+TEST(CudaDecode, LengthsBeyondTheTableEndThere) {
+  for (const bool csr : {false, true}) {
+    Shape s = decode_of({48, 48});
+    s.csr = csr;
+    s.max_context = 4000;
+    AttentionCase c(s, kSeed);
+    const Result whole = c.run(decode_launcher(90, 0));
+    for (const int32_t length : {csr ? 49 : 81, 96, 4000}) {
+      c.context_lens()[0] = length;
+      const Result r = c.run(decode_launcher(90, 0));
+      EXPECT_TRUE(whole.raw_out == r.raw_out) << length;
+      EXPECT_TRUE(whole.raw_lse == r.raw_lse) << length;
+    }
+  }
+}
+
+#ifdef RADIX_SIMT_EMU
+
+TEST(CudaDecode, AWorkListsItemsThatDoNotExistAreSkipped) {
+  AttentionCase c(decode_of({200, 77}), kSeed);
+  const Result whole = c.run(decode_launcher(90, 64, 3));
+  const Result listed = c.run([](const AttentionParams& p) {
+    cuda::DecodeSplit split = split_of(p, 64);
+    WorkList list = work_list_of(p, split);
+    const int32_t strays[] = {2,  0, -1, 0, INT32_MAX, 0, INT32_MIN, 3, 0,         4, 0,
+                              -1, 1, 2,  1, INT32_MAX, 1, -5,        3, INT32_MAX, 0, INT32_MIN};
+    list.items.insert(list.items.begin() + 4, std::begin(strays), std::end(strays));
+    list.num_items[0] = static_cast<int32_t>(list.items.size() / 2);
+    std::vector<float> o(list.partial_rows * 4 * 64), lse(list.partial_rows * 4);
+    split.items = list.items.data();
+    split.num_items = list.num_items.data();
+    split.partial_begin = list.partial_begin.data();
+    split.num_blocks = 3;
+    split.partial_o = o.data();
+    split.partial_lse = lse.data();
+    return emulated([&] {
+      const cuda::Error e = cuda::launch_decode(p, split, device_like(90), nullptr);
+      return e != 0 ? e : cuda::launch_decode_merge(p, split, nullptr);
+    });
+  });
+  EXPECT_TRUE(whole.raw_out == listed.raw_out);
+  EXPECT_TRUE(whole.raw_lse == listed.raw_lse);
+}
+
+TEST(CudaDecode, OffsetsBeyondThirtyTwoBits) {
+  for (const bool aligned : {true, false}) {
+    Shape s = decode_of({70});
+    s.aligned = aligned;
+    AttentionCase c(s, kSeed);
+    expect_same_bits_far_away(c, decode_launcher(90, 0));
+  }
+}
+
+// Four matrices of eight rows: each is served at once.
+TEST(CudaDecode, LoadsOfMatricesHaveNoBankConflicts) {
+  for (const int32_t dtype : {RADIX_BF16, RADIX_F8_E4M3}) {
+    for (const uint32_t dim : {64u, 128u, 256u}) {
+      Shape s = decode_of({100}, dtype);
+      s.dim = dim;
+      AttentionCase c(s, kSeed);
+      simt::emu::stats = {};
+      c.run(decode_launcher(90, 0));
+      EXPECT_GT(simt::emu::stats.ldmatrix, 0u);
+      EXPECT_EQ(simt::emu::stats.ldmatrix_wavefronts, 4 * simt::emu::stats.ldmatrix / 32);
+    }
+  }
+}
+
+#endif
 
 void random_case(uint64_t seed) {
   SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);

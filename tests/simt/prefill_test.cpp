@@ -6,6 +6,9 @@
 
 #include "attention_launchers.h"
 #include "support/rng.h"
+#ifdef RADIX_SIMT_EMU
+#include "sparse_pool.h"
+#endif
 
 namespace radixattn::test {
 namespace {
@@ -60,6 +63,8 @@ TEST_P(CudaPrefill, LengthsAroundTileAndBlockEdges) {
     s.dim = 32;
     check(s);
   }
+  // Whole blocks of rows whose first row is before, at and behind the last token of a tile.
+  check(shape({{94, 32}, {95, 32}, {96, 32}}));
 }
 
 TEST_P(CudaPrefill, MoreRowsThanABlockAndThreeTiles) {
@@ -122,6 +127,25 @@ TEST_P(CudaPrefill, SoftcapAlibiAndSinks) {
   }
 }
 
+TEST_P(CudaPrefill, SinksFarAboveAndBelowAllScores) {
+  for (const float level : {300.f, -300.f}) {
+    Shape s = shape({{130, 50}, {17, 2}, {0, 1}});
+    s.sinks = true;
+    s.sink_level = level;
+    check(s);
+  }
+}
+
+TEST_P(CudaPrefill, ScalesOfTensorsAndHeads) {
+  for (const bool per_head : {false, true}) {
+    Shape s = shape({{90, 20}, {16, 1}});
+    s.kv_heads = 2;
+    s.kv_scales = true;
+    s.kv_scale_per_head = per_head;
+    check(s);
+  }
+}
+
 TEST_P(CudaPrefill, LayoutsTablesStridesAndAlignments) {
   for (const Layout layout : {Layout::kNhd, Layout::kHnd, Layout::kPaddedNhd}) {
     for (const bool csr : {false, true}) {
@@ -135,6 +159,16 @@ TEST_P(CudaPrefill, LayoutsTablesStridesAndAlignments) {
       s.block_size = 8;
       check(s);
     }
+  }
+}
+
+TEST_P(CudaPrefill, OneOddStrideIsEnoughForUnaligned) {
+  for (const Layout layout :
+       {Layout::kOddHeads, Layout::kOddTokens, Layout::kOddBlocks, Layout::kHeadsFirst}) {
+    Shape s = shape({{70, 20}, {5, 5}});
+    s.layout = layout;
+    s.kv_heads = 2;
+    check(s);
   }
 }
 
@@ -163,7 +197,7 @@ TEST_P(CudaPrefill, TreeMasks) {
 TEST_P(CudaPrefill, RowsBeforeTheFirstKeySeeNothing) { check(shape({{10, 13}, {3, 70}})); }
 
 TEST_P(CudaPrefill, BlockIdsThatNameNoBlockAreNotRead) {
-  AttentionCase c(shape({{100, 40}}), kSeed);
+  AttentionCase c(shape({{150, 40}}), kSeed);  // all rows of a block see all tokens of a tile
   for (const int32_t id : {-1, INT32_MAX, INT32_MIN}) {
     c.tables()[2] = id;
     const Result r = c.run(prefill_launcher(90));
@@ -200,6 +234,46 @@ TEST(CudaPrefillFp8, ScalesOfTensorsAndHeads) {
     }
   }
 }
+
+// f16 has no number above 65504: what is larger counts as that, not as infinity.
+TEST(CudaPrefillF16, QueriesBeyondItCountAsItsLargest) {
+  for (const int32_t kv : {RADIX_F16, RADIX_F8_E5M2}) {
+    Shape s = prefill_of({{40, 9}}, kv);
+    s.q_dtype = s.out_dtype = RADIX_F32;
+    AttentionCase c(s, kSeed);
+    Result results[2];
+    for (int i = 0; i < 2; ++i) {
+      for (int64_t e = 0; e < c.q().size(); e += 7)
+        c.q().set(e, (e % 2 == 0 ? 1 : -1) * (i == 0 ? 65504.0 : 1e6));
+      results[i] = c.run(prefill_launcher(90));
+      for (const double x : results[i].out) EXPECT_TRUE(std::isfinite(x));
+    }
+    EXPECT_TRUE(results[0].raw_out == results[1].raw_out);
+    EXPECT_TRUE(results[0].raw_lse == results[1].raw_lse);
+  }
+}
+
+#ifdef RADIX_SIMT_EMU
+
+TEST_P(CudaPrefill, OffsetsBeyondThirtyTwoBits) {
+  AttentionCase c(shape({{70, 20}}), kSeed);
+  expect_same_bits_far_away(c, prefill_launcher(90));
+}
+
+// Four matrices of eight rows: each is served at once. (f32 loads none.)
+TEST_P(CudaPrefill, LoadsOfMatricesHaveNoBankConflicts) {
+  for (const uint32_t dim : {64u, 128u, 256u}) {
+    Shape s = shape({{100, 40}});
+    s.dim = dim;
+    AttentionCase c(s, kSeed);
+    simt::emu::stats = {};
+    c.run(prefill_launcher(90));
+    EXPECT_EQ(simt::emu::stats.ldmatrix > 0, GetParam() != RADIX_F32);
+    EXPECT_EQ(simt::emu::stats.ldmatrix_wavefronts, 4 * simt::emu::stats.ldmatrix / 32);
+  }
+}
+
+#endif
 
 // K/V in f32 have one kernel for both launches.
 TEST(CudaDecodeF32, MatchesTheReference) {

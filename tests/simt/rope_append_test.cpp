@@ -63,6 +63,8 @@ TEST_P(CudaRope, Scalings) {
     c.options.original_max_position = 4096;
     check(c);
   }
+  c.options.attention_factor = 1.25f;  // YaRN's, instead of the one that follows from the scale
+  check(c);
 }
 
 TEST_P(CudaRope, DtypesLayoutsAndPaddedRows) {
@@ -134,7 +136,8 @@ struct FreeShape {
   int32_t style = RADIX_ROPE_NEOX;
   int32_t q = RADIX_F16, k = RADIX_F16, v = RADIX_F16, k_cache = RADIX_F16, v_cache = RADIX_F16;
   bool aligned = true;
-  int64_t gap = 0;  // elements after each head and each row
+  int64_t gap = 0;                                     // elements after each head and each row
+  int64_t block_pad = 0, token_pad = 0, head_pad = 0;  // elements more in the caches' strides
   bool hnd = false, padded_slots = false;
   Scales scales = Scales::kNone;
   float least_scale = 0.01f;
@@ -238,13 +241,18 @@ class FreeCase {
     return e;
   }
   Elements cache(int32_t dtype, uint32_t dim) const {
-    const int64_t vectors = int64_t{blocks_} * s_.block_size * s_.kv_heads;
-    return Elements(dtype, vectors * (dim + s_.gap), kPoisonByte, s_.aligned);
+    Elements none;
+    const int64_t block = paged(none, dim + s_.gap).block_stride;
+    return Elements(dtype, blocks_ * block, kPoisonByte, s_.aligned);
   }
   PagedTensor paged(Elements& e, int64_t vector) const {
     const int64_t heads = s_.kv_heads, tokens = s_.block_size;
-    if (s_.hnd) return {e.data(), e.dtype(), heads * tokens * vector, vector, tokens * vector};
-    return {e.data(), e.dtype(), tokens * heads * vector, heads * vector, vector};
+    if (s_.hnd) {
+      const int64_t token = vector + s_.token_pad, head = tokens * token + s_.head_pad;
+      return {e.data(), e.dtype(), heads * head + s_.block_pad, token, head};
+    }
+    const int64_t head = vector + s_.head_pad, token = heads * head + s_.token_pad;
+    return {e.data(), e.dtype(), tokens * token + s_.block_pad, token, head};
   }
   double largest() const {
     return s_.scales == Scales::kNone ? 1.5 : 1.5 / static_cast<double>(s_.least_scale);
@@ -356,6 +364,22 @@ TEST(CudaRopeMemory, OddStridesAndDims) {
         s.k_cache = gap == 2 ? RADIX_F32 : RADIX_F16;
         s.v_cache = gap == 8 ? RADIX_F8_E4M3 : RADIX_F16;
         check(s, 25);
+      }
+    }
+  }
+}
+
+// (UndefinedBehaviorSanitizer sees pieces that are not aligned.)
+TEST(CudaRopeMemory, OneOddStrideIsEnoughForNarrow) {
+  for (const int32_t cache : {RADIX_F16, RADIX_F8_E4M3}) {
+    for (int odd = 0; odd < 3; ++odd) {
+      for (const bool hnd : {false, true}) {
+        FreeShape s;
+        s.tokens = 40;
+        s.k_cache = s.v_cache = cache;
+        s.hnd = hnd;
+        (odd == 0 ? s.block_pad : odd == 1 ? s.token_pad : s.head_pad) = 4;
+        check(s, 26);
       }
     }
   }

@@ -77,14 +77,16 @@ __global__ void pair_kernel(const uint32_t* in, uint32_t* out) {
   memcpy(out + lane * 8 + 2, &back.y, 4);
 }
 
-// Every code of the format, and what rounds to it: 8 codes a lane.
+// Every code of the format, as the first and the second of a pair in turn, and what rounds to it: 8
+// codes a lane.
 template <class T>
 __global__ void fp8_kernel(const uint32_t* in, uint32_t* out) {
   const int lane = threadIdx.x;
   for (int i = 0; i < 8; ++i) {
     const auto code = static_cast<uint16_t>(lane * 8 + i);
     const auto x = static_cast<float>(static_cast<int>(in[lane * 8 + i])) * 0x1p-22f;
-    const uint32_t half = fp8x2_to_half2(static_cast<uint16_t>(code | code << 8), T{});
+    const auto pair = static_cast<uint16_t>(i % 2 == 0 ? code | 0x3100 : code << 8 | 0x31);
+    const uint32_t half = fp8x2_to_half2(pair, T{}) >> (i % 2 * 16);
     // NaN has many codes; 0x7e00 stands for all.
     const uint32_t value = (half & 0x7fffu) > 0x7c00u ? 0x7e00u : half & 0xffffu;
     out[lane * 8 + i] = value | static_cast<uint32_t>(float_to_fp8(x, T{})) << 16;

@@ -88,6 +88,12 @@ TEST(DecodeSchedule, LeavesAFullBatchInOnePiece) {
   EXPECT_EQ(m.schedule.num_partial_rows, 0u);
 }
 
+TEST(DecodeSchedule, DoesNotCutWhereThatCostsMoreThanItSaves) {
+  EXPECT_EQ(make({256}, 0, 66, 100).schedule.num_items, 1u) << "items of 64 are mostly overhead";
+  EXPECT_EQ(make({259}, 0, 2, 100).schedule.num_items, 1u)
+      << "two states to merge for three tokens";
+}
+
 TEST(DecodeSchedule, CutsTheOneLongSequenceOfARaggedBatch) {
   std::vector<int32_t> lens(32, 300);
   lens[7] = 60000;

@@ -48,8 +48,11 @@ TEST(DecodeSplit, TheBoundHoldsForAsManyOrFewerSequences) {
 }
 
 TEST(DecodeSplit, TheLongestContextDoesNotOverflow) {
-  const DecodeSplitChoice c = choose_decode_split({132, 1, 264, INT32_MAX});
-  EXPECT_GE(uint64_t{c.split_tokens} * c.max_splits, uint64_t{INT32_MAX});
+  for (const uint32_t blocks_per_seq : {264u, 8u}) {
+    const DecodeSplitChoice c = choose_decode_split({132, 1, blocks_per_seq, INT32_MAX});
+    EXPECT_GE(uint64_t{c.split_tokens} * c.max_splits, uint64_t{INT32_MAX});
+    EXPECT_EQ(c.max_splits, 264 / blocks_per_seq);
+  }
 }
 
 }  // namespace

@@ -33,11 +33,12 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
   out << (s.prefill ? "prefill" : "decode") << " heads " << s.q_heads << "/" << s.kv_heads
       << " dim " << s.dim << "/" << s.dim_v << " block " << s.block_size << " window " << s.window
       << " softcap " << s.softcap << (s.alibi ? " alibi" : "") << (s.sinks ? " sinks" : "")
-      << " layout " << static_cast<int>(s.layout) << (s.csr ? " csr" : "")
-      << (s.shared_prefix ? " shared" : "") << (s.padded_rows ? " padded_rows" : "") << " k "
-      << dtype_name(s.k_dtype) << " v " << dtype_name(s.v_dtype) << " q " << dtype_name(s.q_dtype)
-      << " out " << dtype_name(s.out_dtype) << " max_context " << s.max_context << " amplitude "
-      << s.amplitude << " v_offset " << s.v_offset << (s.aligned ? " aligned" : "")
+      << (s.sink_level != 0.f ? " far away" : "") << " layout " << static_cast<int>(s.layout)
+      << (s.csr ? " csr" : "") << (s.shared_prefix ? " shared" : "")
+      << (s.padded_rows ? " padded_rows" : "") << " k " << dtype_name(s.k_dtype) << " v "
+      << dtype_name(s.v_dtype) << " q " << dtype_name(s.q_dtype) << " out "
+      << dtype_name(s.out_dtype) << " max_context " << s.max_context << " amplitude " << s.amplitude
+      << " v_offset " << s.v_offset << (s.aligned ? " aligned" : "")
       << (s.kv_scales ? " scales" : "") << (s.kv_scale_per_head ? " per head" : "")
       << (s.tree_mask ? " tree_mask" : "") << " seqs (context:q_len)";
   for (const Sequence& q : s.seqs) out << " " << q.context << ":" << q.q_len;
@@ -68,8 +69,9 @@ AttentionCase::AttentionCase(const Shape& shape, uint64_t seed) : shape_(shape) 
   }
 }
 
-// Each new token's ancestors: itself, and those of a parent before it. Bits past the row's own
-// length and the bytes between are set: nobody may look.
+// Each new token's ancestors: itself, and those of a parent before it; some have none, and are the
+// root of another tree. Bits past the row's own length and the bytes between are set: nobody may
+// look.
 void AttentionCase::make_tree_mask(Rng& rng) {
   uint32_t longest = 1;
   for (const Sequence& s : shape_.seqs) longest = std::max(longest, s.q_len);
@@ -79,11 +81,12 @@ void AttentionCase::make_tree_mask(Rng& rng) {
     const uint32_t n = shape_.seqs[s].q_len;
     for (uint32_t i = 0; i < n; ++i) {
       uint8_t* row = tree_mask_.data() + (cu_q_lens_[s] + int64_t{i}) * mask_stride_;
-      const uint32_t parent = i == 0 ? 0 : rng.below(i);
+      const bool root = i == 0 || rng.one_in(5);
+      const uint32_t parent = root ? 0 : rng.below(i);
       for (uint32_t j = 0; j < n; ++j) {
         const uint8_t* of_parent =
             tree_mask_.data() + (cu_q_lens_[s] + int64_t{parent}) * mask_stride_;
-        const bool seen = j == i || (i > 0 && j < i && (of_parent[j / 8] >> (j % 8) & 1) != 0);
+        const bool seen = j == i || (!root && j < i && (of_parent[j / 8] >> (j % 8) & 1) != 0);
         const auto bit = static_cast<uint8_t>(1u << (j % 8));
         row[j / 8] = static_cast<uint8_t>(seen ? row[j / 8] | bit : row[j / 8] & ~bit);
       }
@@ -133,17 +136,32 @@ void AttentionCase::make_tables(Rng& rng) {
   block_begin_.push_back(static_cast<int32_t>(block_ids_.size()));
 }
 
+AttentionCase::Strides AttentionCase::strides_of(uint32_t dim) const {
+  const int64_t heads = shape_.kv_heads, tokens = shape_.block_size, row = dim;
+  switch (shape_.layout) {
+    case Layout::kHnd:
+      return {heads * tokens * row, row, tokens * row};
+    case Layout::kPaddedNhd:
+      return {tokens * (heads * (row + 3) + 5) + 5, heads * (row + 3) + 5, row + 3};
+    case Layout::kOddHeads:
+      return {tokens * heads * (row + 4), heads * (row + 4), row + 4};
+    case Layout::kOddTokens:
+      return {tokens * (heads * row + 4), heads * row + 4, row};
+    case Layout::kOddBlocks:
+      return {tokens * heads * row + 4, heads * row, row};
+    case Layout::kHeadsFirst:
+      return {tokens * row, row, num_blocks_ * tokens * row};
+    default:
+      return {tokens * heads * row, heads * row, row};
+  }
+}
+
 void AttentionCase::make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset,
                                Strides* strides, Elements* to) {
-  const int64_t heads = shape_.kv_heads, tokens = shape_.block_size;
-  const int64_t row = shape_.layout == Layout::kPaddedNhd ? int64_t{dim} + 3 : int64_t{dim};
-  if (shape_.layout == Layout::kHnd) {
-    *strides = {heads * tokens * row, row, tokens * row};
-  } else {
-    const int64_t pad = shape_.layout == Layout::kPaddedNhd ? 5 : 0;
-    *strides = {tokens * (heads * row + pad) + pad, heads * row + pad, row};
-  }
-  *to = Elements(dtype, num_blocks_ * strides->block, kNanByte, shape_.aligned);
+  const int64_t heads = shape_.kv_heads;
+  *strides = strides_of(dim);
+  const int64_t outer = shape_.layout == Layout::kHeadsFirst ? heads : 1;
+  *to = Elements(dtype, outer * num_blocks_ * strides->block, kNanByte, shape_.aligned);
   for (uint32_t s = 0; s < shape_.seqs.size(); ++s) {
     for (uint32_t j = first_visible(s); j < shape_.seqs[s].context; ++j) {
       const int64_t block = tables_[size_t{s} * row_blocks_ + j / shape_.block_size];
@@ -179,7 +197,7 @@ void AttentionCase::make_rows(Rng& rng) {
   for (uint32_t h = 0; h < shape_.q_heads; ++h) {
     slopes_.push_back(
         std::exp2(-8.f * static_cast<float>(h + 1) / static_cast<float>(shape_.q_heads)));
-    sinks_.push_back(2.f * rng.uniform());
+    sinks_.push_back(shape_.sink_level + 2.f * rng.uniform());
   }
 }
 

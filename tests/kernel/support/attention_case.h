@@ -25,7 +25,8 @@
 
 namespace radixattn::test {
 
-enum class Layout { kNhd, kHnd, kPaddedNhd };
+// The last four: one stride alone is no multiple of 16 bytes, and heads outside of the blocks.
+enum class Layout { kNhd, kHnd, kPaddedNhd, kOddHeads, kOddTokens, kOddBlocks, kHeadsFirst };
 
 struct Sequence {
   uint32_t context = 1;
@@ -42,6 +43,7 @@ struct Shape {
   uint32_t window = 0;
   float softcap = 0.f;
   bool alibi = false, sinks = false;
+  float sink_level = 0.f;  // of the sinks, in the unit of scores: far above or below them
   Layout layout = Layout::kNhd;
   bool csr = false;
   bool shared_prefix = false;  // sequences begin with the same blocks where both have them
@@ -107,6 +109,7 @@ class AttentionCase {
     int64_t block, token, head;
   };
   void make_tables(Rng& rng);
+  Strides strides_of(uint32_t dim) const;
   void make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset, Strides* strides,
                   Elements* to);
   void make_rows(Rng& rng);

@@ -8,6 +8,9 @@
 
 #include "backend/reference/numeric.h"
 #include "radixattn.h"
+#ifdef RADIX_SIMT_MSAN
+#include <sanitizer/msan_interface.h>
+#endif
 
 namespace radixattn::test {
 
@@ -40,7 +43,14 @@ class Elements {
   int64_t size() const {
     return static_cast<int64_t>((bytes_.size() - offset_) / element_bytes(dtype_));
   }
-  double get(int64_t i) const { return reference::load_element(data(), dtype_, i); }
+  double get(int64_t i) const {
+#ifdef RADIX_SIMT_MSAN  // what a kernel has written must come from something
+    const auto n = static_cast<int64_t>(element_bytes(dtype_));
+    __msan_check_mem_is_initialized(static_cast<const char*>(data()) + i * n,
+                                    element_bytes(dtype_));
+#endif
+    return reference::load_element(data(), dtype_, i);
+  }
   void set(int64_t i, double x) { reference::store_element(data(), dtype_, i, x); }
   void fill(uint8_t byte) { std::memset(bytes_.data(), byte, bytes_.size()); }
   bool is_filled_with(int64_t i, uint8_t byte) const {

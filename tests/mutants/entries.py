@@ -1,0 +1,51 @@
+"""What an entry of the catalogue is, and the test programs that entries name."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Program:
+    """A test program: its own source, and those of what it tests."""
+    test: str
+    sources: list
+    emulated: bool = True  # with the emulator and the kernel tests' support
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    program: str
+    bug: str
+    text: str
+    new: str
+    sees: str = ""  # a GoogleTest filter; "": the whole program
+    under: str = ""  # asan, ubsan, tsan or msan
+    equivalent: str = ""
+
+    def name(self):
+        return f"{self.file.rsplit('/', 1)[-1]}: {self.bug}"
+
+
+KERNELS = "cuda/kernels/"
+ATTENTION = [KERNELS + "decode.cu", KERNELS + "merge.cu", KERNELS + "attention_f32.cu"]
+PROGRAMS = {
+    "decode": Program("tests/simt/decode_test.cpp", ATTENTION),
+    "prefill": Program("tests/simt/prefill_test.cpp", [KERNELS + "prefill.cu", *ATTENTION]),
+    "merge": Program("tests/simt/merge_test.cpp", [KERNELS + "merge.cu"]),
+    "rope": Program("tests/simt/rope_append_test.cpp",
+                    [KERNELS + "rope_append.cu", "src/plan/rope_frequencies.cpp"]),
+    "copy": Program("tests/simt/copy_test.cpp", [KERNELS + "copy.cu"]),
+    "wrappers": Program("tests/simt/wrappers_test.cpp", []),
+    "copy_batches": Program("tests/unit/copy_batches_test.cpp", ["src/plan/copy_batches.cpp"], False),
+    "decode_schedule": Program("tests/unit/decode_schedule_test.cpp",
+                               ["src/plan/decode_schedule.cpp"], False),
+    "decode_split": Program("tests/unit/decode_split_test.cpp", ["src/plan/decode_split.cpp"], False),
+}
+
+
+def plant(file, program, *entries):
+    """The entries of one file, for one test program where they name no other."""
+    return [Mutant(file, e.pop("program", program), *texts, **e) for texts, e in entries]
+
+
+def bug(what, text, new, sees="", **more):
+    return (what, text, new, sees), more
