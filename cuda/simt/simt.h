@@ -174,11 +174,11 @@ RADIX_DEVICE void cp_async_commit() {
 }
 // Waits until at most N groups of this thread are in flight. Others see the data after a barrier.
 template <int N>
-RADIX_DEVICE void cp_async_wait() {
+RADIX_DEVICE void cp_async_wait(RADIX_LOC0) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 #elif defined(RADIX_SIMT_EMU)
-  emu::cp_async_wait(N);
+  emu::cp_async_wait(N, RADIX_HERE);
 #endif
 }
 

@@ -17,6 +17,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #undef __global__
 #undef __device__
@@ -62,7 +63,8 @@ struct Config {
 extern Config cfg;
 
 struct Stats {
-  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async;
+  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async,
+      wgmma;
 };
 extern Stats stats;
 
@@ -75,6 +77,20 @@ extern Tls* cur;
 
 using Fn = void (*)(void*);
 void run(dim3 grid, dim3 block, size_t smem, Fn fn, void* ctx, const char* name);
+
+// Fault injection: the emulator notes every place of a synchronisation, and leaves one out if told
+// to. A test that does so for each place in turn shows that none can be missing unnoticed.
+struct SyncSite {
+  const char* what = "";
+  const char* file = "";
+  int line = 0;
+  bool operator==(const SyncSite& o) const {
+    return line == o.line && strcmp(what, o.what) == 0 && strcmp(file, o.file) == 0;
+  }
+};
+extern std::vector<SyncSite>* sync_sites;  // where new places are noted, or null
+extern const SyncSite* left_out;           // the one that does nothing, or null
+bool leave_out(const char* what, const char* f, int l);
 
 // memory
 unsigned char* dyn_smem();
@@ -133,7 +149,8 @@ inline void cp_async(void* dst, const void* src, unsigned bytes, unsigned src_by
     static_cast<volatile unsigned char*>(dst)[i] = 0xFF;  // instrumented write
   cp_async_note(dst, tmp, bytes, f, l);
 }
-inline void cp_async_wait(int keep) {
+inline void cp_async_wait(int keep, const char* f, int l) {
+  if (leave_out("cp_async_wait", f, l)) return;
   CpAsync c[32];
   for (int n; (n = cp_async_take(keep, c, 32)) > 0;)
     for (int k = 0; k < n; k++) {

@@ -112,7 +112,9 @@ static std::string deadlock_report() {
     std::string k = t.st == St::done ? "returned"
                     : t.st == St::warp
                         ? std::string("waits in ") + op_name[int(t.op)] + " at " + loc(t.f, t.l)
-                        : "waits in a block barrier at " + loc(t.f, t.l);
+                    : t.st == St::mbarrier ? "waits for an mbarrier at " + loc(t.f, t.l)
+                    : t.st == St::wgmma    ? "waits in wgmma.wait_group at " + loc(t.f, t.l)
+                                           : "waits in a block barrier at " + loc(t.f, t.l);
     g[k].push_back(i);
   }
   std::string s = "deadlock:";
@@ -150,6 +152,7 @@ static void entry() {
     current.fn(current.ctx);
     if (!t.open.empty() || !t.groups.empty())
       fail("thread returned with cp.async groups that were never waited for", "", 0);
+    check_hopper_at_return();
   } catch (Error& e) {
     current.error = e.what();
   }
@@ -186,7 +189,8 @@ static void ensure(unsigned n) {
   if (!fresh) return;
   Quiet q;
 #ifdef RADIX_SIMT_ASAN
-  // munmap leaves ASan's marks: the next mapping at these addresses, ours or not, would inherit them.
+  // munmap leaves ASan's marks: the next mapping at these addresses, ours or not, would inherit
+  // them.
   if (slab) __asan_unpoison_memory_region(slab, slab_size);
 #endif
   if (slab) munmap(slab, slab_size);
@@ -252,6 +256,7 @@ void fresh_fiber(Fiber& t, const Tls& tls) {
   t.tls = tls;
   t.open.clear();
   t.groups.clear();
+  t.unfenced.clear();
   t.fake = nullptr;
   t.wait_on = nullptr;
   t.fenced = false;
@@ -275,6 +280,7 @@ void fresh_block(uint3 bid, dim3 grid, dim3 bdim, size_t smem) {
   current.alive = n;
   current.stat.clear();
   current.seen.clear();
+  reset_hopper();
   for (unsigned i = 0; i < n; i++) {
     const uint3 tid = {i % bdim.x, i / bdim.x % bdim.y, i / bdim.x / bdim.y};
     fresh_fiber(*current.fib[i], Tls{tid, bid, bdim, grid, i % 32, i / 32, i});
