@@ -26,6 +26,7 @@
 #else
 #define RADIX_LOC
 #define RADIX_LOC0
+#define RADIX_PASS
 #define RADIX_DYN_SMEM(name) extern __shared__ __align__(1024) unsigned char name[]
 #define RADIX_SHARED(type, name) __shared__ ::radixattn::simt::Same<type> name
 #define RADIX_UNROLL _Pragma("unroll")
@@ -35,8 +36,10 @@
 #ifdef __CUDACC__
 #define RADIX_ROLLED \
   _Pragma("unroll 1")  // rare work: registers and code are worth more than its speed
+#define RADIX_UNROLL_TWICE _Pragma("unroll 2")
 #else
 #define RADIX_ROLLED
+#define RADIX_UNROLL_TWICE
 #endif
 #define RADIX_DEVICE __device__ __forceinline__
 
@@ -149,6 +152,16 @@ RADIX_DEVICE uint32_t smem_u32(const void* p) {
 #else
   (void)p;
   return 0;
+#endif
+}
+
+// 16 bytes to shared memory in one access: places there are aligned, which a char pointer does not
+// say.
+RADIX_DEVICE void store_piece(void* to, const uint32_t (&words)[4] RADIX_LOC) {
+#ifdef RADIX_SIMT_EMU
+  emu::store_piece(to, words, RADIX_HERE);
+#else
+  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 #endif
 }
 

@@ -5,7 +5,7 @@
 // leave themselves out by kHasWgmma; under RADIX_SIMT_EMU the emulator's (tests/simt/hopper.h).
 //
 // The async proxy. A wgmma reads its operands of shared memory past the caches' order of ordinary
-// accesses: whoever writes an operand (cp_async16 and its wait, or store_operand) calls
+// accesses: whoever writes an operand (cp_async16 and its wait, or store_piece) calls
 // fence_proxy_async afterwards and before the barrier that hands the operand on.
 //
 // A product runs on after it was issued. wgmma_fence stands between the last touch of its registers
@@ -91,15 +91,6 @@ RADIX_DEVICE void fence_proxy_async(RADIX_LOC0) {
 #endif
 }
 
-// 16 bytes of an operand that do not come by cp_async16.
-RADIX_DEVICE void store_operand(void* to, const uint32_t (&words)[4] RADIX_LOC) {
-#ifdef RADIX_SIMT_EMU
-  emu::store_operand(to, words, RADIX_HERE);
-#else
-  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
-#endif
-}
-
 // Bytes from a chunk's start to piece c (0..7) of row r.
 RADIX_DEVICE int operand_piece(int r, int c) { return r * 128 + (c ^ (r & 7)) * 16; }
 
@@ -123,6 +114,11 @@ RADIX_DEVICE uint64_t n_major_operand(const void* p, unsigned chunk_bytes RADIX_
          static_cast<uint64_t>(chunk_bytes >> 4) << 16 | uint64_t{1024 >> 4} << 32 |
          uint64_t{1} << 62;
 #endif
+}
+
+// The descriptor of an operand that begins `bytes` (a multiple of 16) further on.
+RADIX_DEVICE uint64_t advance(uint64_t operand, int bytes) {
+  return operand + static_cast<uint64_t>(bytes / 16);
 }
 
 // ---- products -----------------------------------------------------------------------------------
@@ -159,6 +155,16 @@ RADIX_DEVICE void pin(float (&d)[N][4]) {
     asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
 #else
   (void)d;
+#endif
+}
+template <int N>
+RADIX_DEVICE void pin(uint32_t (&a)[N][4]) {
+#if defined(RADIX_SM90A)
+  RADIX_UNROLL
+  for (int i = 0; i < N; ++i)
+    asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
+#else
+  (void)a;
 #endif
 }
 

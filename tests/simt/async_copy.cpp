@@ -1,6 +1,5 @@
 // cp.async: the data arrive at the wait, not before.
 #include "emu_internal.h"
-#include "hopper.h"
 
 namespace radixattn::simt::emu {
 
@@ -26,7 +25,7 @@ void cp_async_note(void* dst, const void* data, unsigned bytes, const char*, int
   for (unsigned i = 0; i < bytes; i++) c.data[i] = static_cast<const unsigned char*>(data)[i];
   smem_inflight(dst, bytes);
   Quiet q;
-  if (bytes == 16) operand_in_flight(dst);
+  if (bytes == 16) piece_in_flight(dst);
   me->open.push_back(c);
 }
 void cp_async_commit() {
@@ -41,7 +40,7 @@ int cp_async_take(int keep, CpAsync* out, int max) {
   while (int(g.size()) > keep && n < max) {
     auto& v = g.front();
     for (; !v.empty() && n < max; v.pop_back()) {
-      if (v.back().bytes == 16) operand_written(v.back().dst);
+      if (v.back().bytes == 16) piece_written(v.back().dst);
       out[n++] = v.back();
     }
     if (v.empty()) g.pop_front();

@@ -108,6 +108,13 @@ inline Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+inline bool has_wgmma() { return true; }
+inline Launcher prefill_wgmma_launcher() {
+  return [](const AttentionParams& p) {
+    return emulated([&] { return cuda::launch_prefill_wgmma(p, nullptr); });
+  };
+}
+
 inline radix_status rope_append_on_device(const RopeAppendParams& p) {
   return emulated([&] { return cuda::launch_rope_append(p, rope_frequencies(p), nullptr); });
 }
@@ -133,6 +140,8 @@ inline void set_schedule(int i) {
 
 Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
+bool has_wgmma();  // sm_90
+Launcher prefill_wgmma_launcher();
 radix_status rope_append_on_device(const RopeAppendParams& p);
 radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
 radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);

@@ -41,6 +41,7 @@
 #define RADIX_LOC , const char *simt_file = __builtin_FILE(), int simt_line = __builtin_LINE()
 #define RADIX_LOC0 const char *simt_file = __builtin_FILE(), int simt_line = __builtin_LINE()
 #define RADIX_HERE simt_file, simt_line
+#define RADIX_PASS , simt_file, simt_line  // of a helper that names its caller
 
 namespace radixattn::simt::emu {
 
@@ -137,6 +138,15 @@ int cp_async_take(int keep_groups, CpAsync* out, int max);
 void smem_inflight(void* p, size_t n);  // ASan: any access is an error until ...
 void smem_arrived(void* p, size_t n);   // ... this
 void check_smem(const void* p, size_t n, size_t align, const char* what, const char* f, int l);
+
+// Pieces of shared memory that a wgmma may read later: 16 bytes, aligned (hopper.cpp).
+void piece_in_flight(const void* piece);  // until its cp.async is waited for
+void piece_written(const void* piece);    // by this thread
+inline void store_piece(void* to, const uint32_t (&words)[4], const char* f, int l) {
+  check_smem(to, 16, 16, "store_piece", f, l);
+  for (int i = 0; i < 4; i++) static_cast<uint32_t*>(to)[i] = words[i];  // instrumented
+  piece_written(to);
+}
 
 inline void cp_async(void* dst, const void* src, unsigned bytes, unsigned src_bytes, const char* f,
                      int l) {

@@ -7,9 +7,8 @@ namespace radixattn::simt::emu {
 
 namespace {
 
-constexpr unsigned kGroupThreads = 128;   // of a warpgroup
-constexpr size_t kPiece = 16;             // bytes; what is written and looked at as one
-constexpr int kRegistersPerThread = 512;  // that warpgroups share: 64 K / 128
+constexpr unsigned kGroupThreads = 128;  // of a warpgroup
+constexpr size_t kPiece = 16;            // bytes; what is written and looked at as one
 
 // ---- mbarriers ----
 struct Mbarrier {
@@ -311,10 +310,10 @@ void mbarrier_wait(uint64_t* barrier, unsigned parity, const char* f, int l) {
 
 // ---- the async proxy ----
 
-void operand_in_flight(const void* p) {
+void piece_in_flight(const void* p) {
   if (PieceState* piece = piece_of(p)) piece->state = Piece::in_flight;
 }
-void operand_written(const void* p) {
+void piece_written(const void* p) {
   PieceState* piece = piece_of(p);
   if (piece == nullptr) return;
   const auto writer = uint16_t(me->tls.linear);
@@ -399,14 +398,16 @@ void wgmma_wait(int keep, const char* f, int l) {
   }
 }
 
-// Every thread of a warpgroup asks; all warpgroups together can have what the SM has.
+// Every thread of a warpgroup asks. All warpgroups together can have what the block began with: at
+// most the SM's 64 K registers in equal, even parts.
 void set_max_registers(int n, const char* f, int l) {
   if (n % 8 != 0 || n < 24 || n > 256)
     fail("setmaxnreg: not a multiple of 8 from 24 to 256: " + std::to_string(n), f, l);
   groups[me->tls.linear / kGroupThreads].registers = n;
   int all = 0;
   for (const Warpgroup& g : groups) all += g.registers;
-  if (all > kRegistersPerThread)
+  const int begin = std::min(65536 / int(current.nthreads) / 8 * 8, 248);
+  if (all > begin * int(current.nthreads / kGroupThreads))
     fail("setmaxnreg: the warpgroups ask for " + std::to_string(all) + " registers a thread", f, l);
 }
 

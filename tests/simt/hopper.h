@@ -16,13 +16,6 @@ void mbarrier_arrive(uint64_t* barrier, const char* f, int l);
 void mbarrier_wait(uint64_t* barrier, unsigned parity, const char* f, int l);
 
 void fence_proxy_async(const char* f, int l);
-void operand_in_flight(const void* piece);  // 16 bytes that a cp.async will write
-void operand_written(const void* piece);    // by this thread, for the generic proxy
-inline void store_operand(void* to, const uint32_t (&words)[4], const char* f, int l) {
-  check_smem(to, 16, 16, "store_operand", f, l);
-  memcpy(to, words, 16);  // instrumented
-  operand_written(to);
-}
 
 struct Wgmma {
   float* d;           // [n / 2] of this thread

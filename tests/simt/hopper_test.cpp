@@ -51,7 +51,7 @@ RADIX_DEVICE void store_small(unsigned char* to, int rows, int columns, int salt
       words[w] = Pair<T>::pack(static_cast<float>(small(r, j, salt)),
                                static_cast<float>(small(r, j + 1, salt)));
     }
-    store_operand(to + c / 8 * rows * 128 + operand_piece(r, c % 8), words);
+    store_piece(to + c / 8 * rows * 128 + operand_piece(r, c % 8), words);
   }
 }
 
@@ -96,7 +96,8 @@ __global__ void values_kernel(float* out) {
   for (int step = 0; step < 2; ++step)
     for (int i = 0; i < 4; ++i) {
       const int r = row + i % 2 * 8, c = step * 16 + lane % 4 * 2 + i / 2 * 8;
-      a[step][i] = Pair<T>::pack(3.f * small(r, c, 3), 3.f * small(r, c + 1, 3));
+      a[step][i] = Pair<T>::pack(static_cast<float>(3 * small(r, c, 3)),
+                                 static_cast<float>(3 * small(r, c + 1, 3)));
     }
   float d[N][4] = {};
   wgmma_fence();
@@ -170,7 +171,7 @@ __global__ void product_kernel(Wrong wrong, float* out) {
     if (wrong == Wrong::plain_store && i == 77) {
       memcpy(smem + i * 16, words, 16);
     } else {
-      store_operand(smem + i * 16, words);
+      store_piece(smem + i * 16, words);
     }
   }
   if (wrong != Wrong::no_proxy_fence || threadIdx.x != 99) fence_proxy_async();

@@ -136,11 +136,13 @@ void AttentionCase::make_tables(Rng& rng) {
 void AttentionCase::make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset,
                                Strides* strides, Elements* to) {
   const int64_t heads = shape_.kv_heads, tokens = shape_.block_size;
-  const int64_t row = shape_.layout == Layout::kPaddedNhd ? int64_t{dim} + 3 : int64_t{dim};
+  const bool odd = shape_.layout == Layout::kPaddedNhd;
+  const bool even = shape_.layout == Layout::kAlignedPaddedNhd;
+  const int64_t row = int64_t{dim} + (odd ? 3 : even ? 16 : 0);
   if (shape_.layout == Layout::kHnd) {
     *strides = {heads * tokens * row, row, tokens * row};
   } else {
-    const int64_t pad = shape_.layout == Layout::kPaddedNhd ? 5 : 0;
+    const int64_t pad = odd ? 5 : even ? 48 : 0;
     *strides = {tokens * (heads * row + pad) + pad, heads * row + pad, row};
   }
   *to = Elements(dtype, num_blocks_ * strides->block, kNanByte, shape_.aligned);

@@ -25,7 +25,8 @@
 
 namespace radixattn::test {
 
-enum class Layout { kNhd, kHnd, kPaddedNhd };
+// Padded: gaps between heads, tokens and blocks, of odd sizes or of multiples of 16 bytes.
+enum class Layout { kNhd, kHnd, kPaddedNhd, kAlignedPaddedNhd };
 
 struct Sequence {
   uint32_t context = 1;
