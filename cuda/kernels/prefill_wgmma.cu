@@ -15,8 +15,9 @@
 //                                              two stages          +------------------------------+
 //
 // K and V have a ring each: full[stage] ends a phase when all 64 threads that write the stage have
-// waited for their copies and fenced them for the async proxy, empty[stage] when all 8 warps that
-// read it are done. A stage of K is free as soon as its scores exist, one of V a tile later:
+// waited for their copies and fenced them for the async proxy, empty[stage] when all warps that
+// read it (8; 4 when the second warpgroup has no rows) are done. A stage of K is free as soon as
+// its scores exist, one of V a tile later:
 //
 //   tile        K ring            V ring            a warpgroup that computes
 //    t          S(t) = Q K(t)                       issued first, waited for first
@@ -44,6 +45,7 @@ constexpr int kTile = 128;              // tokens
 constexpr int kLoaders = 64;            // threads that bring K in, or V
 constexpr int kWarpTokens = kTile / 2;  // that one warp of them brings
 constexpr int kStages = 2;
+static_assert(kGroupRows <= kTile && kConsumers == 2);  // attend and consume count on it
 // Registers a thread: what the producers do not need, the others have for S, P and O.
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <=
@@ -219,15 +221,6 @@ RADIX_DEVICE void release(uint64_t* empty RADIX_LOC) {
   if (threadIdx.x % 32 == 0) mbarrier_arrive(empty RADIX_PASS);
 }
 
-// A tile that the block needs, but not this warpgroup: its turn passes.
-template <int D>
-RADIX_DEVICE void skip(Shared<D>* shared, int i) {
-  mbarrier_wait(&shared->k_ring.full[stage_of(i)], parity_of(i));
-  release(&shared->k_ring.empty[stage_of(i)]);
-  mbarrier_wait(&shared->v_ring.full[stage_of(i)], parity_of(i));
-  release(&shared->v_ring.empty[stage_of(i)]);
-}
-
 // Uses [begin, end) of the rings, which this warpgroup's rows see.
 template <class T, int D>
 RADIX_DEVICE void attend(const AttentionParams& p, const Work& w, const Rows& rows,
@@ -251,12 +244,11 @@ RADIX_DEVICE void attend(const AttentionParams& p, const Work& w, const Rows& ro
     stage = stage_of(i);
     mbarrier_wait(&k_ring.full[stage], parity_of(i));
     tokens = read_tokens(*shared, first_tile + i, stage);
+    mbarrier_wait(&v_ring.full[before], parity_of(i - 1));
     pin(o);
     pin(weights);
     wgmma_fence();
     issue_scores<T, D>(q, shared->k[stage], s);
-    mbarrier_wait(&v_ring.full[before], parity_of(i - 1));
-    wgmma_fence();  // what waits in a loop makes the compiler ask for it again
     issue_values<T, D>(weights, shared->v[before], o);
     wgmma_wait<1>();
     pin(s);
@@ -275,7 +267,8 @@ RADIX_DEVICE void attend(const AttentionParams& p, const Work& w, const Rows& ro
   issue_values<T, D>(weights, shared->v[stage], o);
   wgmma_wait<0>();
   pin(o);
-  release(&v_ring.empty[stage]);
+  // NOTE: nobody waits for this stage again: kGroupRows <= kTile, so the block ends at most one
+  // tile after a warpgroup's own end.
 }
 
 template <class T, int D>
@@ -286,6 +279,7 @@ RADIX_DEVICE void consume(const AttentionParams& p, const Launch& launch, const 
   Work w = block;
   const auto before = static_cast<uint32_t>(group * kGroupRows);
   const uint32_t left = block.num_rows > before ? block.num_rows - before : 0;
+  if (left == 0) return;
   set_rows(p, block.first_row + before, left < kGroupRows ? left : kGroupRows, &w);
   load_queries<T>(p, w, launch.q_aligned, [q](int r, int c) {
     return q + c / 8 * Geometry<D>::kQueryChunk + operand_piece(r, c % 8);
@@ -305,9 +299,11 @@ RADIX_DEVICE void consume(const AttentionParams& p, const Launch& launch, const 
   }
   const Tiles all = tiles_of(block), mine = tiles_of(w);
   const int begin = mine.num > 0 ? mine.first - all.first : 0, end = begin + mine.num;
-  for (int i = 0; i < begin; ++i) skip(shared, i);
+  if (begin > 0) {  // for the same reason 1: the first tile goes back unseen
+    release(&shared->k_ring.empty[0]);
+    release(&shared->v_ring.empty[0]);
+  }
   if (begin < end) attend<T, D>(p, w, rows, all.first, begin, end, q, shared, &sums, o);
-  for (int i = end; i < all.num; ++i) skip(shared, i);
   write_rows<D>(p, w, rows, sums, o);
 }
 
@@ -324,9 +320,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     Work w;
     if (!find_work<kBlockRows>(p, &w)) return;
     if (threadIdx.x < kStages) {
+      const unsigned consumers = w.num_rows > kGroupRows ? kConsumers : 1;  // that have rows
       for (Ring* ring : {&shared->k_ring, &shared->v_ring}) {
         mbarrier_init(&ring->full[threadIdx.x], kLoaders);
-        mbarrier_init(&ring->empty[threadIdx.x], kConsumers * kWarpgroup / 32);
+        mbarrier_init(&ring->empty[threadIdx.x], consumers * kWarpgroup / 32);
       }
     }
     __syncthreads();

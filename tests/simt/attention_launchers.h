@@ -129,10 +129,10 @@ inline radix_status merge_on_device(const cuda::MergeParams& p) {
 }
 
 // Schedules that give the same bits if the kernel is right: orders of threads and blocks.
-inline int num_schedules() { return 3; }
+inline int num_schedules() { return 4; }
 inline void set_schedule(int i) {
   const simt::emu::Order orders[] = {simt::emu::Order::seq, simt::emu::Order::rev,
-                                     simt::emu::Order::rnd};
+                                     simt::emu::Order::rnd, simt::emu::Order::rank};
   simt::emu::cfg.order = orders[i];
 }
 

@@ -49,7 +49,9 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Order { seq, rev, rnd };
+// Who goes on when somebody waits: the first, the last, any, or the one of the warp that matters
+// most, by a random ranking (some warps run as far ahead as they can, others lag behind).
+enum class Order { seq, rev, rnd, rank };
 
 struct Config {
   Order order = Order::seq;

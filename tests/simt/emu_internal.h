@@ -88,6 +88,7 @@ struct Block {
   std::vector<Warp> warps;
   unsigned nthreads = 0, alive = 0;
   uint32_t ready_warps = 0;
+  uint64_t rank[32] = {};  // of warps, under Order::rank
   Bar bar[16];
   Fn fn = nullptr;
   void* ctx = nullptr;

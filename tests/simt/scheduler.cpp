@@ -84,9 +84,18 @@ static unsigned pick_bit(unsigned m) {
   unsigned rot = (m >> r) | (r ? m << (32 - r) : 0);
   return (unsigned(__builtin_ctz(rot)) + r) & 31;
 }
+static unsigned first_in_rank(unsigned warps) {
+  unsigned best = unsigned(__builtin_ctz(warps));
+  for (unsigned m = warps & (warps - 1); m != 0; m &= m - 1) {
+    const auto w = unsigned(__builtin_ctz(m));
+    if (current.rank[w] < current.rank[best]) best = w;
+  }
+  return best;
+}
 Fiber* next() {
   if (!current.ready_warps) return nullptr;
-  unsigned w = me && cfg.order != Order::rnd && (current.ready_warps >> me->tls.warp & 1)
+  unsigned w = cfg.order == Order::rank ? first_in_rank(current.ready_warps)
+               : me && cfg.order != Order::rnd && (current.ready_warps >> me->tls.warp & 1)
                    ? me->tls.warp
                    : pick_bit(current.ready_warps);
   return current.fib[w * 32 + pick_bit(current.warps[w].ready)].get();
@@ -277,6 +286,8 @@ void fresh_block(uint3 bid, dim3 grid, dim3 bdim, size_t smem) {
   current.warps.assign((n + 31) / 32, Warp{});
   memset(static_cast<void*>(current.bar), 0, sizeof current.bar);
   current.ready_warps = 0;
+  if (cfg.order == Order::rank)
+    for (uint64_t& r : current.rank) r = rnd();
   current.alive = n;
   current.stat.clear();
   current.seen.clear();
