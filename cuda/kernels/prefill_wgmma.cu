@@ -43,7 +43,7 @@ constexpr int kThreads = kWarpgroup * (1 + kConsumers);
 constexpr int kBlockRows = kGroupRows * kConsumers;
 constexpr int kTile = 128;              // tokens
 constexpr int kLoaders = 64;            // threads that bring K in, or V
-constexpr int kWarpTokens = kTile / 2;  // that one warp of them brings
+constexpr int kWarpTokens = kTile / 2;  // of one of their warps
 constexpr int kStages = 2;
 static_assert(kGroupRows <= kTile && kConsumers == 2);  // attend and consume count on it
 // Registers a thread: what the producers do not need, the others have for S, P and O.
@@ -108,7 +108,7 @@ RADIX_DEVICE void look_up(const AttentionParams& p, const Launch& launch, const 
   }
 }
 
-// The warp's 64 tokens to their place in a stage, which begins at `to`; zeros for those that do not
+// The warp's tokens to their place in a stage, which begins at `to`; zeros for those that do not
 // exist.
 template <class T, int D>
 RADIX_DEVICE void gather(const T* from, const int64_t (&at)[2], int first_row, unsigned char* to) {
@@ -314,7 +314,7 @@ template <class T, int D>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_wgmma_kernel(const __grid_constant__ AttentionParams p,
                          const __grid_constant__ Launch launch) {
-  if constexpr (kHasWgmma) {
+  if (kHasWgmma) {
     RADIX_DYN_SMEM(smem);
     auto* shared = reinterpret_cast<Shared<D>*>(smem);
     Work w;
@@ -338,6 +338,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       grow_registers<kConsumerRegisters>();
       consume<T, D>(p, launch, w, shared);
     }
+  } else {
+    trap();  // code for another architecture than the launch was made for
   }
 }
 

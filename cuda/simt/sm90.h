@@ -44,6 +44,13 @@ constexpr bool kHasWgmma = false;
 
 constexpr int kWarpgroup = 128;  // threads
 
+// Ends the kernel with an error.
+RADIX_DEVICE void trap() {
+#ifdef __CUDA_ARCH__
+  __trap();
+#endif
+}
+
 // ---- mbarriers: each phase ends with its last expected arrival ----------------------------------
 
 RADIX_DEVICE void mbarrier_init(uint64_t* barrier, unsigned arrivals RADIX_LOC) {

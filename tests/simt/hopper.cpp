@@ -277,6 +277,7 @@ void mbarrier_init(uint64_t* barrier, unsigned count, const char* f, int l) {
 #ifdef RADIX_SIMT_TSAN
   __tsan_write_range(barrier, 8);
 #endif
+  const Quiet quiet;
   for (const Mbarrier& m : mbarriers)
     if (m.key == barrier) fail("mbarrier initialised twice", f, l);
   mbarriers.push_back({barrier, count, count, 0});
@@ -316,6 +317,7 @@ void piece_in_flight(const void* p) {
 void piece_written(const void* p) {
   PieceState* piece = piece_of(p);
   if (piece == nullptr) return;
+  const Quiet quiet;
   const auto writer = uint16_t(me->tls.linear);
   if (piece->state != Piece::unfenced || piece->writer != writer)
     me->unfenced.push_back(uint32_t(piece - pieces.data()));
