@@ -155,8 +155,7 @@ RADIX_DEVICE uint32_t smem_u32(const void* p) {
 #endif
 }
 
-// 16 bytes to shared memory in one access: places there are aligned, which a char pointer does not
-// say.
+// 16 bytes in one access, to a place that is aligned to 16, which a char pointer does not say.
 RADIX_DEVICE void store_piece(void* to, const uint32_t (&words)[4] RADIX_LOC) {
 #ifdef RADIX_SIMT_EMU
   emu::store_piece(to, words, RADIX_HERE);

@@ -15,6 +15,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace radixattn::test::device {
 
@@ -31,7 +33,8 @@ extern Settings settings;
 struct Counters {
   int64_t allocations = 0, frees = 0, launches = 0, copies = 0, waits = 0;
   int64_t bytes_live = 0;
-  int32_t launched_on = -1;  // the device that was current at the last launch
+  std::vector<std::string> kernels;  // as the launches name them
+  int32_t launched_on = -1;          // the device that was current at the last launch
 };
 extern Counters counters;
 

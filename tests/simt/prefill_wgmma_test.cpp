@@ -48,9 +48,9 @@ class PrefillWgmma : public ::testing::TestWithParam<std::pair<int32_t, uint32_t
   }
 };
 
+// The other two are among the random cases.
 INSTANTIATE_TEST_SUITE_P(Kv, PrefillWgmma,
-                         ::testing::Values(std::pair(RADIX_BF16, 128u), std::pair(RADIX_F16, 128u),
-                                           std::pair(RADIX_BF16, 64u), std::pair(RADIX_F16, 64u)),
+                         ::testing::Values(std::pair(RADIX_BF16, 128u), std::pair(RADIX_F16, 64u)),
                          [](const auto& i) {
                            return dtype_name(i.param.first) + std::to_string(i.param.second);
                          });
@@ -63,16 +63,16 @@ TEST_P(PrefillWgmma, EmptySequencesGiveZerosAndMinusInfinity) {
 }
 
 TEST_P(PrefillWgmma, LengthsAroundTilesRowsAndBlocks) {
-  for (const uint32_t block : {1u, 5u, 16u, 64u, 256u}) {
-    Shape s = shape({{1, 1}, {63, 63}, {64, 31}, {127, 2}, {128, 33}, {129, 65}, {257, 64}});
+  for (const uint32_t block : {1u, 5u, 16u, 256u}) {
+    Shape s = shape({{1, 1}, {63, 32}, {64, 31}, {127, 2}, {128, 33}, {129, 65}, {257, 1}});
     s.block_size = block;
     check(s);
   }
 }
 
 TEST_P(PrefillWgmma, MoreTilesThanStages) {
-  Shape s = shape({{700, 150}, {513, 1}, {384, 129}});
-  check(s);
+  check(shape({{513, 3}, {384, 65}}));
+  Shape s = shape({{650, 130}});
   s.q_heads = 1;
   check(s);
 }
@@ -89,9 +89,9 @@ TEST_P(PrefillWgmma, GroupsOfEverySize) {
 
 // Tiles that one warpgroup of a block needs and the other does not, at both ends.
 TEST_P(PrefillWgmma, WarpgroupsOfABlockSeeDifferentTiles) {
-  Shape s = shape({{772, 128}, {830, 256}});
+  Shape s = shape({{392, 129}});
   s.q_heads = 1;
-  for (const uint32_t window : {1u, 64u, 127u, 128u, 129u, 190u, 4000000000u}) {
+  for (const uint32_t window : {1u, 64u, 128u, 129u, 190u, 4000000000u}) {
     s.window = window;
     check(s);
   }
@@ -195,9 +195,9 @@ void random_case(uint64_t seed) {
   s.kv_heads = rng.between(1, 2);
   s.q_heads = s.kv_heads * rng.pick(groups);
   for (uint32_t n = rng.between(1, 3); n > 0; --n) {
-    const uint32_t context = rng.below(600);
+    const uint32_t context = rng.below(450);
     s.seqs.push_back(
-        {context, rng.one_in(6) ? context + 2 : rng.below(std::min(context, 200u) + 1)});
+        {context, rng.one_in(6) ? context + 2 : rng.below(std::min(context, 140u) + 1)});
   }
   s.block_size = rng.pick(blocks);
   s.layout = rng.pick(layouts);
@@ -218,7 +218,7 @@ void random_case(uint64_t seed) {
 
 TEST(PrefillWgmmaRandom, MatchesTheReference) {
   if (!has_wgmma()) GTEST_SKIP() << "this device has no wgmma: expected sm_90";
-  for_random_cases("cuda prefill wgmma", 25, random_case);
+  for_random_cases("cuda prefill wgmma", 16, random_case);
 }
 
 #if defined(RADIX_SIMT_EMU) && !defined(__SANITIZE_ADDRESS__) && !defined(RADIX_SIMT_TSAN)
