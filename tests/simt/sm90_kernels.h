@@ -102,7 +102,8 @@ __global__ void wgmma_rs_kernel(const uint32_t* in, uint32_t* out) {
 }
 
 // Two warpgroups: one hands four tiles of 256 words over through a ring of two stages.
-__global__ void mbarrier_kernel(const uint32_t* in, uint32_t* out) {
+__global__ void __launch_bounds__(2 * kWarpgroup, 1)
+    mbarrier_kernel(const uint32_t* in, uint32_t* out) {
   RADIX_DYN_SMEM(smem);
   if (kHasWgmma) {
     auto* full = reinterpret_cast<uint64_t*>(smem + 2048);
