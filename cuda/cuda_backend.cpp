@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "plan/copy_batches.h"
 #include "plan/decode_split.h"
+#include "plan/prefill_choice.h"
 
 namespace radixattn::cuda {
 namespace {
@@ -133,7 +134,10 @@ radix_status CudaBackend::prefill(const AttentionParams& p, radix_stream stream)
     return fail(RADIX_E_UNSUPPORTED, "num_seqs is %u: expected at most %u on CUDA", p.num_seqs,
                 kMaxGrid);
   }
-  return launch("prefill", [&] { return launch_prefill(p, limits_, stream); });
+  const bool wgmma = limits_.wgmma && prefill_runs_on_wgmma(p);
+  return launch("prefill", [&] {
+    return wgmma ? launch_prefill_wgmma(p, stream) : launch_prefill(p, limits_, stream);
+  });
 }
 
 radix_status CudaBackend::rope_append(const RopeAppendParams& p, radix_stream stream) {

@@ -38,6 +38,9 @@ radix_status device_limits(int32_t device, DeviceLimits* out) {
   out->num_sms = static_cast<uint32_t>(sms);
   out->smem_per_block = static_cast<uint32_t>(per_block);
   out->smem_per_sm = static_cast<uint32_t>(per_sm);
+#ifdef RADIXATTN_SM90A  // the build's list of architectures has it
+  out->wgmma = out->arch == 90;
+#endif
   if (out->arch >= 75) return RADIX_OK;
   return fail(RADIX_E_UNSUPPORTED, "device %d has compute capability %d.%d: expected 7.5 or newer",
               device, major, minor);

@@ -27,6 +27,7 @@ struct DeviceLimits {
   uint32_t num_sms = 0;
   uint32_t smem_per_block = 0;  // bytes that a block can have after opting in
   uint32_t smem_per_sm = 0;
+  bool wgmma = false;  // sm_90, and the build has code for sm_90a
 };
 
 // How decode is cut: range i of a sequence is positions [i*split_tokens, (i+1)*split_tokens) of it,
@@ -55,6 +56,9 @@ Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const De
 Error launch_decode_merge(const AttentionParams& p, const DecodeSplit& split, Stream stream);
 
 Error launch_prefill(const AttentionParams& p, const DeviceLimits& device, Stream stream);
+// The same on sm_90a's products of warpgroups, for what prefill_runs_on_wgmma
+// (plan/prefill_choice.h) allows.
+Error launch_prefill_wgmma(const AttentionParams& p, Stream stream);
 
 // Either of the two for K/V in f32, on plain multiply-adds; decode when cu_q_lens is null.
 Error launch_attention_f32(const AttentionParams& p, Stream stream);

@@ -159,11 +159,7 @@ RADIX_DEVICE int swizzled(int r, int c) {
   return r * kChunks + (c ^ ((r >> 1) & (kChunks - 1)));
 }
 
-// A piece written, a word read: one access each. Places in shared memory are aligned, which a char
-// pointer does not say.
-RADIX_DEVICE void store_piece(void* to, const uint32_t (&words)[4]) {
-  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
-}
+// One access: places in shared memory are aligned, which a char pointer does not say.
 RADIX_DEVICE uint32_t load_word(const unsigned char* from) {
   return *reinterpret_cast<const uint32_t*>(from);
 }

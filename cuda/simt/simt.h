@@ -26,6 +26,7 @@
 #else
 #define RADIX_LOC
 #define RADIX_LOC0
+#define RADIX_PASS
 #define RADIX_DYN_SMEM(name) extern __shared__ __align__(1024) unsigned char name[]
 #define RADIX_SHARED(type, name) __shared__ ::radixattn::simt::Same<type> name
 #define RADIX_UNROLL _Pragma("unroll")
@@ -35,8 +36,10 @@
 #ifdef __CUDACC__
 #define RADIX_ROLLED \
   _Pragma("unroll 1")  // rare work: registers and code are worth more than its speed
+#define RADIX_UNROLL_TWICE _Pragma("unroll 2")
 #else
 #define RADIX_ROLLED
+#define RADIX_UNROLL_TWICE
 #endif
 #define RADIX_DEVICE __device__ __forceinline__
 
@@ -152,6 +155,15 @@ RADIX_DEVICE uint32_t smem_u32(const void* p) {
 #endif
 }
 
+// 16 bytes in one access, to a place that is aligned to 16, which a char pointer does not say.
+RADIX_DEVICE void store_piece(void* to, const uint32_t (&words)[4] RADIX_LOC) {
+#ifdef RADIX_SIMT_EMU
+  emu::store_piece(to, words, RADIX_HERE);
+#else
+  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+#endif
+}
+
 // Copies 16 bytes from global to shared memory, both aligned to 16; writes zeros when !pred (src is
 // not read then). The data are there after cp_async_wait. sm_75 has no such copy and waits at once.
 RADIX_DEVICE void cp_async16(void* dst, const void* src, bool pred RADIX_LOC) {
@@ -174,11 +186,11 @@ RADIX_DEVICE void cp_async_commit() {
 }
 // Waits until at most N groups of this thread are in flight. Others see the data after a barrier.
 template <int N>
-RADIX_DEVICE void cp_async_wait() {
+RADIX_DEVICE void cp_async_wait(RADIX_LOC0) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 #elif defined(RADIX_SIMT_EMU)
-  emu::cp_async_wait(N);
+  emu::cp_async_wait(N, RADIX_HERE);
 #endif
 }
 

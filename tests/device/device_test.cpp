@@ -315,8 +315,15 @@ class DeviceSteps : public Device {
     return c.device == RADIX_DEV_CUDA;
   }
 
+  static uint32_t head_dim(radix_ctx* ctx) {
+    radix_config c = sized<radix_config>();
+    EXPECT_OK(radix_ctx_get_config(ctx, &c));
+    return c.head_dim;
+  }
+
   Step run(Ctx& ctx, void* stream) {
     Step step;
+    const uint32_t dim = head_dim(ctx);
     const radix_req r = ctx.begin(range(0, kTokens));
     const Ctx::Appended appended = ctx.append(r, range(0, kTokens));
     EXPECT_EQ(appended.status, RADIX_OK);
@@ -324,18 +331,18 @@ class DeviceSteps : public Device {
     std::vector<int32_t> positions(kTokens), table = ctx.row(r), lens = {kTokens},
                                              cu = {0, kTokens};
     for (uint32_t i = 0; i < kTokens; ++i) positions[i] = static_cast<int32_t>(i);
-    std::vector<uint16_t> q = numbers(kTokens * kHeads * kDim, 1);
-    std::vector<uint16_t> k = numbers(kTokens * kKvHeads * kDim, 2);
-    std::vector<uint16_t> v = numbers(kTokens * kKvHeads * kDim, 3);
+    std::vector<uint16_t> q = numbers(kTokens * kHeads * dim, 1);
+    std::vector<uint16_t> k = numbers(kTokens * kKvHeads * dim, 2);
+    std::vector<uint16_t> v = numbers(kTokens * kKvHeads * dim, 3);
     step.prefill.resize(q.size());
-    step.decode.resize(kHeads * kDim);
+    step.decode.resize(kHeads * dim);
 
     radix_rope_append w = sized<radix_rope_append>();
-    w.rotary_dim = kDim;
+    w.rotary_dim = dim;
     uint16_t* placed_q = place(ctx, &q);
-    w.q = tensor(placed_q, RADIX_F16, {kTokens, kHeads, kDim});
-    w.k = tensor(place(ctx, &k), RADIX_F16, {kTokens, kKvHeads, kDim});
-    w.v = tensor(place(ctx, &v), RADIX_F16, {kTokens, kKvHeads, kDim});
+    w.q = tensor(placed_q, RADIX_F16, {kTokens, kHeads, dim});
+    w.k = tensor(place(ctx, &k), RADIX_F16, {kTokens, kKvHeads, dim});
+    w.v = tensor(place(ctx, &v), RADIX_F16, {kTokens, kKvHeads, dim});
     w.slots = place(ctx, &slots);
     w.positions = place(ctx, &positions);
     w.num_tokens = kTokens;
@@ -347,7 +354,7 @@ class DeviceSteps : public Device {
     a.max_query_len = kTokens;
     uint16_t* out = place(ctx, &step.prefill);
     a.q = w.q;
-    a.out = tensor(out, RADIX_F16, {kTokens, kHeads, kDim});
+    a.out = tensor(out, RADIX_F16, {kTokens, kHeads, dim});
     table.resize(256, -1);
     a.block_tables = place(ctx, &table);
     a.block_table_stride = 256;
@@ -356,8 +363,8 @@ class DeviceSteps : public Device {
     launch(ctx, &a, true, stream);
 
     uint16_t* out_decode = place(ctx, &step.decode);
-    a.q = tensor(placed_q + (kTokens - 1) * kHeads * kDim, RADIX_F16, {1, kHeads, kDim});
-    a.out = tensor(out_decode, RADIX_F16, {1, kHeads, kDim});
+    a.q = tensor(placed_q + (kTokens - 1) * kHeads * dim, RADIX_F16, {1, kHeads, dim});
+    a.out = tensor(out_decode, RADIX_F16, {1, kHeads, dim});
     a.cu_q_lens = nullptr;
     a.max_query_len = 1;
     launch(ctx, &a, false, stream);
@@ -421,6 +428,34 @@ TEST_F(DeviceSteps, GiveWhatTheCpuGives) {
                  gpu.prefill.end() - static_cast<int64_t>(gpu.decode.size()),
                  [](uint16_t a, uint16_t b) { return std::fabs(half(a) - half(b)) < 4e-3f; }))
       << "the last row of prefill is decode's";
+}
+
+TEST_F(DeviceSteps, PrefillTakesTheKernelOfItsDeviceAndShape) {
+  for (const int32_t capability : {80, 90}) {
+    for (const uint32_t dim : {32u, 64u}) {
+      radix_config c = cuda_config();
+      c.head_dim = c.head_dim_v = dim;
+      device::settings.capability = capability;
+      device::counters.kernels.clear();
+      Step gpu, cpu;
+      {
+        Ctx ctx(c);
+        gpu = run(ctx, nullptr);
+      }
+      c.device = RADIX_DEV_CPU;
+      Ctx ctx(c);
+      cpu = run(ctx, nullptr);
+      expect_near(gpu.prefill, cpu.prefill);
+      const auto launched = [](const char* name) {
+        for (const std::string& kernel : device::counters.kernels)
+          if (kernel.find(name) != std::string::npos) return true;
+        return false;
+      };
+      const bool wgmma = capability == 90 && dim == 64;
+      EXPECT_EQ(launched("prefill_wgmma_kernel"), wgmma) << capability << ", " << dim;
+      EXPECT_EQ(launched("prefill_kernel"), !wgmma) << capability << ", " << dim;
+    }
+  }
 }
 
 TEST_F(DeviceSteps, StreamsOfTwoContextsDoNotWaitForEachOther) {

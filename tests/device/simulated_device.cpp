@@ -71,6 +71,7 @@ int enqueue_kernel(const simt::emu::Kernel& kernel, void* stream) {
   counters.launched_on = current_device;
   counters.stream = stream;
   ++counters.launches;
+  counters.kernels.emplace_back(kernel.name);
   if (const int error = settings.failing_launch) {
     settings.failing_launch = 0;
     return error;

@@ -21,6 +21,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "radixattn.h"
 
@@ -54,6 +56,7 @@ struct Counters {
   int64_t bad_frees = 0;        // of what is not memory of the device, or was freed before
   int32_t launched_on = -1;     // the device that was current at the last launch
   void* stream = nullptr;       // of the last launch or copy
+  std::vector<std::string> kernels;  // as the launches name them
 };
 extern Counters counters;
 

@@ -193,6 +193,21 @@ Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+bool has_wgmma() {
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+  return major == 9 && minor == 0;
+}
+
+Launcher prefill_wgmma_launcher() {
+  return [](const AttentionParams& p) {
+    return on_device(p, [&](const AttentionParams& d, cudaStream_t s) {
+      return cuda::launch_prefill_wgmma(d, s);
+    });
+  };
+}
+
 // ---- the other kernels --------------------------------------------------------------------------
 
 radix_status rope_append_on_device(const RopeAppendParams& p) {

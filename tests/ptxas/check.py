@@ -4,9 +4,9 @@
     check.py [--arch 80 --arch 90a ...] [--update] [--jobs N]
 
 Fails when a kernel spills, takes more registers, stack or static shared memory than budget.json
-allows, is missing there, or when the PTX of the wrappers (cuda/simt/simt.h) is not the golden one:
-the inline assembly is the one text that no test without a GPU runs, so a change of it asks for a run
-of ./run gpu. --update writes both files anew; the diff is then what to review.
+allows, is missing there, when ptxas does not take wgmma or setmaxnreg as written, or when the PTX of the wrappers
+(cuda/simt) is not the golden one: the inline assembly is the one text that no test without a GPU
+runs, so a change of it asks for a run of ./run gpu. --update writes both files anew; the diff is then what to review.
 """
 import argparse
 import concurrent.futures
@@ -60,10 +60,13 @@ def kernels_of(source, arch, folder):
     out = pathlib.Path(folder) / f"{source.stem}.{arch}.cubin"
     said = run([nvcc_path(), *flags(), f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas",
                 "-v", "-cubin", "-o", out, source]).stderr
-    kernels, current = {}, None
+    kernels, current, notes = {}, None, []
     for line in said.splitlines():
         if "warning" in line:
             print(f"{source.name} sm_{arch}: {line.strip()}")
+        # wgmma serialised or patched, setmaxnreg ignored; some of these name no function
+        if found := re.search(r"\((C75\d\d)\)(?:.* function '(\w+)')?", line):
+            notes.append((found[1], short_name(found[2]) if found[2] else ""))
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             current = kernels[short_name(found[1])] = {}
         elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", line):
@@ -74,13 +77,17 @@ def kernels_of(source, arch, folder):
             smem = re.search(r"(\d+) bytes smem", line)
             current["static_smem"] = int(smem[1]) if smem else 0
             current["blocks_of_128"] = blocks_by_registers(arch, int(found[1]), 128)
+    for note, of in notes:
+        for name in kernels:
+            if of in ("", name):
+                kernels[name]["note"] = note
     return kernels
 
 
 def wrapper_ptx(folder):
     """The inline assembly of the wrappers, in order, for the architectures that differ."""
     text = []
-    for arch in ["75", "80", "90"]:
+    for arch in ["75", "80", "90a"]:
         out = pathlib.Path(folder) / f"wrappers.{arch}.ptx"
         run([nvcc_path(), *flags(), f"-arch=compute_{arch}", "-ptx", "-o", out,
              ROOT / "tests/gpu/wrappers_test.cu"])
@@ -102,6 +109,8 @@ def compare(found, budget):
         allowed = budget.get(key)
         if now.get("spills", 0) > 0:
             problems.append(f"{key} spills {now['spills']} bytes")
+        if "note" in now:
+            problems.append(f"{key}: ptxas does not take its wgmma or setmaxnreg as they are: {now['note']}")
         if allowed is None:
             problems.append(f"{key} is not in the budget")
             continue

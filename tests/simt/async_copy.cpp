@@ -25,6 +25,7 @@ void cp_async_note(void* dst, const void* data, unsigned bytes, const char*, int
   for (unsigned i = 0; i < bytes; i++) c.data[i] = static_cast<const unsigned char*>(data)[i];
   smem_inflight(dst, bytes);
   Quiet q;
+  if (bytes == 16) piece_in_flight(dst);
   me->open.push_back(c);
 }
 void cp_async_commit() {
@@ -38,7 +39,10 @@ int cp_async_take(int keep, CpAsync* out, int max) {
   auto& g = me->groups;
   while (int(g.size()) > keep && n < max) {
     auto& v = g.front();
-    while (!v.empty() && n < max) out[n++] = v.back(), v.pop_back();
+    for (; !v.empty() && n < max; v.pop_back()) {
+      if (v.back().bytes == 16) piece_written(v.back().dst);
+      out[n++] = v.back();
+    }
     if (v.empty()) g.pop_front();
   }
   return n;

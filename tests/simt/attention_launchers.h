@@ -116,6 +116,13 @@ inline Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+inline bool has_wgmma() { return true; }
+inline Launcher prefill_wgmma_launcher() {
+  return [](const AttentionParams& p) {
+    return emulated([&] { return cuda::launch_prefill_wgmma(p, nullptr); });
+  };
+}
+
 inline radix_status rope_append_on_device(const RopeAppendParams& p) {
   return emulated([&] { return cuda::launch_rope_append(p, rope_frequencies(p), nullptr); });
 }
@@ -137,10 +144,10 @@ inline radix_status match_on_device(const MatchParams& p) {
 }
 
 // Schedules that give the same bits if the kernel is right: orders of threads and blocks.
-inline int num_schedules() { return 3; }
+inline int num_schedules() { return 4; }
 inline void set_schedule(int i) {
   const simt::emu::Order orders[] = {simt::emu::Order::seq, simt::emu::Order::rev,
-                                     simt::emu::Order::rnd};
+                                     simt::emu::Order::rnd, simt::emu::Order::rank};
   simt::emu::cfg.order = orders[i];
 }
 
@@ -148,6 +155,8 @@ inline void set_schedule(int i) {
 
 Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
+bool has_wgmma();  // sm_90
+Launcher prefill_wgmma_launcher();
 radix_status rope_append_on_device(const RopeAppendParams& p);
 radix_status copy_on_device(const KvBlocks& kv, const cuda::CopyBatch& batch);
 radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);

@@ -3,8 +3,22 @@
 
 namespace radixattn::simt::emu {
 
+// ---- fault injection ----
+std::vector<SyncSite>* sync_sites = nullptr;
+const SyncSite* left_out = nullptr;
+
+bool leave_out(const char* what, const char* f, int l) {
+  if (sync_sites == nullptr && left_out == nullptr) return false;
+  const SyncSite site = {what, f, l};
+  if (sync_sites != nullptr &&
+      std::find(sync_sites->begin(), sync_sites->end(), site) == sync_sites->end())
+    sync_sites->push_back(site);
+  return left_out != nullptr && *left_out == site;
+}
+
 // ---- block barriers ----
 void syncthreads(const char* f, int l, int* pand, int* por, int* pcount) {
+  if (leave_out("syncthreads", f, l)) return;
   stats.syncthreads++;
   Fiber& t = *me;
   Bar& b = current.bar[0];
@@ -41,6 +55,7 @@ void syncthreads(const char* f, int l, int* pand, int* por, int* pcount) {
   if (pcount) *pcount = b.ncount;
 }
 void bar_sync(int id, int nthreads, bool wait, const char* f, int l) {
+  if (leave_out("bar_sync", f, l)) return;
   if (id <= 0 || id > 15 || nthreads % 32) fail("bar.sync: bad id or count", f, l);
   Fiber& t = *me;
   Bar& b = current.bar[id];

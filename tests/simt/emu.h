@@ -17,6 +17,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #undef __global__
 #undef __device__
@@ -40,6 +41,7 @@
 #define RADIX_LOC , const char *simt_file = __builtin_FILE(), int simt_line = __builtin_LINE()
 #define RADIX_LOC0 const char *simt_file = __builtin_FILE(), int simt_line = __builtin_LINE()
 #define RADIX_HERE simt_file, simt_line
+#define RADIX_PASS , simt_file, simt_line  // of a helper that names its caller
 
 namespace radixattn::simt::emu {
 
@@ -47,7 +49,9 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Order { seq, rev, rnd };
+// Who goes on when somebody waits: the first, the last, any, or the one of the warp that matters
+// most, by a random ranking (some warps run as far ahead as they can, others lag behind).
+enum class Order { seq, rev, rnd, rank };
 
 struct Config {
   Order order = Order::seq;
@@ -62,7 +66,8 @@ struct Config {
 extern Config cfg;
 
 struct Stats {
-  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async;
+  uint64_t blocks, switches, syncthreads, warp_ops, mma, ldmatrix, ldmatrix_wavefronts, cp_async,
+      wgmma;
 };
 extern Stats stats;
 
@@ -75,6 +80,20 @@ extern Tls* cur;
 
 using Fn = void (*)(void*);
 void run(dim3 grid, dim3 block, size_t smem, Fn fn, void* ctx, const char* name);
+
+// Fault injection: the emulator notes every place of a synchronisation, and leaves one out if told
+// to. A test that does so for each place in turn shows that none can be missing unnoticed.
+struct SyncSite {
+  const char* what = "";
+  const char* file = "";
+  int line = 0;
+  bool operator==(const SyncSite& o) const {
+    return line == o.line && strcmp(what, o.what) == 0 && strcmp(file, o.file) == 0;
+  }
+};
+extern std::vector<SyncSite>* sync_sites;  // where new places are noted, or null
+extern const SyncSite* left_out;           // the one that does nothing, or null
+bool leave_out(const char* what, const char* f, int l);
 
 // memory
 unsigned char* dyn_smem();
@@ -122,6 +141,15 @@ void smem_inflight(void* p, size_t n);  // ASan: any access is an error until ..
 void smem_arrived(void* p, size_t n);   // ... this
 void check_smem(const void* p, size_t n, size_t align, const char* what, const char* f, int l);
 
+// Pieces of shared memory that a wgmma may read later: 16 bytes, aligned (hopper.cpp).
+void piece_in_flight(const void* piece);  // until its cp.async is waited for
+void piece_written(const void* piece);    // by this thread
+inline void store_piece(void* to, const uint32_t (&words)[4], const char* f, int l) {
+  if (reinterpret_cast<uintptr_t>(to) % 16) fail("store_piece: misaligned address", f, l);
+  for (int i = 0; i < 4; i++) static_cast<uint32_t*>(to)[i] = words[i];  // instrumented
+  piece_written(to);
+}
+
 inline void cp_async(void* dst, const void* src, unsigned bytes, unsigned src_bytes, const char* f,
                      int l) {
   check_smem(dst, bytes, bytes, "cp.async", f, l);
@@ -133,7 +161,8 @@ inline void cp_async(void* dst, const void* src, unsigned bytes, unsigned src_by
     static_cast<volatile unsigned char*>(dst)[i] = 0xFF;  // instrumented write
   cp_async_note(dst, tmp, bytes, f, l);
 }
-inline void cp_async_wait(int keep) {
+inline void cp_async_wait(int keep, const char* f, int l) {
+  if (leave_out("cp_async_wait", f, l)) return;
   CpAsync c[32];
   for (int n; (n = cp_async_take(keep, c, 32)) > 0;)
     for (int k = 0; k < n; k++) {

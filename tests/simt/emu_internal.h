@@ -53,7 +53,7 @@ extern "C" void radix_simt_switch(void** save_sp, void* to_sp);
 
 namespace radixattn::simt::emu {
 
-enum class St : uint8_t { ready, warp, block, done };
+enum class St : uint8_t { ready, warp, block, mbarrier, wgmma, done };
 enum class Op : uint8_t { none, syncwarp, shfl, ballot, reduce, match, ldmatrix, mma };
 extern const char* const op_name[];
 
@@ -70,6 +70,7 @@ struct Fiber {
   const void* wait_on = nullptr;
   std::vector<CpAsync> open;
   std::deque<std::vector<CpAsync>> groups;
+  std::vector<uint32_t> unfenced;  // pieces it wrote since its last fence.proxy.async
   void *fake = nullptr, *tsan = nullptr;
   bool dirty = false, fenced = false;
 };
@@ -87,6 +88,7 @@ struct Block {
   std::vector<Warp> warps;
   unsigned nthreads = 0, alive = 0;
   uint32_t ready_warps = 0;
+  uint64_t rank[32] = {};  // of warps, under Order::rank
   Bar bar[16];
   Fn fn = nullptr;
   void* ctx = nullptr;
@@ -178,6 +180,10 @@ void collective(Op op, unsigned mask, void* arg, const char* f, int l, X&& exec)
     block_me(St::warp);
   }
 }
+
+// ---- hopper.cpp
+void reset_hopper();            // of a new block
+void check_hopper_at_return();  // of this thread
 
 // ---- fibers.cpp
 void* make_context(char* top, void (*entry)());

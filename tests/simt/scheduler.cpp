@@ -84,9 +84,18 @@ static unsigned pick_bit(unsigned m) {
   unsigned rot = (m >> r) | (r ? m << (32 - r) : 0);
   return (unsigned(__builtin_ctz(rot)) + r) & 31;
 }
+static unsigned first_in_rank(unsigned warps) {
+  unsigned best = unsigned(__builtin_ctz(warps));
+  for (unsigned m = warps & (warps - 1); m != 0; m &= m - 1) {
+    const auto w = unsigned(__builtin_ctz(m));
+    if (current.rank[w] < current.rank[best]) best = w;
+  }
+  return best;
+}
 Fiber* next() {
   if (!current.ready_warps) return nullptr;
-  unsigned w = me && cfg.order != Order::rnd && (current.ready_warps >> me->tls.warp & 1)
+  unsigned w = cfg.order == Order::rank ? first_in_rank(current.ready_warps)
+               : me && cfg.order != Order::rnd && (current.ready_warps >> me->tls.warp & 1)
                    ? me->tls.warp
                    : pick_bit(current.ready_warps);
   return current.fib[w * 32 + pick_bit(current.warps[w].ready)].get();
@@ -112,7 +121,9 @@ static std::string deadlock_report() {
     std::string k = t.st == St::done ? "returned"
                     : t.st == St::warp
                         ? std::string("waits in ") + op_name[int(t.op)] + " at " + loc(t.f, t.l)
-                        : "waits in a block barrier at " + loc(t.f, t.l);
+                    : t.st == St::mbarrier ? "waits for an mbarrier at " + loc(t.f, t.l)
+                    : t.st == St::wgmma    ? "waits in wgmma.wait_group at " + loc(t.f, t.l)
+                                           : "waits in a block barrier at " + loc(t.f, t.l);
     g[k].push_back(i);
   }
   std::string s = "deadlock:";
@@ -150,6 +161,7 @@ static void entry() {
     current.fn(current.ctx);
     if (!t.open.empty() || !t.groups.empty())
       fail("thread returned with cp.async groups that were never waited for", "", 0);
+    check_hopper_at_return();
   } catch (Error& e) {
     current.error = e.what();
   }
@@ -253,6 +265,7 @@ void fresh_fiber(Fiber& t, const Tls& tls) {
   t.tls = tls;
   t.open.clear();
   t.groups.clear();
+  t.unfenced.clear();
   t.fake = nullptr;
   t.wait_on = nullptr;
   t.fenced = false;
@@ -273,9 +286,12 @@ void fresh_block(uint3 bid, dim3 grid, dim3 bdim, size_t smem) {
   current.warps.assign((n + 31) / 32, Warp{});
   memset(static_cast<void*>(current.bar), 0, sizeof current.bar);
   current.ready_warps = 0;
+  if (cfg.order == Order::rank)
+    for (uint64_t& r : current.rank) r = rnd();
   current.alive = n;
   current.stat.clear();
   current.seen.clear();
+  reset_hopper();
   for (unsigned i = 0; i < n; i++) {
     const uint3 tid = {i % bdim.x, i / bdim.x % bdim.y, i / bdim.x / bdim.y};
     fresh_fiber(*current.fib[i], Tls{tid, bid, bdim, grid, i % 32, i / 32, i});

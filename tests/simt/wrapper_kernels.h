@@ -1,7 +1,8 @@
-// One tiny kernel for each wrapper of cuda/simt/simt.h, with inputs whose results are exact in
-// every order of summation. tests/simt/wrappers_test.cpp runs them in the emulator and compares
-// with wrappers.golden; tests/gpu/wrappers_test.cu runs them on a device and compares with the same
-// file: that is how we know that the emulator's instructions are the device's.
+// One tiny kernel for each wrapper of cuda/simt/simt.h (sm90.h: sm90_kernels.h), with inputs whose
+// results are exact in every order of summation. tests/simt/wrappers_test.cpp runs them in the
+// emulator and compares with wrappers.golden; tests/gpu/wrappers_test.cu runs them on a device and
+// compares with the same file: that is how we know that the emulator's instructions are the
+// device's.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +10,13 @@
 #include <vector>
 
 #include "cuda/simt/simt.h"
+#include "sm90_kernels.h"
 
 namespace radixattn::test {
 
 using namespace simt;
 
-constexpr int kWords = 32 * 8;  // of a kernel's output: up to 8 a lane
+constexpr int kWords = 32 * 8;  // of a kernel's input and output: up to 8 a lane
 
 __global__ void cp_async_kernel(const uint32_t* in, uint32_t* out) {
   RADIX_SHARED(uint32_t[32 * 8], ring);
@@ -120,7 +122,15 @@ struct WrapperCase {
   const char* name;
   void (*kernel)(const uint32_t*, uint32_t*);
   bool approximate;  // f32 within 4 units in the last place
+  unsigned threads = 32;
+  size_t smem = 0;
+  bool sm90 = false;  // runs nowhere else
 };
+
+inline WrapperCase sm90_case(const char* name, void (*kernel)(const uint32_t*, uint32_t*),
+                             unsigned threads = kWarpgroup) {
+  return {name, kernel, false, threads, kSm90Smem, true};
+}
 
 inline std::vector<WrapperCase> wrapper_cases() {
   return {{"cp_async16", cp_async_kernel, false},
@@ -134,11 +144,18 @@ inline std::vector<WrapperCase> wrapper_cases() {
           {"fp8.e5m2", fp8_kernel<E5m2>, false},
           {"zip_bytes", zip_kernel, false},
           {"exp2_approx", exp2_kernel, true},
-          {"warp", warp_kernel, false}};
+          {"warp", warp_kernel, false},
+          sm90_case("wgmma_m64n128k16.f16", wgmma_ss_kernel<Half>),
+          sm90_case("wgmma_m64n128k16.bf16", wgmma_ss_kernel<Bf16>),
+          sm90_case("wgmma_m64n64k16.f16", wgmma_rs_kernel<Half, 8>),
+          sm90_case("wgmma_m64n64k16.bf16", wgmma_rs_kernel<Bf16, 8>),
+          sm90_case("wgmma_m64n128k16.rs.f16", wgmma_rs_kernel<Half, 16>),
+          sm90_case("wgmma_m64n128k16.rs.bf16", wgmma_rs_kernel<Bf16, 16>),
+          sm90_case("mbarrier", mbarrier_kernel, 2 * kWarpgroup)};
 }
 
 inline std::vector<uint32_t> wrapper_input() {
-  std::vector<uint32_t> words(kWords);
+  std::vector<uint32_t> words(kWords + 8);  // a few more, for kernels that begin later
   uint64_t x = 1;
   for (uint32_t& w : words) {
     x = x * 6364136223846793005u + 1442695040888963407u;

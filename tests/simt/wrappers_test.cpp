@@ -16,7 +16,8 @@ std::vector<uint32_t> run(const WrapperCase& c) {
   std::vector<uint32_t> out(kWords, 0);
   const uint32_t* from = in.data();
   uint32_t* to = out.data();
-  EXPECT_EQ(simt::emu::launch(c.name, c.kernel, dim3(1), dim3(32), 0, nullptr, from, to), 0);
+  EXPECT_EQ(
+      simt::emu::launch(c.name, c.kernel, dim3(1), dim3(c.threads), c.smem, nullptr, from, to), 0);
   return out;
 }
 

@@ -143,6 +143,8 @@ AttentionCase::Strides AttentionCase::strides_of(uint32_t dim) const {
       return {heads * tokens * row, row, tokens * row};
     case Layout::kPaddedNhd:
       return {tokens * (heads * (row + 3) + 5) + 5, heads * (row + 3) + 5, row + 3};
+    case Layout::kAlignedPaddedNhd:
+      return {tokens * (heads * (row + 16) + 48) + 48, heads * (row + 16) + 48, row + 16};
     case Layout::kOddHeads:
       return {tokens * heads * (row + 4), heads * (row + 4), row + 4};
     case Layout::kOddTokens:

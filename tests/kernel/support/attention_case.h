@@ -25,8 +25,18 @@
 
 namespace radixattn::test {
 
-// The last four: one stride alone is no multiple of 16 bytes, and heads outside of the blocks.
-enum class Layout { kNhd, kHnd, kPaddedNhd, kOddHeads, kOddTokens, kOddBlocks, kHeadsFirst };
+// Padded: gaps between heads, tokens and blocks, of odd sizes or of multiples of 16 bytes. The last
+// four: one stride alone is no multiple of 16 bytes, and heads outside of the blocks.
+enum class Layout {
+  kNhd,
+  kHnd,
+  kPaddedNhd,
+  kAlignedPaddedNhd,
+  kOddHeads,
+  kOddTokens,
+  kOddBlocks,
+  kHeadsFirst
+};
 
 struct Sequence {
   uint32_t context = 1;
