@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "attention_launchers.h"
+#include "plan/prefill_choice.h"
 
 namespace radixattn::test {
 namespace {
@@ -41,7 +42,7 @@ AttentionParams params_of(int32_t dtype, uint32_t dim) {
   p.k.dtype = p.v.dtype = dtype;
   p.q.dtype = p.out.dtype = RADIX_F16;
   p.k.block_stride = p.v.block_stride = 16 * dim;
-  p.k.token_stride = p.v.token_stride = dim;
+  p.k.token_stride = p.v.token_stride = p.k.head_stride = p.v.head_stride = dim;
   return p;
 }
 
@@ -78,6 +79,9 @@ TEST(LaunchShapes, AreThoseOfTheFile) {
         p.cu_q_lens = cu;
         EXPECT_EQ(cuda::launch_prefill(p, limits, nullptr), 0);
         table += line_of("prefill", arch, dtype, dim);
+        if (arch.number != 90 || !prefill_runs_on_wgmma(p)) continue;
+        EXPECT_EQ(cuda::launch_prefill_wgmma(p, nullptr), 0);
+        table += line_of("prefill_wgmma", arch, dtype, dim);
       }
     }
   }
