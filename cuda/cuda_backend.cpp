@@ -93,6 +93,7 @@ radix_status CudaBackend::decode_listed(const AttentionParams& p, radix_stream s
   split.schedule = p.list.schedule;
   split.partial_begin = p.list.partial_begin;
   split.num_blocks = p.list.walkers;
+  split.max_items = p.list.max_items;
   split.max_splits = 2;  // more than one: how many is the list's
   split.partial_o = static_cast<float*>(p.workspace);
   split.partial_lse = split.partial_o + states * p.num_q_heads * p.head_dim_v;
@@ -165,8 +166,13 @@ DecodeListSize CudaBackend::decode_list_size(const AttentionParams& bounds) cons
 radix_status CudaBackend::check_not_capturing(radix_stream stream) {
   auto* s = static_cast<cudaStream_t>(stream);
   auto capture = cudaStreamCaptureStatusNone;
-  const radix_status st =
-      launch("cudaStreamIsCapturing", [&] { return cudaStreamIsCapturing(s, &capture); });
+  const radix_status st = launch("cudaStreamIsCapturing", [&] {
+    const cudaError_t e = cudaStreamIsCapturing(s, &capture);
+    if (e != cudaErrorStreamCaptureImplicit) return e;
+    cudaGetLastError();  // the legacy stream, while another one is being captured
+    capture = cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+  });
   if (st != RADIX_OK) return st;
   if (capture != cudaStreamCaptureStatusNone) {
     return fail(RADIX_E_STATE, "s is being captured: a plan is updated outside of graphs");
@@ -178,7 +184,10 @@ radix_status CudaBackend::build_step(const StepParams& p, radix_stream stream) {
   auto* s = static_cast<cudaStream_t>(stream);
   return launch("plan_update", [&] {
     Error e = cudaMemcpyAsync(p.device, p.host, p.copy_bytes, cudaMemcpyHostToDevice, s);
-    if (e == 0) e = cudaEventRecord(static_cast<cudaEvent_t>(p.copied), s);
+    if (e != 0) return e;
+    e = cudaEventRecord(static_cast<cudaEvent_t>(p.copied), s);
+    // Nobody would know when the copy is done, and the buffer be filled again under it.
+    if (e != 0) cudaStreamSynchronize(s);
     return e != 0 ? e : launch_build_step(p, stream);
   });
 }

@@ -62,7 +62,13 @@ radix_status cuda_reach_event(int32_t device, void* event, bool wait) {
   const cuda::DeviceScope scope(device);
   auto* at = static_cast<cudaEvent_t>(event);
   cudaError_t e = scope.error();
-  if (e == cudaSuccess) e = wait ? cudaEventSynchronize(at) : cudaEventQuery(at);
+  // A look at an event would break a capture of another stream, which it has nothing to do with.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  if (e == cudaSuccess) e = cudaThreadExchangeStreamCaptureMode(&mode);
+  if (e == cudaSuccess) {
+    e = wait ? cudaEventSynchronize(at) : cudaEventQuery(at);
+    cudaThreadExchangeStreamCaptureMode(&mode);
+  }
   if (e == cudaErrorNotReady) {
     cudaGetLastError();
     return fail(RADIX_E_BUSY, "the upload before the last one still runs");

@@ -48,6 +48,7 @@ struct DecodeSplit {
   const int32_t* schedule = nullptr;       // list: [2] {number of items, split_tokens}
   const int32_t* partial_begin = nullptr;  // [num_seqs], or null
   uint32_t num_blocks = 0;                 // that walk the list, for each KV head
+  uint32_t max_items = 0;                  // list: room in items, and rows of partial states
 };
 
 Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const DeviceLimits& device,

@@ -149,7 +149,7 @@ enum { /* radix_plan_desc.flags */
 };
 enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
 
-/* ---- callbacks: may be called from any thread inside a library call; must not throw, longjmp, or call a [C]
+/* ---- callbacks: may be called from any thread inside a library call, several at a time; must not throw, longjmp, or call a [C]
  *      function of the same context ----------------------------------------------------------------------- */
 typedef void *(RADIX_CALL *radix_alloc_fn)(void *user, size_t size, size_t align); /* NULL = out of memory */
 typedef void (RADIX_CALL *radix_free_fn)(void *user, void *ptr, size_t size, size_t align);
@@ -410,9 +410,11 @@ typedef struct radix_plan_config {
   uint32_t max_seqs;         /* sequences of a step, at least 1 */
   uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
-  uint32_t max_context_len;  /* tokens of a sequence; 0 = max_blocks_per_request * block_size */
-  uint32_t num_q_heads;      /* sizes the workspace */
+  uint32_t max_context_len;  /* tokens of a sequence, at most 2^30; 0 = max_blocks_per_request * block_size */
+  uint32_t num_q_heads;      /* sizes the workspace; at most 65535 */
   uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
+  uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's */
+  uint32_t reserved0;
   void *memory;              /* caller-owned memory of the device (64-byte aligned), or NULL = the plan's own */
   uint64_t memory_size;      /* bytes; at least radix_plan_bytes */
   const void *next;          /* NULL in this version */
@@ -429,7 +431,7 @@ typedef struct radix_plan_desc {
                                 * empty sequence has a row, too, and its result is the empty state) */
   const int32_t *block_tables; /* without reqs: [num_seqs, block_table_stride], on the host, read during the call only */
   int64_t block_table_stride;
-  const int32_t *context_lens; /* without reqs: [num_seqs], on the host */
+  const int32_t *context_lens; /* without reqs: [num_seqs], on the host; ignored with reqs */
 } radix_plan_desc;
 
 /* What the last update made. */
@@ -628,29 +630,34 @@ RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
  * device. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
  * given, which must be the launches' own or be ordered before them and behind those of the step before. Two staging
  * buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run at the
- * same time as each other, nor as a call that reads the plan; plans of one context are independent. */
+ * same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries behind a
+ * sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of radix_stats. */
 
 /* [F] Bytes of device memory that a plan needs (for memory). Errors as radix_plan_create. */
 RADIX_API(radix_status) radix_plan_bytes(const radix_ctx *ctx, const radix_plan_config *cfg, uint64_t *out) RADIX_NOEXCEPT;
 /* [F] Makes an empty plan; *out = NULL on failure. On CUDA three times max_seqs * ceil(max_context_len / block_size) table
- * entries are kept on the host, and two on the device. Errors: INVALID, STATE (the context has no shape), NOMEM, DEVICE. */
+ * entries are kept on the host, and two on the device. Errors: INVALID, VERSION, STATE (the context has no shape), BUFFER
+ * (memory_size), NOMEM, DEVICE. */
 RADIX_API(radix_status) radix_plan_create(radix_ctx *ctx, const radix_plan_config *cfg, radix_plan **out) RADIX_NOEXCEPT;
-/* Frees the plan and sets *plan = NULL; never fails; NULL is fine. On CUDA after the last launch that uses it has
- * finished, and before the context's end. */
+/* Frees the plan and sets *plan = NULL; never fails; NULL is fine. Before the context's end; on CUDA after the last update,
+ * and the last launch that uses the plan, have finished. */
 RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
-/* [C] Plans a step. The stream must not be capturing (STATE). A failed call leaves the plan as it was, except after DEVICE:
- * then the next update sends everything. Errors: INVALID (a length, a query length, a block id of a foreign table), STALE,
- * BUFFER (more sequences, query tokens or positions than the plan has room for: named), BUSY (NO_WAIT), DEVICE.
+/* [C] Plans a step. The stream must not be capturing (STATE). A failed call leaves the plan as it was, except when the device
+ * refused (DEVICE, DEVICE_LOST, UNSUPPORTED): then the plan has no step, and the next update sends everything. Errors: INVALID
+ * (a length, a query length, a block id of a foreign table), STALE, BUFFER (more sequences, query tokens or positions than the
+ * plan has room for: named), BUSY (NO_WAIT), DEVICE.
  * Cost: O(1) a request whose blocks did not change, O(row) for the others, O(query tokens) on the CPU. */
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
  * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size and plan; the rest stays as it is. The pointers stay
  * right after later updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token:
  * with BOUNDS max_seqs, or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of
- * prefill stay as they are. STATE before the first update. */
+ * prefill stay as they are. A launch with plan set is held to these fields (INVALID), and to the kind of the last update
+ * (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no step. */
 RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
-/* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q. An empty sequence's row in
- * decode, and padding, have slot -1. STATE before the first update. */
+/* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q, as many as q has rows in
+ * radix_plan_attn. An empty sequence's row in decode, and padding, have slot -1. K/V memory of the caller's must have the
+ * plan's block_size, which nobody can check here. STATE: no step. */
 RADIX_API(radix_status) radix_plan_rope(const radix_plan *plan, radix_rope_append *io) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_plan_get_info(const radix_plan *plan, radix_plan_info *out) RADIX_NOEXCEPT; /* [F] */
 
@@ -712,14 +719,15 @@ RADIX_API(radix_status) radix_rope_append_launch(radix_ctx *ctx, const radix_rop
  * pointers may be NULL except that cu_q_lens tells which. Grows with num_seqs, max_context_len and max_query_len only. */
 RADIX_API(radix_status) radix_attn_workspace(const radix_ctx *ctx, const radix_attn *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
 /* [D] Decode: one query row a sequence, split over the context. cu_q_lens must be NULL. K/V are read once for all query
- * heads of a KV head. Errors: INVALID (shape, dtype, stride, block id, length: named), BUFFER (workspace). */
+ * heads of a KV head. Errors: INVALID (shape, dtype, stride, block id, length: named), BUFFER (workspace), STATE (plan). */
 RADIX_API(radix_status) radix_paged_attention_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
 /* [D] Prefill: causal attention of variable-length new tokens over cached prefix plus themselves. cu_q_lens required. Rows
  * of q beyond cu_q_lens[num_seqs] are padding: their out and lse stay as they are. */
 RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d, radix_stream s) RADIX_NOEXCEPT;
 /* [D] The attention over n disjoint sets of keys from the attention over each: outs[i] [rows, heads, head_dim] with
  * lses[i] [rows, heads] (f32, natural log, dense) to out and lse (dense; data may be NULL). The empty state, LSE -inf, counts for
- * nothing, whatever its out holds. n: 1..32. out and lse may be outs[i] and lses[i] of one i, else overlap nothing.
+ * nothing, whatever its out holds. n: 1..32. out and lse may be outs[i] and lses[i] of one i, else they lie apart from all
+ * (from the first element to the last: no interleaving).
  *   w_i = exp(lse_i - max lse);  out = sum w_i out_i / sum w_i;  lse = max lse + ln sum w_i  (Rabe & Staats 2021) */
 RADIX_API(radix_status) radix_merge_states_launch(radix_ctx *ctx, const radix_tensor *outs, const radix_tensor *lses,
                                                   uint32_t n, const radix_tensor *out, const radix_tensor *lse,

@@ -140,10 +140,12 @@ RADIX_DEVICE VisibleRanges visible_ranges(const AttentionParams& p, const Decode
   return {first, first / tokens, (context - 1) / tokens + 1};
 }
 
+// Wherever the list's arrays say, inside the workspace.
 RADIX_DEVICE int64_t partial_row(const DecodeSplit& split, uint32_t seq, uint32_t range) {
-  const int64_t begin =
-      split.partial_begin != nullptr ? split.partial_begin[seq] : int64_t{seq} * split.max_splits;
-  return begin + range;
+  if (split.partial_begin == nullptr) return int64_t{seq} * split.max_splits + range;
+  const int64_t row = int64_t{split.partial_begin[seq]} + range,
+                last = int64_t{split.max_items} - 1;
+  return row < 0 ? 0 : row < last ? row : last;
 }
 
 // ---- tiles in shared memory: rows of kChunks pieces of 16 bytes

@@ -468,7 +468,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   const Heads heads = heads_of(p, launch);
   // Without a list the grid is the list: each block has the item of its number.
   const bool listed = split.items != nullptr;
-  const uint32_t num_items = listed ? static_cast<uint32_t>(split.schedule[0]) : gridDim.x;
+  uint32_t num_items = gridDim.x;
+  if (listed) {
+    num_items = static_cast<uint32_t>(split.schedule[0]);
+    if (num_items > split.max_items) num_items = split.max_items;
+  }
   for (uint32_t i = blockIdx.x; i < num_items; i += gridDim.x) {
     const uint32_t seq = listed ? static_cast<uint32_t>(split.items[2 * i]) : i / split.max_splits;
     const uint32_t range =

@@ -246,7 +246,7 @@ radix_status launch_attention(radix_ctx* ctx, const radix_attn* given, bool pref
     return fail(RADIX_E_INVALID, "d->cu_q_lens is given: expected NULL for decode");
   }
   st = read_attn(*ctx, d, prefill, true, &p);
-  if (st == RADIX_OK && !prefill && d.plan != nullptr) st = read_plan_list(*ctx, d, &p.list);
+  if (st == RADIX_OK && d.plan != nullptr) st = read_plan(*ctx, d, prefill, p.block_size, &p.list);
   if (st != RADIX_OK) return st;
   return prefill ? ctx->backend->prefill(p, s) : ctx->backend->decode(p, s);
 }
@@ -472,7 +472,11 @@ radix_status radix_attn_workspace(const radix_ctx* ctx, const radix_attn* d,
   if (st != RADIX_OK) return st;
   const bool prefill = local.cu_q_lens != nullptr;
   st = read_attn(*ctx, local, prefill, false, &p);
-  return st == RADIX_OK ? ctx->backend->attention_workspace(p, prefill, out_bytes) : st;
+  if (st == RADIX_OK) st = ctx->backend->attention_workspace(p, prefill, out_bytes);
+  if (st != RADIX_OK || prefill || local.plan == nullptr) return st;
+  const uint64_t listed = local.plan->list.workspace_bytes;
+  if (listed > *out_bytes) *out_bytes = listed;
+  return RADIX_OK;
 }
 
 radix_status radix_paged_attention_launch(radix_ctx* ctx, const radix_attn* d,

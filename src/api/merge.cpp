@@ -32,6 +32,23 @@ radix_status read_lse(const States& states, const radix_tensor& t, const char* n
   return RADIX_OK;
 }
 
+// From the first element to behind the last, in bytes.
+uint64_t span_of(const radix_tensor& t) {
+  int64_t last = 0;
+  for (int32_t i = 0; i < t.ndim; ++i) {
+    if (t.shape[i] == 0) return 0;
+    last += (t.shape[i] - 1) * stride_of(t, i);
+  }
+  return static_cast<uint64_t>(last + 1) * element_bytes(t.dtype);
+}
+
+// Whoever lies between the other's rows counts, too.
+bool spans_meet(const radix_tensor& a, const radix_tensor& b) {
+  if (span_of(a) == 0 || span_of(b) == 0) return false;
+  const auto at_a = reinterpret_cast<uintptr_t>(a.data), at_b = reinterpret_cast<uintptr_t>(b.data);
+  return at_a < at_b ? at_b - at_a < span_of(a) : at_a - at_b < span_of(b);
+}
+
 bool same_memory(const radix_tensor& a, const radix_tensor& b) {
   return a.data == b.data && a.dtype == b.dtype && stride_of(a, 0) == stride_of(b, 0) &&
          (a.ndim < 3 || stride_of(a, 1) == stride_of(b, 1));
@@ -40,7 +57,7 @@ bool same_memory(const radix_tensor& a, const radix_tensor& b) {
 // An output lies on the input of its kind or apart from it.
 radix_status check_apart(const radix_tensor& out, const char* name, const radix_tensor& in,
                          const char* kind, uint32_t i) {
-  if (!share_memory(out, in) || same_memory(out, in)) return RADIX_OK;
+  if (!spans_meet(out, in) || same_memory(out, in)) return RADIX_OK;
   return fail(RADIX_E_INVALID,
               "%s.data is %p, inside %s[%u]: expected that very tensor, or memory "
               "of its own",
@@ -50,7 +67,7 @@ radix_status check_apart(const radix_tensor& out, const char* name, const radix_
 radix_status read_states(const States& states, const radix_tensor* outs, const radix_tensor* lses,
                          MergeParams* p) {
   for (uint32_t i = 0; i < p->num_states; ++i) {
-    char out_name[16], lse_name[16];
+    char out_name[24], lse_name[24];
     std::snprintf(out_name, sizeof out_name, "outs[%u]", i);
     std::snprintf(lse_name, sizeof lse_name, "lses[%u]", i);
     radix_status st = read_rows(outs[i], out_name, states.place,
@@ -69,14 +86,14 @@ radix_status check_overlap(const radix_tensor* outs, const radix_tensor* lses, u
     radix_status st = check_apart(out, "out", outs[i], "outs", i);
     if (st == RADIX_OK && lse != nullptr) st = check_apart(*lse, "lse", lses[i], "lses", i);
     if (st != RADIX_OK) return st;
-    if (share_memory(out, lses[i]) || (lse != nullptr && share_memory(*lse, outs[i]))) {
+    if (spans_meet(out, lses[i]) || (lse != nullptr && spans_meet(*lse, outs[i]))) {
       return fail(RADIX_E_INVALID,
                   "out or lse lies inside lses[%u] or outs[%u]: expected memory "
                   "of its own",
                   i, i);
     }
   }
-  if (lse == nullptr || !share_memory(out, *lse)) return RADIX_OK;
+  if (lse == nullptr || !spans_meet(out, *lse)) return RADIX_OK;
   return fail(RADIX_E_INVALID, "lse.data is %p, inside out: expected memory of its own", lse->data);
 }
 

@@ -11,6 +11,8 @@ namespace radixattn {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr uint32_t kMaxHeads = 65535;
+constexpr uint32_t kMaxContext = 1u << 30;  // so that a range of decode can hold any sequence
 
 // ---- configuration ------------------------------------------------------------------------------
 
@@ -30,13 +32,18 @@ radix_status check_plan_words(const radix_ctx& ctx, const radix_plan_config& c) 
     return fail(RADIX_E_INVALID, "cfg->flags is 0x%x: expected RADIX_PLAN_BOUNDS or 0", c.flags);
   if (c.next != nullptr) return fail(RADIX_E_INVALID, "cfg->next is %p: expected NULL", c.next);
   if (c.max_seqs == 0) return fail(RADIX_E_INVALID, "cfg->max_seqs is 0: expected 1 or more");
+  if (const radix_status st = check_reserved("cfg", "reserved0", c.reserved0); st != RADIX_OK)
+    return st;
   const radix_config& x = ctx.config;
   if (x.head_dim == 0 || x.num_kv_heads == 0)
     return fail(RADIX_E_STATE, "the context has no shape: plans need num_kv_heads and head_dim");
-  if (c.num_q_heads == 0 || c.num_q_heads % x.num_kv_heads != 0) {
-    return fail(RADIX_E_INVALID, "cfg->num_q_heads is %u: expected a multiple of the %u KV heads",
-                c.num_q_heads, x.num_kv_heads);
+  if (c.num_q_heads == 0 || c.num_q_heads > kMaxHeads || c.num_q_heads % x.num_kv_heads != 0) {
+    return fail(RADIX_E_INVALID,
+                "cfg->num_q_heads is %u: expected a multiple of the %u KV heads, at most %u",
+                c.num_q_heads, x.num_kv_heads, kMaxHeads);
   }
+  if (c.block_size > 256)
+    return fail(RADIX_E_INVALID, "cfg->block_size is %u: expected 1..256, or 0", c.block_size);
   return check_plan_memory(c);
 }
 
@@ -45,6 +52,7 @@ radix_status resolve_plan(const radix_ctx& ctx, radix_plan_config* c) {
   const radix_status st = check_plan_words(ctx, *c);
   if (st != RADIX_OK) return st;
   const radix_config& x = ctx.config;
+  if (c->block_size == 0) c->block_size = x.block_size;
   if (c->max_query_tokens == 0) c->max_query_tokens = c->max_seqs;
   if (c->max_query_len == 0) c->max_query_len = c->max_query_tokens;
   if (c->max_query_tokens < c->max_seqs) {
@@ -57,13 +65,16 @@ radix_status resolve_plan(const radix_ctx& ctx, radix_plan_config* c) {
   }
   const uint64_t longest = uint64_t{x.max_blocks_per_request} * x.block_size;
   if (c->max_context_len == 0)
-    c->max_context_len = static_cast<uint32_t>(longest < INT32_MAX ? longest : INT32_MAX);
-  if (c->max_context_len > INT32_MAX || c->max_query_tokens > INT32_MAX) {
-    return fail(RADIX_E_INVALID,
-                "cfg->max_context_len is %u and max_query_tokens %u: expected at most 2^31-1",
-                c->max_context_len, c->max_query_tokens);
+    c->max_context_len = static_cast<uint32_t>(longest < kMaxContext ? longest : kMaxContext);
+  if (c->max_context_len > kMaxContext) {
+    return fail(RADIX_E_INVALID, "cfg->max_context_len is %u: expected at most 2^30",
+                c->max_context_len);
   }
-  const uint64_t stride = (uint64_t{c->max_context_len} + x.block_size - 1) / x.block_size;
+  if (c->max_query_tokens > INT32_MAX) {
+    return fail(RADIX_E_INVALID, "cfg->max_query_tokens is %u: expected at most 2^31-1",
+                c->max_query_tokens);
+  }
+  const uint64_t stride = (uint64_t{c->max_context_len} + c->block_size - 1) / c->block_size;
   if (c->max_seqs * stride > INT32_MAX) {
     return fail(RADIX_E_INVALID,
                 "cfg->max_seqs is %u and max_context_len %u: %" PRIu64
@@ -81,7 +92,7 @@ AttentionParams bounds_of(const radix_ctx& ctx, const radix_plan_config& c) {
   p.num_kv_heads = ctx.config.num_kv_heads;
   p.head_dim = ctx.config.head_dim;
   p.head_dim_v = ctx.config.head_dim_v;
-  p.block_size = ctx.config.block_size;
+  p.block_size = c.block_size;
   p.num_blocks = ctx.config.num_blocks;
   p.max_context_len = c.max_context_len;
   p.max_query_len = c.max_query_len;
@@ -327,11 +338,11 @@ radix_status write_step(radix_plan* plan, const CacheManager& cache, const radix
 
 radix_status update(radix_plan* plan, const radix_plan_desc& d, radix_stream s) {
   radix_status st = check_plan_desc(*plan, d);
+  if (st == RADIX_OK) st = plan->ctx->backend->check_not_capturing(s);
   if (st == RADIX_OK && plan->shape.copies) {
     st = cuda_reach_event(plan->ctx->config.device_index, plan->copied[plan->turn],
                           (d.flags & RADIX_PLAN_UPDATE_NO_WAIT) == 0);
   }
-  if (st == RADIX_OK && plan->shape.copies) st = plan->ctx->backend->check_not_capturing(s);
   if (st != RADIX_OK) return st;
   {
     Control cache(plan->ctx);
@@ -339,8 +350,13 @@ radix_status update(radix_plan* plan, const radix_plan_desc& d, radix_stream s) 
     if (st != RADIX_OK) return st;
   }
   const bool decode = d.q_lens == nullptr;
-  if (decode && plan->list.walkers != 0)
-    plan->writer.schedule(plan->list.walkers, plan->config.window);
+  if (plan->list.walkers != 0) {
+    if (decode) {
+      plan->writer.schedule(plan->list.walkers, plan->config.window);
+    } else {
+      plan->writer.no_schedule();
+    }
+  }
   const uint64_t bytes = plan->writer.end();
   StepParams p = step_params(plan->shape, plan->writer.sizes(), plan->device);
   if (plan->shape.copies) {
@@ -372,23 +388,47 @@ uint32_t launched_seqs(const radix_plan& plan) {
   return plan.bounds() ? plan.config.max_seqs : plan.step.num_seqs;
 }
 
+radix_status check_plan_launch(const radix_plan& plan, const radix_attn& d, bool prefill) {
+  if (!plan.updated || plan.decode == prefill) {
+    return fail(RADIX_E_STATE, "d->plan has no %s step: expected an update with%s q_lens",
+                prefill ? "prefill" : "decode", prefill ? "" : "out");
+  }
+  radix_attn given = {};
+  given.struct_size = sizeof given;
+  const radix_status st = radix_plan_attn(&plan, &given);
+  if (st != RADIX_OK) return st;
+  if (d.num_seqs != given.num_seqs || d.max_context_len != given.max_context_len ||
+      d.max_query_len != given.max_query_len || d.block_table_stride != given.block_table_stride) {
+    return fail(
+        RADIX_E_INVALID,
+        "d has num_seqs %u, max_context_len %u, max_query_len %u, block_table_stride %" PRId64
+        ": expected what radix_plan_attn gave (%u, %u, %u, %" PRId64 ")",
+        d.num_seqs, d.max_context_len, d.max_query_len, d.block_table_stride, given.num_seqs,
+        given.max_context_len, given.max_query_len, given.block_table_stride);
+  }
+  if (d.context_lens != given.context_lens || d.block_tables != given.block_tables ||
+      d.cu_q_lens != given.cu_q_lens) {
+    return fail(RADIX_E_INVALID,
+                "d->context_lens, block_tables or cu_q_lens is not what radix_plan_attn gave");
+  }
+  return RADIX_OK;
+}
+
 }  // namespace
 
-radix_status read_plan_list(const radix_ctx& ctx, const radix_attn& d, DecodeList* out) {
+radix_status read_plan(const radix_ctx& ctx, const radix_attn& d, bool prefill, uint32_t block_size,
+                       DecodeList* out) {
   const radix_plan& plan = *d.plan;
-  if (plan.ctx != &ctx)
+  if (plan.ctx != &ctx) {
     return fail(RADIX_E_INVALID, "d->plan is %p: expected a plan of this context",
                 static_cast<const void*>(d.plan));
-  if (!plan.updated || !plan.decode)
-    return fail(RADIX_E_STATE, "d->plan has no decode step: expected an update without q_lens");
-  if (d.num_seqs != launched_seqs(plan) ||
-      d.context_lens != plan.array<int32_t>(plan.layout.context_lens)) {
-    return fail(RADIX_E_INVALID,
-                "d->num_seqs is %u and d->context_lens %p: expected what radix_plan_attn gave (%u, "
-                "%p)",
-                d.num_seqs, static_cast<const void*>(d.context_lens), launched_seqs(plan),
-                static_cast<void*>(plan.array<int32_t>(plan.layout.context_lens)));
   }
+  if (block_size != plan.config.block_size) {
+    return fail(RADIX_E_INVALID, "k_cache has blocks of %u tokens: the plan has tables for %u",
+                block_size, plan.config.block_size);
+  }
+  const radix_status st = check_plan_launch(plan, d, prefill);
+  if (st != RADIX_OK || prefill) return st;
   const uint32_t window = plan.config.window;
   if (window != 0 && (d.window == 0 || d.window > window)) {
     return fail(RADIX_E_INVALID, "d->window is %u: the plan is for windows of at most %u", d.window,
@@ -478,7 +518,9 @@ radix_status radix_plan_rope(const radix_plan* plan, radix_rope_append* io) RADI
   if (st != RADIX_OK) return st;
   d.slots = plan->array<int64_t>(plan->layout.slots);
   d.positions = plan->array<int32_t>(plan->layout.positions);
-  d.num_tokens = plan->bounds() ? plan->config.max_query_tokens : plan->step.num_query_tokens;
+  d.num_tokens = !plan->bounds() ? plan->step.num_query_tokens
+                 : plan->decode  ? plan->config.max_seqs
+                                 : plan->config.max_query_tokens;
   write_struct(d, io);
   return RADIX_OK;
 }

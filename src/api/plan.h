@@ -46,8 +46,9 @@ struct radix_plan {
 
 namespace radixattn {
 
-// The list of the plan that `d` names, for decode; none when the plan has none. INVALID, STATE: the
-// launch is not the plan's.
-radix_status read_plan_list(const radix_ctx& ctx, const radix_attn& d, DecodeList* out);
+// Holds a launch over blocks of `block_size` to the plan that it names, and gives decode the plan's
+// list, none when it has none. INVALID, STATE: the launch is not the plan's.
+radix_status read_plan(const radix_ctx& ctx, const radix_attn& d, bool prefill, uint32_t block_size,
+                       DecodeList* out);
 
 }  // namespace radixattn

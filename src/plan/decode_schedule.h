@@ -34,8 +34,8 @@ struct DecodeSchedule {
 
 // Writes items [num_items, 2] {sequence, range}, full ranges first, and partial_begin [num_seqs]:
 // the state of range i of sequence s is row partial_begin[s] + i. A sequence without visible
-// positions has one item, range 0. With fixed_split 0 the list always fits; else num_items may come
-// out larger than max_items, and then nothing is written.
+// positions has one item, range 0. With fixed_split 0 and lengths up to 2^30 the list always fits;
+// else num_items may come out larger than max_items, and then nothing is written.
 DecodeSchedule schedule_decode(const DecodeScheduleInput& in, int32_t* items,
                                int32_t* partial_begin);
 

@@ -111,6 +111,11 @@ void StepWriter::schedule(uint32_t walkers, uint32_t window) {
   sizes_.num_states = made.num_partial_rows;
 }
 
+void StepWriter::no_schedule() {
+  array(layout_.schedule)[0] = 0;
+  array(layout_.schedule)[1] = 1 << 30;
+}
+
 uint64_t StepWriter::end() {
   for (uint32_t s = sizes_.num_seqs; shape_.pads && s < shape_.max_seqs; ++s) {
     array(layout_.context_lens)[s] = 0;

@@ -70,6 +70,8 @@ class StepWriter {
   void add(const StepSequence& sequence);  // at most max_seqs, and max_query_tokens rows
   // The work list of a decode step; walkers > 0 and the shape has items.
   void schedule(uint32_t walkers, uint32_t window);
+  // No work list, for decode that comes all the same: nothing to walk, nothing to merge.
+  void no_schedule();
   // Padding. What of the staging buffer is to be copied.
   uint64_t end();
 

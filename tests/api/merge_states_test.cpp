@@ -77,6 +77,13 @@ TEST(MergeStates, WhatIsRefusedIsNamed) {
       << "the same strides, spelt out";
   std::fill(a.o.begin(), a.o.end(), 1.f);
   std::fill(result.lse.begin(), result.lse.end(), 7.f);
+  out = tensor(a.o.data() + 32, RADIX_F32, {2, 1, 32}, {96, 32, 1});  // between a's rows
+  outs = {tensor(a.o.data(), RADIX_F32, {2, 1, 32}, {96, 32, 1})};
+  std::vector<float> few(2);
+  const radix_tensor few_lse = tensor(few.data(), RADIX_F32, {2, 1});
+  EXPECT_FAILS(RADIX_E_INVALID, "out.data is",
+               radix_merge_states_launch(ctx, outs.data(), &few_lse, 1, &out, nullptr, nullptr));
+  outs = {a.out_view(), b.out_view()};
   out = result.out_view();
   lse.data = b.lse.data() + 1;
   refused("lse.data is");

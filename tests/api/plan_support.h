@@ -160,7 +160,8 @@ inline void expect_step(Ctx* ctx, const Plan& plan, const std::vector<radix_req>
     }
     cu.push_back(cu.back() + queries);
   }
-  ASSERT_EQ(w.num_tokens, bounds ? max_query_tokens : static_cast<uint32_t>(cu.back()));
+  const uint32_t rows = q_lens != nullptr ? max_query_tokens : max_seqs;
+  ASSERT_EQ(w.num_tokens, bounds ? rows : static_cast<uint32_t>(cu.back()));
   for (size_t t = static_cast<size_t>(cu.back()); t < w.num_tokens; ++t) ASSERT_EQ(slots[t], -1);
   for (uint32_t s = n; s < a.num_seqs; ++s) ASSERT_EQ(lens[s], 0);
   ASSERT_EQ(a.cu_q_lens == nullptr, q_lens == nullptr);

@@ -241,8 +241,17 @@ TEST(Plan, ConfigurationsAreChecked) {
   c = plan_config(1u << 30);
   refused(c, RADIX_E_INVALID, "table entries");
   c = plan_config(4);
-  c.max_context_len = 1u << 31;
-  refused(c, RADIX_E_INVALID, "max_context_len is 2147483648");
+  c.max_context_len = (1u << 30) + 1;
+  refused(c, RADIX_E_INVALID, "max_context_len is 1073741825");
+  c = plan_config(4);
+  c.num_q_heads = 65536;
+  refused(c, RADIX_E_INVALID, "num_q_heads is 65536");
+  c = plan_config(4);
+  c.block_size = 257;
+  refused(c, RADIX_E_INVALID, "block_size is 257");
+  c = plan_config(4);
+  c.reserved0 = 1;
+  refused(c, RADIX_E_INVALID, "reserved0 is 1");
   alignas(64) static char memory[256];
   c = plan_config(4);
   c.memory = memory;
@@ -336,15 +345,81 @@ TEST(Plan, LaunchesMustBeThePlans) {
   a.window = 3;
   EXPECT_FAILS(RADIX_E_INVALID, "plan of this context",
                radix_paged_attention_launch(other, &a, nullptr));
+  const radix_attn right = a;
   const int32_t lens[] = {5};
-  const int32_t* kept = a.context_lens;
   a.context_lens = lens;
   EXPECT_FAILS(RADIX_E_INVALID, "radix_plan_attn gave",
                radix_paged_attention_launch(ctx, &a, nullptr));
-  a.context_lens = kept;
+  a = right;
+  a.max_context_len = 4;
+  EXPECT_FAILS(RADIX_E_INVALID, "max_context_len 4",
+               radix_paged_attention_launch(ctx, &a, nullptr));
+  a = right;
+  a.block_tables = lens;
+  EXPECT_FAILS(RADIX_E_INVALID, "radix_plan_attn gave",
+               radix_paged_attention_launch(ctx, &a, nullptr));
   const std::vector<int32_t> q_lens = {1};
   ASSERT_OK(plan.update({r}, &q_lens));
-  EXPECT_FAILS(RADIX_E_STATE, "no decode step", radix_paged_attention_launch(ctx, &a, nullptr));
+  EXPECT_FAILS(RADIX_E_STATE, "no decode step", radix_paged_attention_launch(ctx, &right, nullptr));
+}
+
+TEST(Plan, PrefillsMustBeThePlansToo) {
+  Ctx ctx, other;
+  fill_kv(ctx);
+  const radix_req r = ctx.start(range(0, 5));
+  Plan plan(ctx, plan_config(2, 4));
+  const std::vector<int32_t> q_lens = {2};
+  ASSERT_OK(plan.update({r}, &q_lens));
+  Rows rows(2);
+  radix_attn a = plan.attn();
+  rows.put(&a);
+  ASSERT_OK(radix_prefill_launch(ctx, &a, nullptr));
+  EXPECT_FAILS(RADIX_E_INVALID, "plan of this context", radix_prefill_launch(other, &a, nullptr));
+  const int32_t cu[] = {0, 2};
+  const int32_t* kept = a.cu_q_lens;
+  a.cu_q_lens = cu;
+  EXPECT_FAILS(RADIX_E_INVALID, "radix_plan_attn gave", radix_prefill_launch(ctx, &a, nullptr));
+  a.cu_q_lens = kept;
+  ASSERT_OK(plan.update({r}, nullptr));
+  EXPECT_FAILS(RADIX_E_STATE, "no prefill step", radix_prefill_launch(ctx, &a, nullptr));
+}
+
+TEST(Plan, BlocksOfAnotherSize) {
+  Ctx ctx;  // blocks of 4
+  std::vector<float> k(8 * 2 * 2 * 32), v(k.size());
+  for (uint32_t i = 0; i < k.size(); ++i) k[i] = value(1, i), v[i] = value(2, i);
+  const std::vector<int32_t> table = {7, 6, 5}, lens = {5};
+  radix_plan_config c = plan_config(1);
+  Plan of_four(ctx, c);
+  c.block_size = 2;
+  Plan of_two(ctx, c);
+  const auto launch = [&](const Plan& plan) {
+    radix_plan_desc d = foreign(table, 3, lens);
+    EXPECT_OK(radix_plan_update(plan, &d, nullptr));
+    radix_attn a = plan.attn();
+    Rows rows(1);
+    rows.put(&a);
+    a.k_cache = tensor(k.data(), RADIX_F32, {8, 2, 2, 32});
+    a.v_cache = tensor(v.data(), RADIX_F32, {8, 2, 2, 32});
+    return radix_paged_attention_launch(ctx, &a, nullptr);
+  };
+  EXPECT_FAILS(RADIX_E_INVALID, "blocks of 2 tokens: the plan has tables for 4", launch(of_four));
+  EXPECT_OK(launch(of_two));
+  EXPECT_EQ(of_two.attn().block_tables[2], 5);
+  EXPECT_EQ(of_two.rope().slots[0], 5 * 2);
+}
+
+TEST(Plan, TheWorkspaceCallKnowsIt) {
+  Ctx ctx;
+  const radix_req r = ctx.start(range(0, 5));
+  Plan plan(ctx, plan_config(2));
+  ASSERT_OK(plan.update({r}, nullptr));
+  Rows rows(1);
+  radix_attn a = plan.attn();
+  rows.put(&a);
+  uint64_t bytes = 0;
+  ASSERT_OK(radix_attn_workspace(ctx, &a, &bytes));
+  EXPECT_LE(bytes, a.workspace_size);
 }
 
 TEST(Plan, AnOlderCallersStructsAreLeftAlone) {

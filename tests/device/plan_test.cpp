@@ -114,8 +114,21 @@ TEST_F(DevicePlans, AreNotUpdatedInsideOfAGraph) {
   device::settings.capturing = stream;
   EXPECT_FAILS(RADIX_E_STATE, "captured", plan.update({r}, nullptr, stream));
   EXPECT_FALSE(device::has_work());
-  ASSERT_OK(plan.update({r}, nullptr, device::make_stream()));
+  for (int i = 0; i < 3; ++i) ASSERT_OK(plan.update({r}, nullptr, device::make_stream()));
+  device::settings.capturing = nullptr;
   device::finish();
+}
+
+TEST_F(DevicePlans, ACopyWhoseEndNobodySeesIsWaitedFor) {
+  Ctx ctx(cuda_config());
+  const radix_req r = ctx.start(range(0, 9));
+  Plan plan(ctx, plan_config(2));
+  device::settings.failing_record = cudaErrorInvalidResourceHandle;
+  EXPECT_FAILS(RADIX_E_DEVICE, "plan_update", plan.update({r}, nullptr));
+  EXPECT_FALSE(device::has_work()) << "its buffer is filled again by the next update";
+  ASSERT_OK(plan.update({r}, nullptr));
+  device::finish();
+  api_test::expect_step(&ctx, plan, {r}, nullptr, 2, 2, false, read_device);
 }
 
 TEST_F(DevicePlans, EveryAllocationMayFail) {
@@ -301,6 +314,30 @@ TEST_F(DevicePlanDecode, BoundsServeEveryStep) {
     expect_result(l, reqs);
     ASSERT_FALSE(HasFatalFailure()) << reqs.size() << " sequences";
   }
+}
+
+// Replayed on the wrong kind of step a graph's decode walks nothing and merges nothing.
+TEST_F(DevicePlanDecode, APrefillStepHasNoWorkList) {
+  const radix_req a = start(0, 1500);
+  Plan plan(*gpu_, plan_config(2, 8, RADIX_PLAN_BOUNDS));
+  const std::vector<int32_t> q_lens = {3};
+  ASSERT_OK(plan.update({a}, nullptr));
+  const radix_attn decode = plan.attn();
+  ASSERT_OK(plan.update({a}, &q_lens));
+  device::finish();
+  // What the list begins with stands 64 bytes before the lengths.
+  const std::vector<int32_t> schedule = down(decode.context_lens - 16, 2);
+  EXPECT_EQ(schedule, (std::vector<int32_t>{0, 1 << 30}));
+}
+
+TEST_F(DevicePlanDecode, TheWorkspaceCallKnowsTheList) {
+  const radix_req a = start(0, 1500);
+  Plan plan(*gpu_, plan_config(1));
+  ASSERT_OK(plan.update({a}, nullptr));
+  Launch l = launch_of(plan, 0);
+  ASSERT_OK(radix_attn_workspace(*gpu_, &l.attn, &l.attn.workspace_size));
+  ASSERT_OK(radix_paged_attention_launch(*gpu_, &l.attn, nullptr));
+  expect_result(l, {a});
 }
 
 TEST_F(DevicePlanDecode, AWorkspaceOfTheCallersMustHoldTheList) {

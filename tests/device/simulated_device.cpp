@@ -29,6 +29,11 @@ std::map<const char*, uint64_t> pinned;                      // host memory, by 
 std::map<void*, std::vector<std::function<void()>>> queues;  // by stream
 int32_t current_device = 0;
 uint64_t next_stream = 1;
+cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+
+bool capture_forbids() {
+  return settings.capturing != nullptr && capture_mode == cudaStreamCaptureModeGlobal;
+}
 
 constexpr uint64_t kPage = 4096;
 
@@ -274,7 +279,17 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+// In a global capture, which this is, nobody may look at an event unless his thread is relaxed.
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, radixattn::test::device::capture_mode);
+  return cudaSuccess;
+}
+
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (const int error = settings.failing_record) {
+    settings.failing_record = 0;
+    return static_cast<cudaError_t>(error);
+  }
   int* pending = reinterpret_cast<int*>(event);
   ++*pending;
   radixattn::test::device::queues[stream].push_back([=] { --*pending; });
@@ -282,10 +297,12 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (radixattn::test::device::capture_forbids()) return cudaErrorStreamCaptureUnsupported;
   return *reinterpret_cast<int*>(event) == 0 ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (radixattn::test::device::capture_forbids()) return cudaErrorStreamCaptureUnsupported;
   if (*reinterpret_cast<int*>(event) == 0) return cudaSuccess;
   ++counters.waits;
   radixattn::test::device::finish();

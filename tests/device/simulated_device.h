@@ -41,7 +41,8 @@ struct Settings {
   int64_t failing_malloc = -1;  // the allocation with this number gives cudaErrorMemoryAllocation
   int32_t failing_launch = 0;   // the error of the next kernel launch
   int32_t failing_copy = 0;     // of the next cudaMemcpyAsync
-  void* capturing = nullptr;    // the stream that is being captured
+  int32_t failing_record = 0;   // of the next cudaEventRecord
+  void* capturing = nullptr;    // the stream that is being captured, in global mode
   uint64_t seed = 1;            // of the order in which streams take turns
 };
 extern Settings settings;
@@ -51,11 +52,11 @@ struct Counters {
   int64_t waits = 0;  // the host waited for the device
   int64_t pinned_allocations = 0, pinned_live = 0;
   int64_t events_live = 0;
-  int64_t pageable_copies = 0;  // one-dimensional copies whose host side is not pinned
-  int64_t bytes_live = 0;       // of the devices, and pinned
-  int64_t bad_frees = 0;        // of what is not memory of the device, or was freed before
-  int32_t launched_on = -1;     // the device that was current at the last launch
-  void* stream = nullptr;       // of the last launch or copy
+  int64_t pageable_copies = 0;       // one-dimensional copies whose host side is not pinned
+  int64_t bytes_live = 0;            // of the devices, and pinned
+  int64_t bad_frees = 0;             // of what is not memory of the device, or was freed before
+  int32_t launched_on = -1;          // the device that was current at the last launch
+  void* stream = nullptr;            // of the last launch or copy
   std::vector<std::string> kernels;  // as the launches name them
 };
 extern Counters counters;

@@ -94,6 +94,7 @@ inline Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t bl
       split.split_tokens = 1;  // the list's counts
       split.partial_begin = list.partial_begin.data();
       split.num_blocks = blocks;
+      split.max_items = static_cast<uint32_t>(list.items.size() / 2);
       rows = list.partial_rows;
     }
     std::vector<float> o(rows * p.num_q_heads * p.head_dim_v, NAN), lse(rows * p.num_q_heads, NAN);

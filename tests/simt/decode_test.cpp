@@ -316,12 +316,13 @@ TEST(CudaDecode, AWorkListsItemsThatDoNotExistAreSkipped) {
     const int32_t strays[] = {2,  0, -1, 0, INT32_MAX, 0, INT32_MIN, 3, 0,         4, 0,
                               -1, 1, 2,  1, INT32_MAX, 1, -5,        3, INT32_MAX, 0, INT32_MIN};
     list.items.insert(list.items.begin() + 4, std::begin(strays), std::end(strays));
-    list.num_items[0] = static_cast<int32_t>(list.items.size() / 2);
+    list.schedule[0] = static_cast<int32_t>(list.items.size() / 2);
     std::vector<float> o(list.partial_rows * 4 * 64), lse(list.partial_rows * 4);
     split.items = list.items.data();
-    split.num_items = list.num_items.data();
+    split.schedule = list.schedule.data();
     split.partial_begin = list.partial_begin.data();
     split.num_blocks = 3;
+    split.max_items = static_cast<uint32_t>(list.items.size() / 2);
     split.partial_o = o.data();
     split.partial_lse = lse.data();
     return emulated([&] {

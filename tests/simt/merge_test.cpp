@@ -183,6 +183,7 @@ radix_status merge(Ranges& r, bool lse) {
   r.split.partial_o = r.o.data();
   r.split.partial_lse = r.partial_lse.data();
   r.split.partial_begin = r.begins.empty() ? nullptr : r.begins.data();
+  r.split.max_items = static_cast<uint32_t>(r.partial_lse.size() / r.p.num_q_heads);
   return emulated([&] { return cuda::launch_decode_merge(r.p, r.split, nullptr); });
 }
 
