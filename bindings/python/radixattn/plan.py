@@ -217,6 +217,7 @@ class PlanCalls(ContextCore):
         max_query_len: int = 0,
         max_context_len: int = 0,
         window: int = 0,
+        block_size: int = 0,
         bounds: bool = False,
         memory: Tensor | None = None,
     ) -> Plan:
@@ -228,6 +229,7 @@ class PlanCalls(ContextCore):
         max_query_len     query rows of a sequence; 0 = max_query_tokens
         max_context_len   tokens of a sequence; 0 = what a request of the context may have
         window            of the launches, when all have the same; 0 fits every window
+        block_size        of the launches' k_cache and v_cache; 0 = the context's
         bounds            launches get these capacities instead of a step's sizes, for captured
                           graphs
         memory            contiguous memory of the context's device, 64-byte aligned, plan_bytes()
@@ -236,8 +238,9 @@ class PlanCalls(ContextCore):
         shape), OutOfMemoryError.
         """
         config = self._plan_config(
-            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window, bounds
-        )
+            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window,
+            block_size, bounds,
+        )  # fmt: skip
         keep = None if memory is None else view_memory(memory, "memory", self.place())
         if keep is not None:
             config.memory, config.memory_size = keep.pointer("void *"), keep.nbytes
@@ -252,12 +255,14 @@ class PlanCalls(ContextCore):
         max_query_len: int = 0,
         max_context_len: int = 0,
         window: int = 0,
+        block_size: int = 0,
         bounds: bool = False,
     ) -> int:
         """Bytes of device memory that such a plan needs. [F]"""
         config = self._plan_config(
-            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window, bounds
-        )
+            max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window,
+            block_size, bounds,
+        )  # fmt: skip
         size = ffi.new("uint64_t *")
         check(lib.radix_plan_bytes(self.pointer, config, size))
         return int(size[0])
@@ -270,11 +275,12 @@ class PlanCalls(ContextCore):
         max_query_len: int,
         max_context_len: int,
         window: int,
+        block_size: int,
         bounds: bool,
     ) -> Any:
         config = ffi.new("radix_plan_config *", {"struct_size": ffi.sizeof("radix_plan_config")})
         config.flags = int(PlanFlag.BOUNDS) if bounds else 0
         config.max_seqs, config.num_q_heads, config.window = max_seqs, num_q_heads, window
         config.max_query_tokens, config.max_query_len = max_query_tokens, max_query_len
-        config.max_context_len = max_context_len
+        config.max_context_len, config.block_size = max_context_len, block_size
         return config
