@@ -366,7 +366,7 @@ typedef struct radix_attn {
   const void *next;            /* NULL in this version */
   const float *k_scale;        /* fp8 K/V: what a stored number is worth, [1] or (SCALE_PER_HEAD) [num_kv_heads]; NULL = 1 */
   const float *v_scale;
-  const uint8_t *tree_mask;    /* prefill of speculative trees, CUDA: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
+  const uint8_t *tree_mask;    /* prefill of speculative trees: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
                                 * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
   int64_t tree_mask_stride;    /* bytes */
   const radix_plan *plan;      /* radix_plan_attn sets it: decode follows the plan's work list; or NULL */

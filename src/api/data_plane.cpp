@@ -178,10 +178,8 @@ radix_status read_attn_arrays(const radix_ctx& ctx, const radix_attn& d, Attenti
   return RADIX_OK;
 }
 
-radix_status check_tree_mask(const radix_ctx& ctx, const radix_attn& d, bool prefill) {
+radix_status check_tree_mask(const radix_attn& d, bool prefill) {
   if (d.tree_mask == nullptr) return RADIX_OK;
-  if (!ctx.on_cuda())
-    return fail(RADIX_E_UNSUPPORTED, "d->tree_mask is given: expected NULL on the CPU");
   if (!prefill) return fail(RADIX_E_INVALID, "d->tree_mask is given: expected NULL for decode");
   if (d.tree_mask_stride < (int64_t{d.max_query_len} + 7) / 8) {
     return fail(RADIX_E_INVALID,
@@ -196,7 +194,7 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
   KvView kv;
   radix_status st = check_attn_words(d);
   if (st == RADIX_OK) st = check_scales(ctx, d.flags, d.k_scale, d.v_scale);
-  if (st == RADIX_OK) st = check_tree_mask(ctx, d, prefill);
+  if (st == RADIX_OK) st = check_tree_mask(d, prefill);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, need_data, &kv);
   if (st == RADIX_OK) st = read_attn_rows(ctx, d, kv, prefill, need_data, p);
   if (st == RADIX_OK && need_data) st = read_attn_arrays(ctx, d, p);

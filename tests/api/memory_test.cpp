@@ -123,7 +123,7 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 2; }},
       {"k_scale is given", RADIX_E_UNSUPPORTED,
        [](Batch* b) { b->a.k_scale = static_cast<const float*>(b->a.q.data); }},
-      {"tree_mask is given", RADIX_E_UNSUPPORTED,
+      {"tree_mask is given", RADIX_E_INVALID,
        [](Batch* b) { b->a.tree_mask = static_cast<const uint8_t*>(b->a.q.data); }},
       {"d->next", RADIX_E_INVALID, [](Batch* b) { b->a.next = b; }},
       {"scale", RADIX_E_INVALID, [](Batch* b) { b->a.scale = NAN; }},

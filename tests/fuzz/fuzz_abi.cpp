@@ -434,6 +434,10 @@ radix_status Fuzzer::attention(bool prefill) {
   std::vector<float> slopes(64, 0.5f);
   if (in_.chance(60)) d->alibi_slopes = slopes.data();
   if (in_.chance(60)) d->sinks = slopes.data();
+  if (in_.chance(prefill ? 30 : 3)) {
+    d->tree_mask = reinterpret_cast<const uint8_t*>(floats_.data());
+    d->tree_mask_stride = in_.chance(20) ? int64_t{in_.below(4)} - 1 : 4 + int64_t{in_.below(9)};
+  }
   uint64_t bytes = 0;
   if (radix_attn_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
   std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, (bytes + 127) / 64 * 64),

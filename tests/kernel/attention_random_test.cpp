@@ -61,6 +61,7 @@ void random_options(Rng& rng, Shape* s) {
 Shape random_shape(Rng& rng, bool prefill) {
   Shape s;
   s.prefill = prefill;
+  s.tree_mask = prefill && rng.one_in(5);
   random_heads(rng, &s);
   random_options(rng, &s);
   s.seqs.clear();

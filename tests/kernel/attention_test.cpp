@@ -318,6 +318,20 @@ TEST(Prefill, WholePromptsOfManyTiles) {
   }
 }
 
+TEST(Prefill, TreeMasks) {
+  for (const uint32_t fresh : {1u, 7u, 8u, 9u, 60u, 100u}) {
+    Shape s = prefill_of({{fresh + 50, fresh}, {fresh, fresh}, {200, fresh / 2 + 1}});
+    s.tree_mask = true;
+    check(s);
+    s.window = 40;
+    s.alibi = true;
+    check(s);
+    s.softcap = 5.f;
+    s.q_dtype = s.k_dtype = s.v_dtype = RADIX_BF16;  // scores by bf16 products where there are such
+    check(s);
+  }
+}
+
 TEST(Prefill, RowsBeforeTheFirstKeySeeNothing) {
   // More query rows than tokens: positions below zero.
   Shape s = prefill_of({{3, 5}, {0, 20}, {1, 70}, {30, 31}});

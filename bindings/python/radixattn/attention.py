@@ -71,7 +71,7 @@ class AttentionOptions(TypedDict, total=False):
     window: int  # visible tokens, the query's own included; default unlimited
     alibi_slopes: Any  # f32 [num_q_heads]
     sinks: Any  # f32 [num_q_heads]: exp(sinks[h]) is added once to the denominator
-    # CUDA, prefill of speculative trees: uint8 [num_rows, bytes]; bit j % 8 of byte j / 8 says
+    # prefill of speculative trees: uint8 [num_rows, bytes]; bit j % 8 of byte j / 8 says
     # whether the row sees its sequence's new token j, instead of causal order
     tree_mask: Tensor
     # uint8, 64-byte aligned (aligned_memory), attention_workspace() long; default: one a thread, on

@@ -457,3 +457,22 @@ def test_a_cached_prefix_gives_the_same_answer(make_ctx, rng):
     warm, got = last_row(ctx)
     assert (cold, warm) == (0, 20)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_tree_masks(ctx, rng, reference):
+    """Rows 4, 5 and 6 of a sequence of 7: siblings that see the prefix and themselves."""
+    k, v = (rng.standard_normal((7, 2, 32), np.float32) for _ in "kv")
+    q = rng.standard_normal((3, 4, 32), np.float32)
+    request = ctx.begin([])
+    ctx.rope_append(k, v, request.append(count=7).slots)
+    table = request.block_table()[None]
+    siblings, _ = ctx.prefill(q, [7], [0, 3], block_tables=table, tree_mask=[[1], [2], [4]])
+    for row in range(3):
+        seen = [0, 1, 2, 3, 4 + row]
+        expected, _ = reference(q[row : row + 1], k[seen], v[seen])
+        np.testing.assert_allclose(siblings[row : row + 1], expected, atol=5e-6)
+    causal, _ = ctx.prefill(q, [7], [0, 3], block_tables=table)
+    chain, _ = ctx.prefill(q, [7], [0, 3], block_tables=table, tree_mask=[[1], [3], [7]])
+    np.testing.assert_array_equal(chain, causal)
+    with pytest.raises(rx.InvalidArgumentError, match="tree_mask is given: expected NULL for decode"):
+        ctx.paged_attention(q[:1], [7], block_tables=table, tree_mask=[[1]])

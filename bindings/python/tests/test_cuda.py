@@ -376,8 +376,6 @@ def test_the_tree_mask_arrives(make_ctx, torch, rng, reference):
         np.testing.assert_allclose(siblings[row : row + 1], expected, atol=5e-6)
     with pytest.raises(ValueError, match="tree_mask has 2 rows: expected 3"):
         attend([[1], [2]])
-    with pytest.raises(rx.UnsupportedError, match="tree_mask is given: expected NULL on the CPU"):
-        make_ctx().prefill(q, [3], [0, 3], block_tables=[[0]], tree_mask=[[1], [2], [4]])
 
 
 # ---- copies

@@ -19,7 +19,8 @@
 // Both products run in one micro-kernel (bf16 queries and keys have another one for the scores
 // where the machine has a bf16 dot product: bf16_dot-inl.h): kBroadcasts x kVectors accumulators (8
 // x 3 of 32 registers, 4 x 3 of 16). Tiles outside of a panel's causal range or window are skipped;
-// only tiles that its edge crosses are masked.
+// only tiles that its edge crosses are masked. With a tree mask (speculative tokens) every row may
+// see any new token: tiles with such are masked bit by bit.
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/bf16_dot-inl.h"
 #include "backend/cpu/kernel_set-inl.h"
@@ -108,6 +109,8 @@ Scratch carve(const AttentionParams& p, void* base) {
 struct Panel {
   uint32_t first = 0, vectors = 0;
   int32_t min_position = 0, max_position = -1;  // of its real rows
+  int32_t sees_to = -1;                         // keys after it some row does not see
+  int32_t last_key = -1;                        // keys after it no row sees
 };
 
 // Tokens [position, position + n) of K and V, unpacked; rows up to a multiple of 8 are zero.
@@ -120,13 +123,41 @@ RADIX_INLINE int64_t window_of(const AttentionParams& p) {
   return p.window == 0 || p.window > 0x7fffffffu ? 0x7fffffff : int64_t{p.window};
 }
 
+// ---- the new tokens of a speculative tree
+
+// Rows of a vector as their tree mask has them.
+struct TreeRows {
+  int32_t first_new = 0x7fffffff;    // position of the sequence's first new token
+  const uint8_t* bits[kLanes] = {};  // null: no row
+};
+
+TreeRows tree_rows(const AttentionParams& p, const PrefillItem& item, uint32_t row) {
+  TreeRows rows;
+  if (p.tree_mask == nullptr) return rows;
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const int32_t first_row = p.cu_q_lens[item.seq];
+  rows.first_new = p.context_lens[item.seq] - (p.cu_q_lens[item.seq + 1] - first_row);
+  for (uint32_t i = 0; i < kLanes && row + i < item.row_end; ++i)
+    rows.bits[i] = p.tree_mask + (first_row + int64_t{(row + i) / group}) * p.tree_mask_stride;
+  return rows;
+}
+
+// 1 for each row that sees key j, which is a new token, else 0.
+RADIX_INLINE VF tree_sees(const TreeRows& rows, int32_t j) {
+  alignas(64) float sees[kLanes];
+  const int32_t fresh = j - rows.first_new;
+  for (uint32_t i = 0; i < kLanes; ++i)
+    sees[i] = rows.bits[i] != nullptr && (rows.bits[i][fresh / 8] >> (fresh % 8) & 1) != 0;
+  return hn::LoadU(DF(), sees);
+}
+
 // ---- softmax of a panel
 
 // One vector of rows: s holds n tokens' scores, `width` apart; they become weights.
 template <uint32_t NV>
 RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, uint32_t n, bool edge,
-                                VF slope, const int32_t* at, float* s, float* m, float* l,
-                                float* alpha) {
+                                VF slope, const TreeRows& tree, const int32_t* at, float* s,
+                                float* m, float* l, float* alpha) {
   const DF d;
   const DI di;
   constexpr uint32_t kWidth = NV * kLanes;
@@ -142,8 +173,11 @@ RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, ui
       VF x = hn::LoadU(d, s + t * kWidth);
       if (p.softcap > 0.f) x = hn::Mul(cap, tanh_f32(x));
       x = hn::NegMulAdd(slope, hn::ConvertTo(d, distance), x);
-      const auto seen = hn::And(hn::RebindMask(d, hn::Gt(distance, hn::Set(di, -1))),
-                                hn::RebindMask(d, hn::Lt(distance, window)));
+      const auto token = static_cast<int32_t>(tile.position + t);
+      const auto ahead = token >= tree.first_new
+                             ? hn::Gt(tree_sees(tree, token), hn::Zero(d))
+                             : hn::RebindMask(d, hn::Gt(distance, hn::Set(di, -1)));
+      const auto seen = hn::And(ahead, hn::RebindMask(d, hn::Lt(distance, window)));
       x = hn::IfThenElse(seen, x, hn::Set(d, kMinusInf));
       hn::StoreU(x, d, s + t * kWidth);
       top = hn::Max(top, x);
@@ -202,14 +236,14 @@ template <uint32_t NV>
 void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& panel,
                 const KvTile& tile, const Scratch& s) {
   constexpr uint32_t kWidth = NV * kLanes;
-  const int32_t last = panel.max_position - static_cast<int32_t>(tile.position);
+  const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
   if (last < 0) return;
   const uint32_t n =
       static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
   const int64_t end = int64_t{tile.position} + tile.n;
   const int64_t window = window_of(p);
   if (end <= int64_t{panel.min_position} - window + 1) return;
-  const bool edge = int64_t{tile.position} + n - 1 > panel.min_position ||
+  const bool edge = int64_t{tile.position} + n - 1 > panel.sees_to ||
                     int64_t{tile.position} <= int64_t{panel.max_position} - window ||
                     panel.first + kWidth > item.row_end - item.row_begin;
 
@@ -218,8 +252,9 @@ void panel_tile(const AttentionParams& p, const PrefillItem& item, const Panel& 
   panel_scores<NV>(p, q, n, s);
   for (uint32_t v = 0; v < NV; ++v) {
     const uint32_t row = panel.first + v * static_cast<uint32_t>(kLanes);
-    softmax_lanes<NV>(p, tile, n, edge, slopes(p, item, item.row_begin + row), s.at + row,
-                      s.s + v * kLanes, s.m + row, s.l + row, s.alpha + row);
+    softmax_lanes<NV>(p, tile, n, edge, slopes(p, item, item.row_begin + row),
+                      tree_rows(p, item, item.row_begin + row), s.at + row, s.s + v * kLanes,
+                      s.m + row, s.l + row, s.alpha + row);
   }
   for (uint32_t i = 0; i < p.head_dim_v; i += kBroadcasts) {
     multiply<NV, 1, kTileStride>(s.v + i, s.s, n, s.alpha + panel.first, o + i * kWidth);
@@ -281,6 +316,12 @@ Panel make_panel(const AttentionParams& p, const PrefillItem& item, uint32_t fir
   panel.min_position = row_position(p, item, item.row_begin + first);
   panel.max_position =
       row_position(p, item, item.row_begin + first + (left < width ? left : width) - 1);
+  panel.sees_to = panel.min_position;
+  panel.last_key = panel.max_position;
+  if (p.tree_mask != nullptr) {
+    panel.sees_to = row_position(p, item, 0) - 1;
+    panel.last_key = p.context_lens[item.seq] - 1;
+  }
   return panel;
 }
 
@@ -355,7 +396,9 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
   for (uint32_t r = 0; r < rows; r += step) begin_panel(p, item, make_panel(p, item, r), s);
 
   const int32_t first_row = row_position(p, item, item.row_begin);
-  const int32_t end = row_position(p, item, item.row_end - 1) + 1;  // keys [begin, end)
+  const int32_t end = p.tree_mask != nullptr
+                          ? p.context_lens[item.seq]
+                          : row_position(p, item, item.row_end - 1) + 1;  // keys [begin, end)
   const int64_t begin = p.window == 0 ? 0 : int64_t{first_row} - p.window + 1;
   KvTile tile;
   for (int64_t j = begin < 0 ? 0 : begin; j < end; j = int64_t{tile.position} + tile.n) {

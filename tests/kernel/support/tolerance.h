@@ -4,12 +4,12 @@
 // the definition, no tricks. A kernel may be twice as far from the reference as the worst element
 // of that is, plus what rounds at this size:
 //
-//   out:  2 * max|plain - ref| + (4e-7 + 2^-24 * max|lse|) * max|V| + half a unit in the last place
+//   out:  2 * max|plain - ref| + (4e-7 + 2^-23 * max|lse|) * max|V| + half a unit in the last place
 //         of the output's dtype
 //   lse:  2 * max|plain - ref| + 1e-6 * (1 + |ref|)
 //
-// 2^-24 * max|lse|: scores of that size are rounded to f32 somewhere, in whatever unit, and a plain
-// computation of few rows may be lucky.
+// 2^-23 * max|lse|: scores of that size are rounded to f32 twice, as sums and in whatever unit they
+// are wanted, and a plain computation of few rows may be lucky.
 //
 // -inf must be -inf, and the zeros of a row that sees nothing must be zeros. Rotary results have no
 // plain counterpart: 3 roundings of f32 (cos, sin, products, sum) of the pair's larger element,
@@ -42,7 +42,7 @@ struct OutScale {
 };
 
 inline double out_tolerance(const OutScale& s, int32_t out_dtype, double ref) {
-  const double exact = 2 * s.plain_error + (4e-7 + std::ldexp(s.max_lse, -24)) * s.max_v;
+  const double exact = 2 * s.plain_error + (4e-7 + std::ldexp(s.max_lse, -23)) * s.max_v;
   return exact + 0.5 * unit_in_last_place(out_dtype, std::fabs(ref) + exact);
 }
 
