@@ -474,5 +474,7 @@ def test_tree_masks(ctx, rng, reference):
     causal, _ = ctx.prefill(q, [7], [0, 3], block_tables=table)
     chain, _ = ctx.prefill(q, [7], [0, 3], block_tables=table, tree_mask=[[1], [3], [7]])
     np.testing.assert_array_equal(chain, causal)
-    with pytest.raises(rx.InvalidArgumentError, match="tree_mask is given: expected NULL for decode"):
+    with pytest.raises(
+        rx.InvalidArgumentError, match="tree_mask is given: expected NULL for decode"
+    ):
         ctx.paged_attention(q[:1], [7], block_tables=table, tree_mask=[[1]])
