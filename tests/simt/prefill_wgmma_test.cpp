@@ -143,6 +143,17 @@ TEST_P(PrefillWgmma, DtypesOfQueriesAndOutputs) {
   }
 }
 
+TEST_P(PrefillWgmma, ScalesOfTensorsAndHeads) {
+  for (const bool per_head : {false, true}) {
+    Shape s = shape({{140, 20}, {16, 5}});
+    s.kv_heads = 2;
+    s.q_heads = 4;
+    s.kv_scales = true;
+    s.kv_scale_per_head = per_head;
+    check(s);
+  }
+}
+
 TEST_P(PrefillWgmma, RowsBeforeTheFirstKeySeeNothing) { check(shape({{10, 13}, {3, 150}})); }
 
 TEST_P(PrefillWgmma, BlockIdsThatNameNoBlockAreNotRead) {
