@@ -168,6 +168,37 @@ TEST_P(PrefillWgmma, BlockIdsThatNameNoBlockAreNotRead) {
   for (const double x : r.lse) EXPECT_EQ(x, -INFINITY);
 }
 
+// One query token whose heads fill the rows, so that whole tiles are not masked for other reasons.
+TEST_P(PrefillWgmma, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
+  Shape s = shape({{300, 1}});
+  s.q_heads = 128;
+  s.block_size = 16;
+  for (const uint32_t lost : {1u, 3u, 9u, 15u}) {  // blocks
+    AttentionCase c(s, kSeed);
+    AttentionParams hidden = c.params();
+    hidden.window = 300 - lost * 16;
+    const Result expected =
+        c.run([&](const AttentionParams&) { return prefill_wgmma_launcher()(hidden); });
+    std::fill_n(c.tables().begin(), lost, -1);
+    const Result got = run(c);
+    EXPECT_TRUE(got.raw_out == expected.raw_out) << lost;
+    EXPECT_TRUE(got.raw_lse == expected.raw_lse) << lost;
+  }
+}
+
+// Full rows whose first one begins a token before a tile's last, whose last one's window begins a
+// token behind a tile's first.
+TEST_P(PrefillWgmma, EdgesOfWholeTiles) {
+  Shape s = shape({{190, 64}, {191, 64}});
+  s.q_heads = 1;
+  check(s);
+  s.seqs = {{364, 64}};
+  for (const uint32_t window : {234u, 235u, 236u}) {
+    s.window = window;
+    check(s);
+  }
+}
+
 TEST_P(PrefillWgmma, EverySchedule) {
   Shape s = shape({{400, 180}, {70, 1}});
   s.window = 200;
