@@ -368,6 +368,7 @@ TEST(CudaDecode, AWorkListEndsWhereItSays) {
       << "sequence 0 is not in the list, and what stood in its rows stays";
 }
 
+#ifndef RADIX_SIMT_TSAN  // states that lie in one place are a race, and may be
 // What comes out is anything, but nothing outside is read or written (AddressSanitizer looks).
 TEST(CudaDecode, AWorkListsRangesAndStatesThatLieStayInside) {
   AttentionCase c(decode_of({200, 77}), kSeed);
@@ -376,6 +377,7 @@ TEST(CudaDecode, AWorkListsRangesAndStatesThatLieStayInside) {
   for (const int32_t row : {-1, 2, 1 << 20, INT32_MAX, INT32_MIN})
     c.run(listed_launcher(0, [row](WorkList* list) { list->partial_begin.assign(2, row); }));
 }
+#endif
 
 TEST(CudaDecode, OffsetsBeyondThirtyTwoBits) {
   for (const bool aligned : {true, false}) {
