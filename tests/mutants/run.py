@@ -35,7 +35,7 @@ ROOT = HERE.parent.parent
 BUILD = ROOT / "build/mutants"
 COPIED = ["cuda", "src", "include", "tests/simt", "tests/kernel", "tests/unit"]
 EMULATOR = [f"tests/simt/{name}.cpp"
-            for name in ("async_copy", "collectives", "fibers", "scheduler", "tensor_core")]
+            for name in ("async_copy", "collectives", "fibers", "hopper", "scheduler", "tensor_core")]
 SUPPORT = ["tests/kernel/support/attention_case.cpp", "tests/kernel/support/plain_attention.cpp",
            "src/backend/reference/attention.cpp", "src/backend/reference/numeric.cpp",
            "src/backend/reference/rope_append.cpp", "src/base/error.cpp"]

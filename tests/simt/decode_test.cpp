@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "attention_launchers.h"
 #include "support/rng.h"
@@ -307,32 +308,76 @@ TEST(CudaDecode, LengthsBeyondTheTableEndThere) {
 
 #ifdef RADIX_SIMT_EMU
 
-TEST(CudaDecode, AWorkListsItemsThatDoNotExistAreSkipped) {
-  AttentionCase c(decode_of({200, 77}), kSeed);
-  const Result whole = c.run(decode_launcher(90, 64, 3));
-  const Result listed = c.run([](const AttentionParams& p) {
+// Decode by a list that a test has spoilt, with room for its items and states and no more.
+Launcher listed_launcher(uint32_t max_items, const std::function<void(WorkList*)>& spoil) {
+  return [=](const AttentionParams& p) {
     cuda::DecodeSplit split = split_of(p, 64);
     WorkList list = work_list_of(p, split);
-    const int32_t strays[] = {2,  0, -1, 0, INT32_MAX, 0, INT32_MIN, 3, 0,         4, 0,
-                              -1, 1, 2,  1, INT32_MAX, 1, -5,        3, INT32_MAX, 0, INT32_MIN};
-    list.items.insert(list.items.begin() + 4, std::begin(strays), std::end(strays));
-    list.schedule[0] = static_cast<int32_t>(list.items.size() / 2);
-    std::vector<float> o(list.partial_rows * 4 * 64), lse(list.partial_rows * 4);
+    spoil(&list);
+    list.items.shrink_to_fit();
+    split.max_items = max_items != 0 ? max_items : static_cast<uint32_t>(list.items.size() / 2);
+    std::vector<float> o(size_t{split.max_items} * p.num_q_heads * p.head_dim_v),
+        lse(size_t{split.max_items} * p.num_q_heads);
     split.items = list.items.data();
     split.schedule = list.schedule.data();
     split.partial_begin = list.partial_begin.data();
     split.num_blocks = 3;
-    split.max_items = static_cast<uint32_t>(list.items.size() / 2);
     split.partial_o = o.data();
     split.partial_lse = lse.data();
     return emulated([&] {
       const cuda::Error e = cuda::launch_decode(p, split, device_like(90), nullptr);
       return e != 0 ? e : cuda::launch_decode_merge(p, split, nullptr);
     });
-  });
+  };
+}
+
+TEST(CudaDecode, AWorkListsItemsThatDoNotExistAreSkipped) {
+  AttentionCase c(decode_of({200, 77}), kSeed);
+  const Result whole = c.run(decode_launcher(90, 64, 3));
+  const Result listed = c.run(listed_launcher(0, [](WorkList* list) {
+    const int32_t strays[] = {2,  0, -1, 0, INT32_MAX, 0, INT32_MIN, 3, 0,         4, 0,
+                              -1, 1, 2,  1, INT32_MAX, 1, -5,        3, INT32_MAX, 0, INT32_MIN};
+    list->items.insert(list->items.begin() + 4, std::begin(strays), std::end(strays));
+    list->schedule[0] = static_cast<int32_t>(list->items.size() / 2);
+  }));
   EXPECT_TRUE(whole.raw_out == listed.raw_out);
   EXPECT_TRUE(whole.raw_lse == listed.raw_lse);
 }
+
+TEST(CudaDecode, AWorkListsCountIsCutToItsRoom) {
+  AttentionCase c(decode_of({200, 77}), kSeed);
+  const Result whole = c.run(decode_launcher(90, 64, 3));
+  for (const int32_t count : {7, INT32_MAX, -1, INT32_MIN}) {
+    const Result listed =
+        c.run(listed_launcher(0, [count](WorkList* list) { list->schedule[0] = count; }));
+    EXPECT_TRUE(whole.raw_out == listed.raw_out) << count;
+    EXPECT_TRUE(whole.raw_lse == listed.raw_lse) << count;
+  }
+}
+
+// The device's count, not the room: a captured launch has room for more.
+TEST(CudaDecode, AWorkListEndsWhereItSays) {
+  AttentionCase c(decode_of({60, 50}), kSeed);
+  const Result whole = c.run(decode_launcher(90, 64, 3));
+  const Result one = c.run(listed_launcher(2, [](WorkList* list) { list->schedule[0] = 1; }));
+  const size_t half = whole.out.size() / 2;  // the list goes backwards: of the last sequence
+  EXPECT_TRUE(std::equal(whole.out.begin() + static_cast<int64_t>(half), whole.out.end(),
+                         one.out.begin() + static_cast<int64_t>(half)));
+  EXPECT_TRUE(std::none_of(one.out.begin(), one.out.begin() + static_cast<int64_t>(half),
+                           [&](double x) { return std::fabs(x) < 1e6; }))
+      << "sequence 0 is not in the list, and what stood in its rows stays";
+}
+
+#ifndef RADIX_SIMT_TSAN  // states that lie in one place are a race, and may be
+// What comes out is anything, but nothing outside is read or written (AddressSanitizer looks).
+TEST(CudaDecode, AWorkListsRangesAndStatesThatLieStayInside) {
+  AttentionCase c(decode_of({200, 77}), kSeed);
+  for (const int32_t tokens : {0, -1, INT32_MIN, 1, 16, INT32_MAX})
+    c.run(listed_launcher(0, [tokens](WorkList* list) { list->schedule[1] = tokens; }));
+  for (const int32_t row : {-1, 2, 1 << 20, INT32_MAX, INT32_MIN})
+    c.run(listed_launcher(0, [row](WorkList* list) { list->partial_begin.assign(2, row); }));
+}
+#endif
 
 TEST(CudaDecode, OffsetsBeyondThirtyTwoBits) {
   for (const bool aligned : {true, false}) {

@@ -209,6 +209,25 @@ TEST_P(CudaPrefill, BlockIdsThatNameNoBlockAreNotRead) {
   for (const double x : r.lse) EXPECT_EQ(x, -INFINITY);
 }
 
+// One query token whose heads fill the rows, so that whole tiles are not masked for other reasons.
+TEST_P(CudaPrefill, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
+  Shape s = shape({{150, 1}});
+  s.q_heads = 64;
+  s.kv_heads = 1;
+  s.block_size = 8;
+  for (const uint32_t lost : {1u, 3u, 9u, 15u}) {  // blocks
+    AttentionCase c(s, kSeed);
+    AttentionParams hidden = c.params();
+    hidden.window = 150 - lost * 8;
+    const Result expected =
+        c.run([&](const AttentionParams&) { return prefill_launcher(90)(hidden); });
+    std::fill_n(c.tables().begin(), lost, -1);
+    const Result got = c.run(prefill_launcher(90));
+    EXPECT_TRUE(got.raw_out == expected.raw_out) << lost;
+    EXPECT_TRUE(got.raw_lse == expected.raw_lse) << lost;
+  }
+}
+
 TEST_P(CudaPrefill, EverySchedule) {
   AttentionCase c(shape({{150, 80}, {70, 1}}), kSeed);
   const Result first = c.run(prefill_launcher(90));

@@ -143,6 +143,17 @@ TEST_P(PrefillWgmma, DtypesOfQueriesAndOutputs) {
   }
 }
 
+TEST_P(PrefillWgmma, ScalesOfTensorsAndHeads) {
+  for (const bool per_head : {false, true}) {
+    Shape s = shape({{140, 20}, {16, 5}});
+    s.kv_heads = 2;
+    s.q_heads = 4;
+    s.kv_scales = true;
+    s.kv_scale_per_head = per_head;
+    check(s);
+  }
+}
+
 TEST_P(PrefillWgmma, RowsBeforeTheFirstKeySeeNothing) { check(shape({{10, 13}, {3, 150}})); }
 
 TEST_P(PrefillWgmma, BlockIdsThatNameNoBlockAreNotRead) {
@@ -155,6 +166,37 @@ TEST_P(PrefillWgmma, BlockIdsThatNameNoBlockAreNotRead) {
   const Result r = run(c);
   for (const double x : r.out) EXPECT_EQ(x, 0.0);
   for (const double x : r.lse) EXPECT_EQ(x, -INFINITY);
+}
+
+// One query token whose heads fill the rows, so that whole tiles are not masked for other reasons.
+TEST_P(PrefillWgmma, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
+  Shape s = shape({{300, 1}});
+  s.q_heads = 128;
+  s.block_size = 16;
+  for (const uint32_t lost : {1u, 3u, 9u, 15u}) {  // blocks
+    AttentionCase c(s, kSeed);
+    AttentionParams hidden = c.params();
+    hidden.window = 300 - lost * 16;
+    const Result expected =
+        c.run([&](const AttentionParams&) { return prefill_wgmma_launcher()(hidden); });
+    std::fill_n(c.tables().begin(), lost, -1);
+    const Result got = run(c);
+    EXPECT_TRUE(got.raw_out == expected.raw_out) << lost;
+    EXPECT_TRUE(got.raw_lse == expected.raw_lse) << lost;
+  }
+}
+
+// Full rows whose first one begins a token before a tile's last, whose last one's window begins a
+// token behind a tile's first.
+TEST_P(PrefillWgmma, EdgesOfWholeTiles) {
+  Shape s = shape({{190, 64}, {191, 64}});
+  s.q_heads = 1;
+  check(s);
+  s.seqs = {{364, 64}};
+  for (const uint32_t window : {234u, 235u, 236u}) {
+    s.window = window;
+    check(s);
+  }
 }
 
 TEST_P(PrefillWgmma, EverySchedule) {

@@ -108,12 +108,57 @@ TEST(CudaStep, ContentsThatLieTouchNothingElse) {
   c.add(1 << 30, 5, 5, {7, 8, 9});  // past the row's end, and so are its positions
   c.add(-3, 2, -2, {1, 2, 3});      // before its begin
   c.add(8, 1 << 20, 0, {-1, -1});   // more rows than there are slots
+  c.add(4, 0, 5, {4, 5, 6});        // past the last row's end
   const StepParams p = c.params(30);
   ASSERT_EQ(build_step_on_device(p), RADIX_OK) << last_message();
   c.expect_guards();
-  EXPECT_EQ(c.tables[2 * 6], 3) << "what of a patch lies in the row is written";
-  EXPECT_EQ(c.tables[6 + 5], 7);
+  const std::vector<int32_t> tables = {
+      1,  2,  3,  4,  5,  -1,  //
+      -1, -1, -1, -1, -1, 7,   // what of a patch lies in the row is written
+      3,  -1, -1, -1, -1, -1,  //
+      -1, -1, -1, -1, -1, -1,  //
+      -1, -1, -1, -1, -1, 4,  kGuard};
+  EXPECT_EQ(c.tables, tables);
   for (int i = 20; i < 30; ++i) EXPECT_EQ(c.slots[static_cast<size_t>(i)], -1) << i;
+  EXPECT_EQ(c.positions[25], 0);
+}
+
+TEST(CudaStep, BlocksThatAreNoneHaveNoSlots) {
+  StepCase c;
+  c.add(12, 12, 0, {3, -1, INT32_MIN});
+  const StepParams p = c.params(12);
+  ASSERT_EQ(build_step_on_device(p), RADIX_OK) << last_message();
+  for (size_t i = 0; i < 12; ++i) EXPECT_EQ(c.slots[i], i < 4 ? 12 + static_cast<int64_t>(i) : -1);
+}
+
+// Row bounds that lie write neither before the slots nor behind them.
+TEST(CudaStep, RowsOutsideOfTheSlotsAreNotWritten) {
+  StepCase c;
+  c.add(8, 4, 0, {1, 2});
+  c.add(8, 4, 0, {3, 4});
+  c.cu_q_lens = {-6, -2, 40};
+  const StepParams p = c.params(10);
+  ASSERT_EQ(build_step_on_device(p), RADIX_OK) << last_message();
+  c.expect_guards();
+}
+
+// Patches in the middle of rows, longer than a block of threads; slots beyond 32 bits.
+TEST(CudaStep, PatchesLongerThanTheBlockAndLargeIds) {
+  StepCase c;
+  c.row_stride = 400;
+  c.block_size = 16;
+  std::vector<int32_t> ids(300);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = INT32_MAX - static_cast<int32_t>(i);
+  c.add(0, 0, 0, {});
+  c.add(400 * 16, 300 * 16, 100, ids);
+  const StepParams p = c.params(300 * 16);
+  ASSERT_EQ(build_step_on_device(p), RADIX_OK) << last_message();
+  c.expect_guards();
+  for (size_t i = 0; i < 300; ++i) EXPECT_EQ(c.tables[400 + 100 + i], ids[i]) << i;
+  for (size_t t = 0; t < 300 * 16; ++t) {
+    ASSERT_EQ(c.positions[t], static_cast<int32_t>(100 * 16 + t));
+    ASSERT_EQ(c.slots[t], int64_t{ids[t / 16]} * 16 + static_cast<int64_t>(t % 16));
+  }
 }
 
 TEST(CudaStep, NoSequencesAreAllPadding) {

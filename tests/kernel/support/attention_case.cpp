@@ -136,15 +136,16 @@ void AttentionCase::make_tables(Rng& rng) {
   block_begin_.push_back(static_cast<int32_t>(block_ids_.size()));
 }
 
-AttentionCase::Strides AttentionCase::strides_of(uint32_t dim) const {
+AttentionCase::Strides AttentionCase::strides_of(uint32_t dim, bool of_v) const {
   const int64_t heads = shape_.kv_heads, tokens = shape_.block_size, row = dim;
+  const int64_t gap = of_v ? 32 : 16;  // equal dims have other strides for all that
   switch (shape_.layout) {
     case Layout::kHnd:
       return {heads * tokens * row, row, tokens * row};
     case Layout::kPaddedNhd:
       return {tokens * (heads * (row + 3) + 5) + 5, heads * (row + 3) + 5, row + 3};
     case Layout::kAlignedPaddedNhd:
-      return {tokens * (heads * (row + 16) + 48) + 48, heads * (row + 16) + 48, row + 16};
+      return {tokens * (heads * (row + gap) + 48) + 48, heads * (row + gap) + 48, row + gap};
     case Layout::kOddHeads:
       return {tokens * heads * (row + 4), heads * (row + 4), row + 4};
     case Layout::kOddTokens:
@@ -161,7 +162,7 @@ AttentionCase::Strides AttentionCase::strides_of(uint32_t dim) const {
 void AttentionCase::make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset,
                                Strides* strides, Elements* to) {
   const int64_t heads = shape_.kv_heads;
-  *strides = strides_of(dim);
+  *strides = strides_of(dim, to == &v_);
   const int64_t outer = shape_.layout == Layout::kHeadsFirst ? heads : 1;
   *to = Elements(dtype, outer * num_blocks_ * strides->block, kNanByte, shape_.aligned);
   for (uint32_t s = 0; s < shape_.seqs.size(); ++s) {

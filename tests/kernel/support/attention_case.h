@@ -119,7 +119,7 @@ class AttentionCase {
     int64_t block, token, head;
   };
   void make_tables(Rng& rng);
-  Strides strides_of(uint32_t dim) const;
+  Strides strides_of(uint32_t dim, bool of_v) const;
   void make_paged(Rng& rng, int32_t dtype, uint32_t dim, float offset, Strides* strides,
                   Elements* to);
   void make_rows(Rng& rng);
