@@ -35,7 +35,8 @@ RADIX_DEVICE int64_t slot_of(const StepParams& p, uint32_t seq, int64_t position
 }
 
 // grid (num_seqs + 1)
-__global__ void __launch_bounds__(kThreads)
+// Eight blocks an SM: left to itself, ptxas spills on sm_80 for the sake of sixteen.
+__global__ void __launch_bounds__(kThreads, 8)
     build_step_kernel(const __grid_constant__ StepParams p) {
   const uint32_t seq = blockIdx.x;
   int64_t row = p.num_seqs > 0 ? p.cu_q_lens[seq] : 0;

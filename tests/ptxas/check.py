@@ -6,7 +6,8 @@
 Fails when a kernel spills, takes more registers, stack or static shared memory than budget.json
 allows, is missing there, when ptxas does not take wgmma or setmaxnreg as written, or when the PTX of the wrappers
 (cuda/simt) is not the golden one: the inline assembly is the one text that no test without a GPU
-runs, so a change of it asks for a run of ./run gpu. --update writes both files anew; the diff is then what to review.
+runs, so a change of it asks for a run of ./run gpu. --update writes both files anew, unless
+something spills; the diff is then what to review.
 """
 import argparse
 import concurrent.futures
@@ -144,6 +145,11 @@ def main():
                 found[f"{name} sm_{arch}"] = now
         ptx = wrapper_ptx(folder)
     if options.update:
+        problems = compare(found, found)
+        for problem in problems:
+            print(problem)
+        if problems:  # what no budget may hold
+            return 1
         budget_file.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
         ptx_file.write_text("\n".join(ptx) + "\n")
         print(f"ptxas: wrote the budget of {len(found)} kernels")
