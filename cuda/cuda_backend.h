@@ -28,6 +28,13 @@ class CudaBackend final : public Backend {
   radix_status check_not_capturing(radix_stream stream) override;
   radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status match_batch(const MatchParams& p, radix_stream stream) override;
+  uint64_t sample_workspace(const SampleParams& p) const override;
+  radix_status sample(const SampleParams& p, radix_stream stream) override;
+  uint64_t verify_workspace(const VerifyParams& p) const override;
+  radix_status verify(const VerifyParams& p, radix_stream stream) override;
+  radix_status rms_norm(const NormParams& p, radix_stream stream) override;
+  uint64_t gemm_workspace(const GemmParams& p) const override;
+  radix_status gemm(const GemmParams& p, radix_stream stream) override;
   radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
                            radix_stream stream) override;
   radix_status copy_tokens(const KvBlocks& kv, int32_t src, int32_t dst, uint32_t num_tokens,

@@ -148,6 +148,21 @@ enum { /* radix_plan_desc.flags */
   RADIX_PLAN_UPDATE_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
 };
 enum { RADIX_APPEND_PARTIAL = 1 }; /* radix_append_out.flags: items before the first failure take effect */
+enum { /* radix_sample.flags */
+  RADIX_SAMPLE_FINAL_LOGPROBS = 1  /* log-probabilities of what the token was drawn from, instead of the model's own */
+};
+enum { /* radix_sample.out_status, radix_verify.out_status */
+  RADIX_ROW_OK = 0,
+  RADIX_ROW_NAN = 1,       /* a logit is NaN or +inf */
+  RADIX_ROW_EMPTY = 2,     /* no token is left: all are -inf or not allowed */
+  RADIX_ROW_PARAMETER = 3  /* a parameter, a token of the history or a bias is out of its range */
+};
+enum { RADIX_VERIFY_NO_REPLACEMENT = 1 }; /* radix_verify.flags: siblings were drawn without replacement */
+enum { /* radix_layer.flags */
+  RADIX_LAYER_ADD = 1,           /* y += the block's result (a residual stream), instead of y = */
+  RADIX_LAYER_NORM_PLUS_ONE = 2  /* norm weights w count as 1 + w: Gemma */
+};
+enum { RADIX_GEMM_ADD = 1 }; /* radix_gemm.flags: y += */
 
 /* ---- callbacks: may be called from any thread inside a library call, several at a time; must not throw, longjmp, or call a [C]
  *      function of the same context ----------------------------------------------------------------------- */
@@ -486,6 +501,137 @@ typedef struct radix_match_batch {
   int64_t table_stride;
 } radix_match_batch;
 
+/* Choosing a token from each row of logits x. A row's scores are made and cut in this order (sources: docs/sampling.md):
+ *   allowed      x = -inf where the token's bit of `allowed` is 0
+ *   bias         x += each of the row's biases for the token, in their order; -inf bans it
+ *   repetition   once for a token of the row's history: x = x > 0 ? x / r : x * r                       (r = repetition_penalty)
+ *   frequency,   for a token that stands n > 0 times in the output part of the history:
+ *   presence       x -= n * frequency_penalty + presence_penalty
+ *   temperature  p = softmax(x / temperature); 0: the highest x wins, ties by the lowest id, and what follows is not looked at
+ *   top_k        the k highest x stay, ties by the lowest id
+ *   top_p        the likeliest that together have at least top_p of what is left stay, ties by the lowest id
+ *   min_p        tokens with p >= min_p * the highest p stay
+ *   typical_p    the tokens with |-ln p - entropy| smallest that together have at least typical_p stay, ties by the lowest id
+ *   draw         from what stayed, renormalised, by Philox 4x32-10 with key seeds[row] and counter positions[row]
+ * Probabilities are integers, multiples of 2^-40 of the likeliest token's, so sums have no order: a row's token is the same on
+ * every backend, in every batch. A row with out_status other than RADIX_ROW_OK has token -1 and log-probabilities of NaN. */
+typedef struct radix_sample {
+  uint32_t struct_size;
+  uint32_t flags;                  /* RADIX_SAMPLE_* */
+  uint32_t num_top;                /* likeliest tokens to report for each row, 0..128 and at most vocab */
+  uint32_t reserved0;
+  radix_tensor logits;             /* [num_rows, vocab] f32, f16 or bf16, read only; vocab at most 2^20 */
+  const float *temperature;        /* [num_rows], as all of these; >= 0; NULL = 0 for every row: greedy */
+  const int32_t *top_k;            /* 0 = off, as NULL; here and below */
+  const float *top_p;              /* (0, 1] */
+  const float *min_p;              /* (0, 1] */
+  const float *typical_p;          /* (0, 1] */
+  const float *repetition_penalty; /* > 0; 1 = off */
+  const float *presence_penalty;   /* any finite number */
+  const float *frequency_penalty;
+  const radix_token *history;      /* [num_history] prompt, then output so far, row after row; NULL without penalties */
+  const int64_t *history_begin;    /* [num_rows + 1] row i's: [history_begin[i], history_begin[i + 1]) */
+  const int64_t *output_begin;     /* [num_rows] where its output begins, an index of history; NULL: all of it is prompt */
+  uint64_t num_history;
+  const radix_token *bias_tokens;  /* [num_biases], or NULL */
+  const float *bias_values;        /* [num_biases] finite, or -inf */
+  const int64_t *bias_begin;       /* [num_rows + 1] */
+  uint64_t num_biases;
+  const uint32_t *allowed;         /* [num_rows, allowed_stride] bit t % 32 of word t / 32; NULL = every token (guided decoding) */
+  int64_t allowed_stride;          /* words */
+  const uint64_t *seeds;           /* [num_rows]; NULL = 0 for every row */
+  const uint64_t *positions;       /* [num_rows] the tokens that stand before the one to draw: never twice with a seed; NULL = 0 */
+  radix_token *out_tokens;         /* [num_rows] */
+  float *out_logprobs;             /* [num_rows] ln p of the token in softmax(logits); or NULL */
+  radix_token *out_top_tokens;     /* [num_rows, num_top] by falling probability, ties by the lowest id; NULL when num_top is 0 */
+  float *out_top_logprobs;         /* [num_rows, num_top] */
+  int32_t *out_status;             /* [num_rows] RADIX_ROW_*; NULL: on the CPU the first row that is not OK makes the call INVALID,
+                                    * with every other row done */
+  void *workspace;                 /* 64-byte aligned; radix_sample_workspace bytes; one launch at a time uses it */
+  uint64_t workspace_size;
+  const void *next;                /* NULL in this version */
+} radix_sample;
+
+/* Speculative decoding: which drafted tokens stand, and the token that follows them. Each sequence has a tree of nodes, rows
+ * [node_begin[s], node_begin[s + 1]) of the target's logits. Its first node is the root: the last token that stands, whose
+ * logits say what comes next. Every other node is a drafted token behind its parent. From the root on: a child whose token
+ * stands is the next node; where none does, or there is none, the token that was drawn in their place is the last one.
+ *   without draft_probs (n-grams, a fixed tree): a token is drawn from the target as radix_sample_launch would, and the child
+ *     that has it stands. So tokens are those of decoding without drafts, with the same seeds and positions.
+ *   with draft_probs, rejection sampling (Leviathan et al. 2023; Chen et al. 2023; siblings: SpecInfer, Miao et al. 2024): the
+ *     children of a node, in order, were drawn from q. A child t stands with probability min(1, p(t) / q(t)); if it
+ *     does not, p becomes the normalised max(p - q, 0) (NO_REPLACEMENT: and q loses t), and the next one is looked at.
+ * Either way the tokens have the target's distribution, that of radix_sample's cuts. Greedy targets are exact, too. */
+typedef struct radix_verify {
+  uint32_t struct_size;
+  uint32_t flags;                  /* RADIX_VERIFY_* */
+  uint32_t num_seqs;
+  uint32_t max_tokens;             /* of a sequence and step: room in a row of the outputs; at least its deepest path + 1 */
+  const radix_sample *target;      /* rows: all nodes of all sequences; positions count from a node's depth. outputs, num_top
+                                    * and workspace of it are not used */
+  const int32_t *node_begin;       /* [num_seqs + 1] */
+  const radix_token *draft_tokens; /* [num_rows]; a root's is not read */
+  const int32_t *parents;          /* [num_rows] counted from the sequence's root, less than the node's own; a root's is not
+                                    * read; NULL: each node's parent is the one before it (a chain) */
+  radix_tensor draft_probs;        /* [num_rows, vocab] f32: row i is what the children of node i were drawn from; or data NULL */
+  radix_token *out_tokens;         /* [num_seqs, max_tokens] those that stand, then the new one; -1 behind */
+  int32_t *out_num_tokens;         /* [num_seqs] at least 1; 0 when out_status is not OK */
+  int32_t *out_nodes;              /* [num_seqs, max_tokens] node, counted from the root's 0, whose logits gave each token: K/V of
+                                    * these nodes stays; -1 behind; or NULL */
+  int32_t *out_status;             /* [num_seqs] as in radix_sample, of the first node on the way that is not OK */
+  void *workspace;                 /* as in radix_sample; radix_verify_workspace bytes */
+  uint64_t workspace_size;
+  const void *next;                /* NULL in this version */
+} radix_verify;
+
+/* One matrix product of a layer, for a host that brings its own: y = x W^T + bias, or y += that. */
+typedef struct radix_gemm {
+  uint32_t struct_size;
+  uint32_t flags;      /* RADIX_GEMM_ADD */
+  radix_tensor x;      /* [rows, in] */
+  radix_tensor weight; /* [out, in] */
+  radix_tensor bias;   /* [out], data NULL = none */
+  radix_tensor y;      /* [rows, out] */
+} radix_gemm;
+/* Enqueues the product on the stream (on the CPU: does it). Anything but RADIX_OK makes the launch RADIX_E_CALLBACK. */
+typedef radix_status (RADIX_CALL *radix_gemm_fn)(void *user, const radix_gemm *g, radix_stream s);
+
+/* The attention block of a model's layer, for the rows of a step: rows [0, D) are decoding sequences, one each, the rows
+ * behind them are prefill, in order of their sequences. Either part may be missing.
+ *   h = norm ? x / rms(x) * norm : x                 rms(x) = sqrt(mean(x^2) + norm_eps)    (Zhang & Sennrich 2019)
+ *   q, k, v = h W_qkv^T + b_qkv                      or three products with w_q, w_k, w_v
+ *   q, k = per head: / rms * q_norm, * k_norm        when given (Qwen3, Gemma 3)
+ *   rotary embedding of q and k; k and v to their slots; decode and prefill over the block tables
+ *   y = heads W_o^T + b_o                            or y += that (RADIX_LAYER_ADD)
+ * Weights are borrowed: read where they lie, in [out, in] order, rows in any stride.
+ * Tensor parallel: a rank has the rows of w_q, w_k, w_v of its heads, the columns of w_o (a stride says so), b_o on one rank only
+ * (RADIX_LAYER_ADD, too), and a context with its own KV heads. y is then a part of a sum: the host's all-reduce goes right
+ * after the launch. Ranks that make the same calls get the same block ids. */
+typedef struct radix_layer {
+  uint32_t struct_size;
+  uint32_t flags;                       /* RADIX_LAYER_* */
+  uint32_t num_q_heads;                 /* of this rank; a multiple of the KV heads */
+  float norm_eps;                       /* 0 = 1e-6 */
+  radix_tensor x;                       /* [num_rows, hidden] f32, f16 or bf16 */
+  radix_tensor y;                       /* [num_rows, hidden], dtype as x; may be x itself */
+  radix_tensor norm;                    /* [hidden], or data NULL; weights are f32, f16 or bf16, on CUDA of x's dtype */
+  radix_tensor w_qkv;                   /* [num_q_heads*head_dim + num_kv_heads*(head_dim + head_dim_v), hidden]: q, k, v; or NULL: */
+  radix_tensor w_q, w_k, w_v;           /* its three parts, apart */
+  radix_tensor b_qkv, b_q, b_k, b_v;    /* biases, shaped as the weights' rows; data NULL = none */
+  radix_tensor q_norm, k_norm;          /* [head_dim], or data NULL */
+  radix_tensor w_o;                     /* [hidden, num_q_heads*head_dim_v] */
+  radix_tensor b_o;                     /* [hidden], or data NULL */
+  const radix_rope_append *decode_rope; /* of the decode part: its q, k, v are not used; num_tokens = D; or NULL with decode */
+  const radix_attn *decode;             /* q, out are not used; num_seqs = D */
+  const radix_rope_append *prefill_rope; /* of the prefill part, likewise; arrays count from its first row */
+  const radix_attn *prefill;
+  radix_gemm_fn gemm;                   /* NULL: the library's own (CPU), cuBLASLt (CUDA) */
+  void *gemm_user;
+  void *workspace;                      /* 64-byte aligned; radix_layer_workspace bytes; one launch at a time uses it */
+  uint64_t workspace_size;
+  const void *next;                     /* NULL in this version */
+} radix_layer;
+
 /* ---- library ------------------------------------------------------------------------------------------------ */
 
 RADIX_API(uint32_t) radix_version(void) RADIX_NOEXCEPT;              /* [F] RADIXATTN_VERSION of the library */
@@ -567,8 +713,8 @@ RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t p
  * request published meanwhile with the same tokens are duplicates: a request begun with
  * REMAP_DUPLICATES gets the cached block in its row and gives its own back (listed in remaps);
  * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
- * blocks (forks, borrowers) are committed along; they get their remaps from the next commit that names them. out may be NULL when no remap is asked for. All
- * items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
+ * blocks (forks, borrowers) are committed along; they get their remaps from the next commit that names them. out may be
+ * NULL when no remap is asked for. All items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
  * Cost: O(new blocks * block_size), O(log nodes), O(nodes above) and O(family). */
 RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,
                                      radix_commit_out *out) RADIX_NOEXCEPT;
@@ -732,6 +878,24 @@ RADIX_API(radix_status) radix_prefill_launch(radix_ctx *ctx, const radix_attn *d
 RADIX_API(radix_status) radix_merge_states_launch(radix_ctx *ctx, const radix_tensor *outs, const radix_tensor *lses,
                                                   uint32_t n, const radix_tensor *out, const radix_tensor *lse,
                                                   radix_stream s) RADIX_NOEXCEPT;
+
+/* [F] Workspace bytes of a launch with this vocabulary, rows, dtype and these features (which pointers are NULL). */
+RADIX_API(radix_status) radix_sample_workspace(const radix_ctx *ctx, const radix_sample *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
+/* [D] See radix_sample. Errors: INVALID (shape, dtype, NULL, reserved; on the CPU without out_status also a row, named: see there),
+ * BUFFER (workspace). Ranges that history_begin, output_begin and bias_begin name are cut to what there is. Cost: a few reads of
+ * the logits, nothing is sorted. */
+RADIX_API(radix_status) radix_sample_launch(radix_ctx *ctx, const radix_sample *d, radix_stream s) RADIX_NOEXCEPT;
+/* [F] Workspace bytes of a radix_verify_launch. */
+RADIX_API(radix_status) radix_verify_workspace(const radix_ctx *ctx, const radix_verify *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
+/* [D] See radix_verify. Errors: as radix_sample_launch. A tree that is none (a parent out of range) ends where it stops being
+ * one. */
+RADIX_API(radix_status) radix_verify_launch(radix_ctx *ctx, const radix_verify *d, radix_stream s) RADIX_NOEXCEPT;
+/* [F] Workspace bytes of a layer's launch with these shapes, and bounds as radix_attn_workspace. */
+RADIX_API(radix_status) radix_layer_workspace(const radix_ctx *ctx, const radix_layer *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
+/* [D] See radix_layer. Errors: those of radix_rope_append_launch and the attention launches, INVALID (shape, dtype: named), BUFFER
+ * (workspace), UNSUPPORTED (CUDA: no gemm given and cuBLASLt cannot be opened), CALLBACK (gemm). A failure after the
+ * first product may leave K/V in the slots. */
+RADIX_API(radix_status) radix_layer_launch(radix_ctx *ctx, const radix_layer *d, radix_stream s) RADIX_NOEXCEPT;
 
 /* @cdef-end */
 

@@ -212,6 +212,91 @@ struct MatchParams {
   int64_t table_stride = 0;
 };
 
+// A matrix, or rows of logits: [rows, columns], columns contiguous.
+struct MatrixTensor {
+  void* data = nullptr;
+  int32_t dtype = 0;
+  int64_t row_stride = 0;
+};
+
+// One token from each row of logits: radix_sample, its shapes and its meaning, field by field.
+struct SampleParams {
+  uint32_t flags = 0;
+  uint32_t num_top = 0;
+  uint32_t num_rows = 0;
+  uint32_t vocab = 0;   // 1..2^20
+  MatrixTensor logits;  // [num_rows, vocab]
+  const float* temperature = nullptr;
+  const int32_t* top_k = nullptr;
+  const float* top_p = nullptr;
+  const float* min_p = nullptr;
+  const float* typical_p = nullptr;
+  const float* repetition_penalty = nullptr;
+  const float* presence_penalty = nullptr;
+  const float* frequency_penalty = nullptr;
+  const int32_t* history = nullptr;
+  const int64_t* history_begin = nullptr;
+  const int64_t* output_begin = nullptr;
+  uint64_t num_history = 0;
+  const int32_t* bias_tokens = nullptr;
+  const float* bias_values = nullptr;
+  const int64_t* bias_begin = nullptr;
+  uint64_t num_biases = 0;
+  const uint32_t* allowed = nullptr;
+  int64_t allowed_stride = 0;
+  const uint64_t* seeds = nullptr;
+  const uint64_t* positions = nullptr;
+  int32_t* out_tokens = nullptr;
+  float* out_logprobs = nullptr;
+  int32_t* out_top_tokens = nullptr;
+  float* out_top_logprobs = nullptr;
+  int32_t* out_status = nullptr;
+  void* workspace = nullptr;  // 64-byte aligned, at least what sample_workspace asked for
+  uint64_t workspace_bytes = 0;
+};
+
+// Drafted trees against the target's rows: radix_verify.
+struct VerifyParams {
+  uint32_t flags = 0;
+  uint32_t num_seqs = 0;
+  uint32_t max_tokens = 0;
+  SampleParams target;  // outputs, num_top and workspace are not set
+  const int32_t* node_begin = nullptr;
+  const int32_t* draft_tokens = nullptr;
+  const int32_t* parents = nullptr;
+  const float* draft_probs = nullptr;  // [num_rows, vocab] or null
+  int64_t draft_row_stride = 0;
+  int32_t* out_tokens = nullptr;
+  int32_t* out_num_tokens = nullptr;
+  int32_t* out_nodes = nullptr;
+  int32_t* out_status = nullptr;
+  void* workspace = nullptr;
+  uint64_t workspace_bytes = 0;
+};
+
+// y = x / rms(x) * weight for each vector (row, head) of dim elements. y may be x.
+struct NormParams {
+  uint32_t num_rows = 0, num_heads = 1, dim = 0;
+  RowTensor x, y;
+  const void* weight = nullptr;  // [dim]
+  int32_t weight_dtype = 0;
+  float eps = 0.f;
+  bool plus_one = false;  // the weight counts as 1 + weight
+};
+
+// y = x W^T + bias, or y += that; sums in f32.
+struct GemmParams {
+  uint32_t num_rows = 0, in = 0, out = 0;
+  MatrixTensor x;              // [num_rows, in]
+  MatrixTensor weight;         // [out, in]
+  const void* bias = nullptr;  // [out] or null
+  int32_t bias_dtype = 0;
+  MatrixTensor y;  // [num_rows, out], apart from x
+  bool add = false;
+  void* workspace = nullptr;  // 64-byte aligned, at least what gemm_workspace asked for
+  uint64_t workspace_bytes = 0;
+};
+
 // A backend. Every call returns RADIX_OK or sets the thread's message (base/error.h) and returns
 // the code.
 class Backend {
@@ -231,6 +316,16 @@ class Backend {
   virtual radix_status check_not_capturing(radix_stream stream) = 0;
   virtual radix_status build_step(const StepParams& p, radix_stream stream) = 0;
   virtual radix_status match_batch(const MatchParams& p, radix_stream stream) = 0;
+
+  // Bytes for a launch of these shapes and features; contents of arrays are not looked at.
+  virtual uint64_t sample_workspace(const SampleParams& p) const = 0;
+  virtual radix_status sample(const SampleParams& p, radix_stream stream) = 0;
+  virtual uint64_t verify_workspace(const VerifyParams& p) const = 0;
+  virtual radix_status verify(const VerifyParams& p, radix_stream stream) = 0;
+
+  virtual radix_status rms_norm(const NormParams& p, radix_stream stream) = 0;
+  virtual uint64_t gemm_workspace(const GemmParams& p) const = 0;
+  virtual radix_status gemm(const GemmParams& p, radix_stream stream) = 0;
 
   // dst block <- src block, in order, for every layer; pairs = {src, dst} * n.
   virtual radix_status copy_blocks(const KvBlocks& kv, const int32_t* pairs, uint32_t n,
