@@ -6,7 +6,7 @@
 // weights are exact, so no order of adding, no number of threads and no vector width can change
 // them. A vocabulary has at most 2^20 tokens: sums stay below 2^60.
 //
-//   weight ~ p      kept mass >= top_p: target_weight      which token: draw_below
+//   weight of a score -> kept mass: target_weight -> which token: draw_below
 //
 // Shared by the CPU backend and the CUDA kernels.
 #pragma once
@@ -147,6 +147,34 @@ RADIX_HOST_DEVICE inline uint64_t philox_bits(uint64_t seed, uint64_t position, 
 // number.
 RADIX_HOST_DEVICE inline uint64_t draw_below(uint64_t bits, uint64_t total) {
   return high_product(bits, total);
+}
+
+// ---- rejection sampling -------------------------------------------------------------------------
+// Products of two sums do not fit 64 bits, so shares are f64: each operation is one IEEE rounding,
+// the same everywhere.
+
+// A draft's probability as a weight: floor(q * 2^40), 0 for what is no probability.
+RADIX_HOST_DEVICE inline uint64_t draft_weight(float q) {
+  if (!(q > 0.f)) return 0;
+  return q < 1.f ? static_cast<uint64_t>(q * static_cast<float>(kMaxWeight)) : kMaxWeight;
+}
+RADIX_HOST_DEVICE inline double share_of(uint64_t weight, uint64_t total) {
+  return static_cast<double>(weight) / static_cast<double>(total);
+}
+// With probability min(1, p / q): whether a drafted token stands. p: its weight in the target, q:
+// in the draft. A token that the draft could not have drawn stands if the target can draw it.
+RADIX_HOST_DEVICE inline bool draft_stands(uint64_t p, uint64_t p_total, uint64_t q,
+                                           uint64_t q_total, uint64_t bits) {
+  if (p == 0) return false;
+  if (q == 0) return true;
+  const double ratio = share_of(p, p_total) / share_of(q, q_total);
+  return static_cast<double>(bits >> 11) * 0x1p-53 < ratio;
+}
+// max(p - q, 0) of a token, as a weight: multiples of 2^-52. q_total > 0.
+RADIX_HOST_DEVICE inline uint64_t residual_weight(uint64_t p, uint64_t p_total, uint64_t q,
+                                                  uint64_t q_total) {
+  const double rest = share_of(p, p_total) - share_of(q, q_total);
+  return rest > 0. ? static_cast<uint64_t>(rest * 0x1p52) : 0;
 }
 
 }  // namespace radixattn
