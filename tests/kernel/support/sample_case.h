@@ -236,4 +236,126 @@ inline SampleCase random_sample_case(Rng* rng) {
   return c;
 }
 
+// ---- drafted trees ------------------------------------------------------------------------------
+
+// target.rows is the number of nodes; arrays that are empty are NULL.
+struct VerifyCase {
+  SampleCase target;
+  uint32_t max_tokens = 4, flags = 0;
+  bool nodes = true, status = true;
+  int64_t draft_stride = 0;  // 0: vocab
+  std::vector<int32_t> node_begin, draft_tokens, parents;
+  std::vector<float> draft_probs;
+
+  uint32_t seqs() const { return static_cast<uint32_t>(node_begin.size() - 1); }
+  int64_t draft_row() const { return draft_stride != 0 ? draft_stride : int64_t{target.vocab}; }
+  VerifyParams params() {
+    VerifyParams p;
+    p.flags = flags;
+    p.num_seqs = seqs();
+    p.max_tokens = max_tokens;
+    p.target = target.params();
+    p.target.num_top = 0;
+    p.node_begin = node_begin.data();
+    p.draft_tokens = draft_tokens.data();
+    p.parents = data_or_null(parents);
+    p.draft_probs = data_or_null(draft_probs);
+    p.draft_row_stride = draft_row();
+    return p;
+  }
+};
+
+struct Verified {
+  std::vector<int32_t> tokens, num_tokens, nodes, status;
+
+  explicit Verified(const VerifyCase& c)
+      : tokens(size_t{c.seqs()} * c.max_tokens, -77),
+        num_tokens(c.seqs(), -77),
+        nodes(c.nodes ? tokens.size() : 0, -77),
+        status(c.status ? c.seqs() : 0, -77) {}
+  void attach(VerifyParams* p) {
+    p->out_tokens = tokens.data();
+    p->out_num_tokens = num_tokens.data();
+    p->out_nodes = nodes.empty() ? nullptr : nodes.data();
+    p->out_status = status.empty() ? nullptr : status.data();
+  }
+  bool operator==(const Verified&) const = default;
+};
+
+inline Verified reference_verify(VerifyCase& c) {
+  Verified out(c);
+  VerifyParams p = c.params();
+  out.attach(&p);
+  reference::verify(p);
+  return out;
+}
+
+inline void expect_verified(const Verified& got, const Verified& want) {
+  EXPECT_EQ(got.status, want.status);
+  EXPECT_EQ(got.num_tokens, want.num_tokens);
+  EXPECT_EQ(got.tokens, want.tokens);
+  EXPECT_EQ(got.nodes, want.nodes);
+}
+
+// Probabilities as a draft model has them: near the target's logits, or far away, some 0.
+inline void add_draft_probs(VerifyCase* c, Rng* rng) {
+  const uint32_t vocab = c->target.vocab;
+  c->draft_probs.assign(static_cast<size_t>(c->draft_row()) * c->target.rows, NAN);
+  for (uint32_t row = 0; row < c->target.rows; ++row) {
+    float* q = c->draft_probs.data() + row * c->draft_row();
+    const bool close = rng->one_in(2);
+    double sum = 0;
+    for (uint32_t t = 0; t < vocab; ++t) {
+      const double x = c->target.logits.get(row * c->target.stride() + t);
+      const double like = std::isfinite(x) ? std::exp(std::min(x, 30.)) : 0.;
+      q[t] = static_cast<float>(close ? like : 1. + double{rng->uniform()});
+      if (rng->one_in(4)) q[t] = 0.f;
+      sum += double{q[t]};
+    }
+    if (rng->one_in(10)) sum = 0;  // a row of zeros
+    for (uint32_t t = 0; t < vocab; ++t) q[t] = sum > 0 ? static_cast<float>(q[t] / sum) : 0.f;
+    if (rng->one_in(6)) q[rng->below(vocab)] = rng->pick({NAN, -1.f, 2.f, INFINITY});
+  }
+}
+
+inline VerifyCase random_verify_case(Rng* rng) {
+  VerifyCase c;
+  c.target = random_sample_case(rng);
+  c.target.num_top = 0;
+  if (c.target.vocab > 8 && rng->one_in(2)) {
+    c.target.vocab = 8;  // so that drafts stand now and then
+    c.target.allowed.clear();
+    c.target.history.clear();
+    c.target.bias_tokens.clear();
+    c.target.row_stride = c.target.stride() + 1000;
+    fill_logits(&c.target, RADIX_F32, 1.f, 0, rng);
+  }
+  c.target.row_stride = c.target.stride();
+  c.max_tokens = rng->between(1, 5);
+  c.flags = rng->one_in(2) ? RADIX_VERIFY_NO_REPLACEMENT : 0;
+  const auto rows = static_cast<int32_t>(c.target.rows);
+  c.node_begin = {0};
+  while (c.node_begin.back() < rows) {
+    c.node_begin.push_back(c.node_begin.back() + static_cast<int32_t>(rng->between(0, 5)));
+  }
+  if (rng->one_in(20)) c.node_begin.back() = rng->pick({-5, rows, INT32_MAX});
+  const bool wild = rng->one_in(10);
+  const bool chain = rng->one_in(3);
+  for (uint32_t seq = 0; seq < c.seqs(); ++seq) {
+    for (int32_t i = c.node_begin[seq]; i < std::min(c.node_begin[seq + 1], rows); ++i) {
+      const int32_t node = i - c.node_begin[seq];
+      c.draft_tokens.push_back(static_cast<int32_t>(rng->below(std::min(c.target.vocab, 5u))));
+      if (rng->one_in(20)) c.draft_tokens.back() = rng->pick({-1, INT32_MIN, INT32_MAX});
+      if (!chain) c.parents.push_back(node > 0 ? static_cast<int32_t>(rng->below(node)) : 7);
+      if (!chain && wild) c.parents.back() = rng->pick({-3, 0, 1, 2, INT32_MAX, node});
+    }
+  }
+  c.draft_tokens.resize(rows, 0);
+  if (!chain) c.parents.resize(rows, 0);
+  if (rng->one_in(3)) return c;
+  c.draft_stride = rng->one_in(2) ? 0 : c.target.vocab + 3;
+  add_draft_probs(&c, rng);
+  return c;
+}
+
 }  // namespace radixattn::test
