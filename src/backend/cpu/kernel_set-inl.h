@@ -13,6 +13,9 @@ struct PrefillItem;
 struct RopeAppendJob;
 struct MergeParams;
 struct RowScan;
+struct GemmParams;
+struct GemmItem;
+struct NormParams;
 
 namespace RADIX_CPU_TARGET_NS {
 
@@ -24,6 +27,8 @@ void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
 RowScan scan_row(const void* row, int32_t dtype, uint32_t vocab, float* copy, float* group_max);
 uint64_t sum_weights(const float* scores, uint32_t vocab, float max, float scale,
                      uint64_t* group_sums);
+void gemm_item(const GemmParams& p, const GemmItem& item, void* scratch);
+void rms_norm(const NormParams& p, uint64_t begin, uint64_t end);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn
