@@ -222,8 +222,9 @@ struct DraftSetting {
   const char* name;
   uint32_t children = 1, grandchildren = 1;  // of the root, and of each child
   double away = 0.3;                         // how far the draft is from the target
-  bool replacement = true;
+  bool replacement = true;                   // siblings may be equal
   Setting target = {"temperature 1"};
+  bool honest = true;  // the flag says how siblings were drawn
 };
 
 class DraftTest {
@@ -297,7 +298,7 @@ class DraftTest {
       t.positions.push_back(100 + (node == 0 ? 0 : node <= s_.children ? 1 : 2));
     }
     c_.max_tokens = 3;
-    c_.flags = s_.replacement ? 0 : RADIX_VERIFY_NO_REPLACEMENT;
+    c_.flags = s_.replacement == s_.honest ? 0 : RADIX_VERIFY_NO_REPLACEMENT;
   }
 
   void verify() {
@@ -331,8 +332,12 @@ class DraftTest {
       tokens += static_cast<uint64_t>(out_.num_tokens[i]);
     }
     std::printf("%s: %.2f tokens a step\n", s_.name, static_cast<double>(tokens) / kTrees);
-    expect_distribution("first token", firsts, first);
-    expect_distribution("first two tokens", pairs, joint);
+    if (s_.honest) {
+      expect_distribution("first token", firsts, first);
+      expect_distribution("first two tokens", pairs, joint);
+    } else {
+      EXPECT_LT(chi_square(pairs, joint).p_value, 1e-6) << "the test sees nothing";
+    }
   }
 
   static std::vector<double> rounded(std::vector<double> x) {
@@ -370,6 +375,12 @@ TEST(VerifyStatistics, CutTargetsKeepTheirDistribution) {
   const Setting cut = {"top_k 4, top_p 0.8", 0.7f, 4, 0.8f};
   DraftTest({"3 x 2, a cut target", 3, 2, 0.5, true, cut}, 19).run();
   DraftTest({"3 x 2 without replacement, a cut target", 3, 2, 0.5, false, cut}, 20).run();
+}
+
+TEST(VerifyStatistics, TheTestSeesWrongVerification) {
+  const Setting plain = {"temperature 1"};
+  DraftTest({"drawn without replacement, told otherwise", 3, 2, 1., false, plain, false}, 21).run();
+  DraftTest({"drawn with replacement, told otherwise", 3, 2, 1., true, plain, false}, 22).run();
 }
 
 }  // namespace

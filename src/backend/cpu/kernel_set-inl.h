@@ -29,6 +29,8 @@ uint64_t sum_weights(const float* scores, uint32_t vocab, float max, float scale
                      uint64_t* group_sums);
 void gemm_item(const GemmParams& p, const GemmItem& item, void* scratch);
 void rms_norm(const NormParams& p, uint64_t begin, uint64_t end);
+uint32_t pick_group(const float* scores, uint32_t n, float bound, uint32_t* picked);
+void weigh_group(const float* scores, uint32_t n, float max, float scale, uint64_t* weights);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn

@@ -11,7 +11,7 @@ extern const CpuKernels
 const CpuKernels kTable = {
     RADIX_CPU_TARGET, RADIX_CPU_TARGET_NAME, decode_item, decode_merge, prefill_item,
     rope_append,      merge_states,          scan_row,    sum_weights,  gemm_item,
-    rms_norm,
+    rms_norm,         pick_group,            weigh_group,
 };
 
 }  // namespace RADIX_CPU_TARGET_NS

@@ -58,6 +58,11 @@ struct CpuKernels {
   void (*gemm_item)(const GemmParams& p, const GemmItem& item, void* scratch);
   // Normalises vectors [begin, end), counted over rows and their heads.
   void (*rms_norm)(const NormParams& p, uint64_t begin, uint64_t end);
+  // Of at most kGroupTokens scores, the indices of those that reach `bound`; returns how many.
+  // picked: [kPickRoom].
+  uint32_t (*pick_group)(const float* scores, uint32_t n, float bound, uint32_t* picked);
+  // Weights of at most kGroupTokens such scores.
+  void (*weigh_group)(const float* scores, uint32_t n, float max, float scale, uint64_t* weights);
 };
 
 // The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this
