@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/cpu/sample_kernels.h"
 
 namespace radixattn {
 
@@ -45,6 +46,13 @@ struct CpuKernels {
   void (*rope_append)(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
   // Merges the states of rows [row_begin, row_end).
   void (*merge_states)(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
+  // Maxima of a row of logits and of its groups; `copy`: its scores as f32, or null.
+  RowScan (*scan_row)(const void* row, int32_t dtype, uint32_t vocab, float* copy,
+                      float* group_max);
+  // Sums of weights (sample/weights.h) of a row of scores without NaN or +inf, whose maximum is
+  // finite.
+  uint64_t (*sum_weights)(const float* scores, uint32_t vocab, float max, float scale,
+                          uint64_t* group_sums);
 };
 
 // The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this
@@ -58,6 +66,14 @@ radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Exe
 radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 
 radix_status cpu_merge_states(const CpuKernels& kernels, const MergeParams& p, Executor& executor);
+
+// Sampling. A launch on the wrong side of its checks (src/api) writes nothing; a row that is not
+// OK is reported in out_status, or without that by RADIX_E_INVALID with all other rows done.
+radix_status cpu_sample(const CpuKernels& kernels, const SampleParams& p, Executor& executor);
+radix_status cpu_verify(const CpuKernels& kernels, const VerifyParams& p, Executor& executor);
+// Never more for fewer rows, a smaller vocabulary, fewer features or fewer workers.
+uint64_t sample_workspace_bytes(const SampleParams& p, uint32_t workers);
+uint64_t verify_workspace_bytes(const VerifyParams& p, uint32_t workers);
 
 // Bytes of workspace: a function of num_seqs, the heads, head dims, max_context_len and `workers`
 // alone (pointers may be null), never decreasing in any of them.
