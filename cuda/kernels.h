@@ -97,12 +97,12 @@ struct SampleSpace {
 };
 Error launch_sample(const SampleParams& p, const SampleSpace& space, Stream stream);
 
-// The way down each sequence's tree. Rows have been sampled: p.target's out_tokens, out_status, and
-// space's cuts.
+// Samples every row, then goes down each sequence's tree. Of p.target, outputs are not looked at.
 struct VerifySpace {
-  SampleSpace rows;
-  uint64_t* weights = nullptr;  // [num_seqs, stride], with draft_probs only
-  int64_t stride = 0;
+  SampleSpace rows;             // with cuts
+  int32_t* tokens = nullptr;    // [num_rows] of the target
+  int32_t* status = nullptr;    // [num_rows]
+  uint64_t* weights = nullptr;  // [num_seqs, rows.stride], with draft_probs only
 };
 Error launch_verify(const VerifyParams& p, const VerifySpace& space, Stream stream);
 
