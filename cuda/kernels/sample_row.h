@@ -389,12 +389,14 @@ RADIX_DEVICE Narrowed narrow(Scratch& s, const Row<S>& row, uint32_t top_k, floa
     all.weight += s.weights[i], all.count += s.counts[i];
   all.weight = block_sum(s, all.weight);
   all.count = static_cast<uint32_t>(block_sum(s, all.count));
-  const bool cut_by_count = top_k != 0 && top_k < all.count;
-  Found end = find(s, {true, cut_by_count ? top_k : all.count});
-  if (top_p < 1.f) {
-    // With no less weight than top_k leaves, no fewer tokens stay.
-    end = find(s, {false, target_weight(top_p, end.before.weight + end.own.weight)});
+  // Behind a top_k that cuts, all of its tokens must be there: top_p is a part of their weight.
+  Amount amount = {true, all.count};
+  if (top_k != 0 && top_k < all.count) {
+    amount.value = top_k;
+  } else if (top_p < 1.f) {
+    amount = {false, target_weight(top_p, all.weight)};
   }
+  const Found end = find(s, amount);
   const uint32_t size = end.before.count + end.own.count;
   if (size > kMaxListed) return {all, false, 0};
   make_list(s, row, [&](uint32_t id, float x) {

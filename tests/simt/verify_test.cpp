@@ -60,7 +60,8 @@ TEST(CudaVerify, ManySiblings) {
   for (uint64_t seed = 0; seed < 40; ++seed) {
     VerifyCase c = siblings(12, {3, 3, 99, 1, 0, -1, 5, 7, 3, 11}, seed);
     c.flags = seed % 2 == 0 ? RADIX_VERIFY_NO_REPLACEMENT : 0;
-    for (float& q : c.draft_probs) q = q < 0.05f ? 0.2f : q;  // the draft is wrong: many fall
+    for (float& q : c.draft_probs) q = 0.2f + 0.1f * q;
+    c.target.set(0, 2, 6.);  // drafts are wrong: most fall
     const Verified want = check(c);
     last += want.num_tokens[0] == 1 ? 1 : 0;
   }
