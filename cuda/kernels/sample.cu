@@ -47,35 +47,41 @@ struct Result {
 };
 
 RADIX_DEVICE void begin_cut(Scratch& s, float max, float scale, uint64_t least) {
+  __syncthreads();  // the cut before this one was read
   if (threadIdx.x == 0) {
     s.cut = {max, scale, kAll, kAll, least, 0, 0};
   }
   __syncthreads();
 }
 
+RADIX_DEVICE uint64_t bits_of_row(const SampleParams& p, uint32_t row) {
+  return philox_bits(value_of(p.seeds, row), value_of(p.positions, row), kTokenStream);
+}
+
 // Cuts and draws; `best` is the top of the scores.
 template <class S>
-RADIX_DEVICE Result choose(Scratch& s, const Row<S>& scores, uint64_t best, uint64_t bits) {
+RADIX_DEVICE Result choose(Scratch& s, const SampleParams& p, uint32_t row, const Row<S>& scores,
+                           uint64_t best) {
   const bool greedy = s.params.temperature == 0.f;
   begin_cut(s, score_of(best), greedy ? INFINITY : score_scale(s.params.temperature), 1);
   Drawn drawn = {id_of(best), kMaxWeight};
-  Narrowed left = {{0, 0}, false, 0};
+  uint32_t listed = 0;
   if (greedy) {
     if (threadIdx.x == 0) s.cut.last = best;
   } else {
     if (s.params.top_k != 0 || s.params.top_p < 1.f)
-      left = narrow(s, scores, s.params.top_k, s.params.top_p);
-    if (left.fits) {
-      make_cuts(s, List{left.size}, left.all);
-      drawn = draw_of(s, List{left.size}, bits);
+      listed = narrow(s, scores, s.params.top_k, s.params.top_p);
+    if (listed != 0) {
+      make_cuts(s, List{listed});
+      drawn = draw_of(s, List{listed}, bits_of_row(p, row));
     } else {
-      make_cuts(s, scores, left.all);
-      drawn = draw_of(s, scores, bits);
+      make_cuts(s, scores);
+      drawn = draw_of(s, scores, bits_of_row(p, row));
     }
   }
   if (threadIdx.x == 0) s.cut.total = drawn.total;
   __syncthreads();
-  return {RADIX_ROW_OK, drawn.token, left.fits ? left.size : 0};
+  return {RADIX_ROW_OK, drawn.token, listed};
 }
 
 // ---- log-probabilities --------------------------------------------------------------------------
@@ -140,9 +146,9 @@ RADIX_DEVICE void report_raw(Scratch& s, const SampleParams& p, uint32_t row, co
   if (p.out_logprobs != nullptr && threadIdx.x == 0)
     p.out_logprobs[row] = log_softmax(logits.at(token), max, total);
   if (p.num_top == 0) return;
-  const Narrowed left = narrow(s, logits, p.num_top, 1.f);
-  if (left.fits) {
-    find_top(s, List{left.size}, p.num_top);
+  const uint32_t listed = narrow(s, logits, p.num_top, 1.f);
+  if (listed != 0) {
+    find_top(s, List{listed}, p.num_top);
   } else {
     find_top(s, logits, p.num_top);
   }
@@ -169,8 +175,7 @@ RADIX_DEVICE Result sample_row(Scratch& s, const SampleParams& p, uint32_t row,
   const Top top = top_of(s, scores);
   if (top.bad) return {RADIX_ROW_NAN, 0, 0};
   if (score_of(top.rank) == -INFINITY) return {RADIX_ROW_EMPTY, 0, 0};
-  const uint64_t seed = value_of(p.seeds, row), position = value_of(p.positions, row);
-  return choose(s, scores, top.rank, philox_bits(seed, position, kTokenStream));
+  return choose(s, p, row, scores, top.rank);
 }
 
 // The token, its status and the cut to memory, then what is reported beside them.
@@ -196,7 +201,7 @@ RADIX_DEVICE void finish_row(Scratch& s, const SampleParams& p, const SampleSpac
 
 // kAdjusted: the row's scores are made in the workspace. grid (num_rows)
 template <class T, bool kAdjusted>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     sample_kernel(const __grid_constant__ SampleParams p,
                   const __grid_constant__ SampleSpace space) {
   RADIX_SHARED(Scratch, s);

@@ -36,11 +36,26 @@ struct RowParams {
   float repetition, presence, frequency;
 };
 
+struct Tally {
+  uint64_t weight;
+  uint32_t count;
+};
+
+// The tokens whose places in an order begin with the same digits: `digits`, in front of `shift`
+// open bits.
+struct Group {
+  uint64_t digits;
+  Tally before, own;  // tokens in front of the group, and in it
+  int shift;
+};
+
 // What one block keeps in shared memory: what all its threads would else hold in registers, too.
 // Functions return with a barrier behind their last access, or say what they leave to read.
 struct Scratch {
   RowCut cut;  // of the row
   RowParams params;
+  Tally all;    // what `narrow` found to stay
+  Group group;  // of the selection that goes on
   uint64_t weights[kDigits];
   uint64_t list[kMaxListed];  // ranks
   uint64_t top[kMaxTop];      // ranks
@@ -73,10 +88,6 @@ RADIX_DEVICE uint64_t block_min(Scratch& s, uint64_t v) {
   return block_reduce(s, v, [](uint64_t a, uint64_t b) { return a < b ? a : b; });
 }
 
-struct Tally {
-  uint64_t weight;
-  uint32_t count;
-};
 // Of all threads in front of this one.
 RADIX_DEVICE Tally block_before(Scratch& s, Tally own) {
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -233,14 +244,6 @@ struct Amount {
   uint64_t value;
 };
 
-// The tokens whose places begin with the same digits: `digits`, in front of `shift` open bits.
-struct Group {
-  uint64_t digits = 0;
-  int shift;
-  Tally before = {0, 0};  // of tokens in front of the group
-  Tally own = {0, 0};
-};
-
 RADIX_DEVICE void clear_histogram(Scratch& s) {
   for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads)
     s.weights[i] = 0, s.counts[i] = 0;
@@ -293,37 +296,47 @@ RADIX_DEVICE List make_list(Scratch& s, const Items& items, Wanted wanted) {
   return {s.num_listed};
 }
 
+RADIX_DEVICE void begin_group(Scratch& s, Order order) {
+  if (threadIdx.x == 0) s.group = {0, {0, 0}, {0, 0}, bits_of(order)};
+  __syncthreads();
+}
+RADIX_DEVICE bool in_group(const Scratch& s, uint64_t place) {
+  return place >> s.group.shift == s.group.digits;
+}
+
 // One digit further into the group, to the part of it where `amount` is reached.
 template <class Items>
-RADIX_DEVICE void descend(Scratch& s, const Items& items, Order order, Amount amount,
-                          Group* group) {
-  const int width = group->shift < kDigitBits ? group->shift : kDigitBits;
-  const int shift = group->shift - width;
+RADIX_DEVICE void descend(Scratch& s, const Items& items, Order order, Amount amount) {
   clear_histogram(s);
   items.each(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
     if (!t.stays) return;
     const uint64_t place = place_of(order, s.cut, t, id, x);
-    if (place >> group->shift == group->digits)
-      add_to_histogram(s, static_cast<uint32_t>(place >> shift) & ((1u << width) - 1), t.weight);
+    const int open = s.group.shift, shift = open < kDigitBits ? 0 : open - kDigitBits;
+    const uint32_t mask = (1u << (open - shift)) - 1;
+    if (in_group(s, place))
+      add_to_histogram(s, static_cast<uint32_t>(place >> shift) & mask, t.weight);
   });
   __syncthreads();
-  const Tally& before = group->before;
-  const Found found =
-      find(s, {amount.of_counts, amount.value - (amount.of_counts ? before.count : before.weight)});
-  group->digits = group->digits << width | found.digit;
-  group->shift = shift;
-  group->before.weight += found.before.weight;
-  group->before.count += found.before.count;
-  group->own = found.own;
+  amount.value -= amount.of_counts ? s.group.before.count : s.group.before.weight;
+  const Found found = find(s, amount);
+  if (threadIdx.x == 0) {
+    const int open = s.group.shift, shift = open < kDigitBits ? 0 : open - kDigitBits;
+    s.group.digits = s.group.digits << (open - shift) | found.digit;
+    s.group.shift = shift;
+    s.group.before.weight += found.before.weight;
+    s.group.before.count += found.before.count;
+    s.group.own = found.own;
+  }
+  __syncthreads();
 }
 
 // The only token of the group.
-RADIX_DEVICE uint64_t locate(Scratch& s, List list, Order order, const Group& group) {
+RADIX_DEVICE uint64_t locate(Scratch& s, List list, Order order) {
   list.each(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
     const uint64_t place = place_of(order, s.cut, t, id, x);
-    if (t.stays && place >> group.shift == group.digits) s.found[2] = place;
+    if (t.stays && in_group(s, place)) s.found[2] = place;
   });
   __syncthreads();
   return s.found[2];
@@ -334,29 +347,28 @@ struct Selected {
   uint64_t place;
   uint64_t weight;
 };
-RADIX_DEVICE Selected select_listed(Scratch& s, List list, Order order, Amount amount,
-                                    Group group) {
-  while (group.shift > 0 && group.own.count != 1) descend(s, list, order, amount, &group);
-  const uint64_t place = group.shift > 0 ? locate(s, list, order, group) : group.digits;
-  return {place, group.before.weight + group.own.weight};
+RADIX_DEVICE Selected select_listed(Scratch& s, List list, Order order, Amount amount) {
+  while (s.group.shift > 0 && s.group.own.count != 1) descend(s, list, order, amount);
+  const uint64_t place = s.group.shift > 0 ? locate(s, list, order) : s.group.digits;
+  const Selected end = {place, s.group.before.weight + s.group.own.weight};
+  __syncthreads();  // the group may be another one's
+  return end;
 }
 RADIX_DEVICE Selected select(Scratch& s, List list, Order order, Amount amount) {
-  Group group;
-  group.shift = bits_of(order);
-  return select_listed(s, list, order, amount, group);
+  begin_group(s, order);
+  return select_listed(s, list, order, amount);
 }
 template <class S>
 RADIX_DEVICE Selected select(Scratch& s, const Row<S>& row, Order order, Amount amount) {
-  Group group;
-  group.shift = bits_of(order);
+  begin_group(s, order);
   do {
-    descend(s, row, order, amount, &group);
-  } while (group.shift > 0 && group.own.count > kMaxListed);
+    descend(s, row, order, amount);
+  } while (s.group.shift > 0 && s.group.own.count > kMaxListed);
   const List list = make_list(s, row, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
-    return t.stays && place_of(order, s.cut, t, id, x) >> group.shift == group.digits;
+    return t.stays && in_group(s, place_of(order, s.cut, t, id, x));
   });
-  return select_listed(s, list, order, amount, group);
+  return select_listed(s, list, order, amount);
 }
 
 // ---- cuts ---------------------------------------------------------------------------------------
@@ -369,15 +381,10 @@ RADIX_DEVICE uint32_t bin_of(uint32_t steps) {
   return steps == kNoWeight ? kNoWeightBin : steps >> kBinShift;
 }
 
-// What of a row can be left after top_k and top_p.
-struct Narrowed {
-  Tally all;      // tokens that stay before these cuts
-  bool fits;      // those that may stay after them are in the list
-  uint32_t size;  // of the list
-};
-// top_k: 0 = off; top_p: 1 = off. An upper bound: whole bins.
+// Lists what of a row can be left after top_k and top_p, whole bins of it, and returns how much;
+// 0: too much for a list. s.all is what stays before these cuts. top_k: 0 = off; top_p: 1 = off.
 template <class S>
-RADIX_DEVICE Narrowed narrow(Scratch& s, const Row<S>& row, uint32_t top_k, float top_p) {
+RADIX_DEVICE uint32_t narrow(Scratch& s, const Row<S>& row, uint32_t top_k, float top_p) {
   clear_histogram(s);
   row.each(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
@@ -389,6 +396,7 @@ RADIX_DEVICE Narrowed narrow(Scratch& s, const Row<S>& row, uint32_t top_k, floa
     all.weight += s.weights[i], all.count += s.counts[i];
   all.weight = block_sum(s, all.weight);
   all.count = static_cast<uint32_t>(block_sum(s, all.count));
+  if (threadIdx.x == 0) s.all = all;
   // Behind a top_k that cuts, all of its tokens must be there: top_p is a part of their weight.
   Amount amount = {true, all.count};
   if (top_k != 0 && top_k < all.count) {
@@ -397,19 +405,19 @@ RADIX_DEVICE Narrowed narrow(Scratch& s, const Row<S>& row, uint32_t top_k, floa
     amount = {false, target_weight(top_p, all.weight)};
   }
   const Found end = find(s, amount);
-  const uint32_t size = end.before.count + end.own.count;
-  if (size > kMaxListed) return {all, false, 0};
+  const uint32_t size = end.before.count + end.own.count, last = end.digit;
+  if (size > kMaxListed) return 0;
   make_list(s, row, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
-    return t.stays && bin_of(t.steps) <= end.digit;
+    return t.stays && bin_of(t.steps) <= last;
   });
-  return {all, true, size};
+  return size;
 }
 
 template <class Items>
-RADIX_DEVICE void cut_by_rank(Scratch& s, const Items& items, Tally all) {
-  uint64_t total = all.weight;
-  if (s.params.top_k != 0 && s.params.top_k < all.count) {
+RADIX_DEVICE void cut_by_rank(Scratch& s, const Items& items) {
+  uint64_t total = s.all.weight;
+  if (s.params.top_k != 0 && s.params.top_k < s.all.count) {
     const Selected end = select(s, items, Order::kRank, {true, s.params.top_k});
     if (threadIdx.x == 0) s.cut.last = end.place;
     total = end.weight;
@@ -444,10 +452,11 @@ RADIX_DEVICE void cut_by_typical(Scratch& s, const Items& items) {
   __syncthreads();
 }
 
-// All cuts of a row that is not greedy; the cut holds max and scale.
+// All cuts of a row that is not greedy; the cut holds max and scale, and s.all is there if it has a
+// top_k or a top_p.
 template <class Items>
-RADIX_DEVICE void make_cuts(Scratch& s, const Items& items, Tally all) {
-  cut_by_rank(s, items, all);
+RADIX_DEVICE void make_cuts(Scratch& s, const Items& items) {
+  cut_by_rank(s, items);
   if (s.params.min_p > 0.f && threadIdx.x == 0)
     s.cut.least = target_weight(s.params.min_p, kMaxWeight);
   __syncthreads();
