@@ -514,7 +514,11 @@ typedef struct radix_match_batch {
  *   typical_p    the tokens with |-ln p - entropy| smallest that together have at least typical_p stay, ties by the lowest id
  *   draw         from what stayed, renormalised, by Philox 4x32-10 with key seeds[row] and counter positions[row]
  * Probabilities are integers, multiples of 2^-40 of the likeliest token's, so sums have no order: a row's token is the same on
- * every backend, in every batch. A row with out_status other than RADIX_ROW_OK has token -1 and log-probabilities of NaN. */
+ * every backend, in every batch. What rounds to 0 is gone: never drawn, and not among what stays. Shares count what is left at
+ * that point; top_p and typical_p of 1 are off, min_p of 1 leaves the highest alone. A row with out_status other than
+ * RADIX_ROW_OK has token -1, top tokens -1 and log-probabilities of NaN; of several reasons PARAMETER comes before NAN, NAN before
+ * EMPTY. All parameters of a row are checked, also those that its temperature 0 leaves unused; a NaN or +inf logit counts where
+ * `allowed` rules it out, too, and so does a score that bias or penalties make NaN or +inf. */
 typedef struct radix_sample {
   uint32_t struct_size;
   uint32_t flags;                  /* RADIX_SAMPLE_* */
@@ -542,9 +546,11 @@ typedef struct radix_sample {
   const uint64_t *seeds;           /* [num_rows]; NULL = 0 for every row */
   const uint64_t *positions;       /* [num_rows] the tokens that stand before the one to draw: never twice with a seed; NULL = 0 */
   radix_token *out_tokens;         /* [num_rows] */
-  float *out_logprobs;             /* [num_rows] ln p of the token in softmax(logits); or NULL */
-  radix_token *out_top_tokens;     /* [num_rows, num_top] by falling probability, ties by the lowest id; NULL when num_top is 0 */
-  float *out_top_logprobs;         /* [num_rows, num_top] */
+  float *out_logprobs;             /* [num_rows] ln p of the token in softmax(logits), before everything above; or NULL. With
+                                    * FINAL_LOGPROBS of what it was drawn from: 0 when greedy */
+  radix_token *out_top_tokens;     /* [num_rows, num_top] by falling logit (FINAL_LOGPROBS: by falling score, of what stayed, then
+                                    * -1), ties by the lowest id; NULL when num_top is 0 */
+  float *out_top_logprobs;         /* [num_rows, num_top]; of a -1: -inf */
   int32_t *out_status;             /* [num_rows] RADIX_ROW_*; NULL: on the CPU the first row that is not OK makes the call INVALID,
                                     * with every other row done */
   void *workspace;                 /* 64-byte aligned; radix_sample_workspace bytes; one launch at a time uses it */
@@ -561,7 +567,11 @@ typedef struct radix_sample {
  *   with draft_probs, rejection sampling (Leviathan et al. 2023; Chen et al. 2023; siblings: SpecInfer, Miao et al. 2024): the
  *     children of a node, in order, were drawn from q. A child t stands with probability min(1, p(t) / q(t)); if it
  *     does not, p becomes the normalised max(p - q, 0) (NO_REPLACEMENT: and q loses t), and the next one is looked at.
- * Either way the tokens have the target's distribution, that of radix_sample's cuts. Greedy targets are exact, too. */
+ * Either way the tokens have the target's distribution, that of radix_sample's cuts. Greedy targets are exact, too. Drafts for
+ * draft_probs must be drawn with other seeds than the target's: a residual is drawn with those, and must not depend on the draft.
+ * Whether child number i of a node stands is drawn in stream 1 + i of the node's seed and position, tokens in stream 0. A drafted
+ * token outside of the vocabulary does not stand and leaves p alone; so does every child while q has nothing (left) to draw from,
+ * and p stays when nothing would be left of it. Draft probabilities count in multiples of 2^-40, from 0 to 1; NaN counts 0. */
 typedef struct radix_verify {
   uint32_t struct_size;
   uint32_t flags;                  /* RADIX_VERIFY_* */
@@ -569,7 +579,7 @@ typedef struct radix_verify {
   uint32_t max_tokens;             /* of a sequence and step: room in a row of the outputs; at least its deepest path + 1 */
   const radix_sample *target;      /* rows: all nodes of all sequences; positions count from a node's depth. outputs, num_top
                                     * and workspace of it are not used */
-  const int32_t *node_begin;       /* [num_seqs + 1] */
+  const int32_t *node_begin;       /* [num_seqs + 1] cut to the rows that there are; a sequence without nodes is a PARAMETER */
   const radix_token *draft_tokens; /* [num_rows]; a root's is not read */
   const int32_t *parents;          /* [num_rows] counted from the sequence's root, less than the node's own; a root's is not
                                     * read; NULL: each node's parent is the one before it (a chain) */

@@ -126,6 +126,14 @@ TEST(StructSize, LaunchesAndSmallStructsToo) {
     radix_rope_append p = {};
     p.struct_size = size;
     EXPECT_EQ(radix_rope_append_launch(ctx, &p, nullptr), RADIX_E_VERSION);
+    radix_sample sample = {};
+    sample.struct_size = size;
+    EXPECT_EQ(radix_sample_workspace(ctx, &sample, &bytes), RADIX_E_VERSION);
+    EXPECT_EQ(radix_sample_launch(ctx, &sample, nullptr), RADIX_E_VERSION);
+    radix_verify verify = {};
+    verify.struct_size = size;
+    EXPECT_EQ(radix_verify_workspace(ctx, &verify, &bytes), RADIX_E_VERSION);
+    EXPECT_EQ(radix_verify_launch(ctx, &verify, nullptr), RADIX_E_VERSION);
     radix_append_out out = {};
     out.struct_size = size;
     EXPECT_EQ(radix_append_slot(ctx, nullptr, 0, &out), RADIX_E_VERSION);

@@ -33,7 +33,10 @@ from radixattn.enums import (
     PlanUpdateFlag,
     RopeScaling,
     RopeStyle,
+    RowStatus,
+    SampleFlag,
     Status,
+    VerifyFlag,
 )
 from radixattn.errors import (
     BufferTooSmallError,
@@ -76,6 +79,7 @@ from radixattn.results import (
     RequestInfo,
     Stats,
 )
+from radixattn.sampling import Sampled, Verified
 from radixattn.tensors import BFloat16, Float8, bf16, fp8, numpy_dtype
 from radixattn.tree import BatchMatch, TreeView
 
@@ -139,12 +143,17 @@ __all__ = [
     "RequestInfo",
     "RopeScaling",
     "RopeStyle",
+    "RowStatus",
+    "SampleFlag",
+    "Sampled",
     "StaleIdError",
     "StateError",
     "Stats",
     "Status",
     "TreeView",
     "UnsupportedError",
+    "Verified",
+    "VerifyFlag",
     "VersionError",
     "abi",
     "aligned_memory",

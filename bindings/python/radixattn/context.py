@@ -1,7 +1,7 @@
 """Context: everything that happens with one cache.
 
 Its methods stand in core (life, KV memory), cache (control plane), tree (the tree as arrays),
-memory (copies), attention and plan.
+memory (copies), attention, sampling and plan.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from radixattn.attention import AttentionCalls
 from radixattn.cache import CacheCalls
 from radixattn.memory import MemoryCalls
 from radixattn.plan import PlanCalls
+from radixattn.sampling import SamplingCalls
 from radixattn.tree import TreeCalls
 
 
-class Context(CacheCalls, TreeCalls, MemoryCalls, AttentionCalls, PlanCalls):
+class Context(CacheCalls, TreeCalls, MemoryCalls, AttentionCalls, SamplingCalls, PlanCalls):
     """A prefix-sharing paged KV cache with its KV memory and kernels.
 
         with Context(num_blocks=256, num_layers=2, num_kv_heads=2, head_dim=64) as ctx:

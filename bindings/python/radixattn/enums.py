@@ -158,6 +158,23 @@ class AttentionFlag(IntFlag):
     SCALE_PER_HEAD = lib.RADIX_ATTN_SCALE_PER_HEAD
 
 
+class SampleFlag(IntFlag):
+    FINAL_LOGPROBS = lib.RADIX_SAMPLE_FINAL_LOGPROBS
+
+
+class VerifyFlag(IntFlag):
+    NO_REPLACEMENT = lib.RADIX_VERIFY_NO_REPLACEMENT
+
+
+class RowStatus(IntEnum):
+    """What sample and verify say of a row, and of a sequence."""
+
+    OK = lib.RADIX_ROW_OK
+    NAN = lib.RADIX_ROW_NAN
+    EMPTY = lib.RADIX_ROW_EMPTY
+    PARAMETER = lib.RADIX_ROW_PARAMETER
+
+
 _E = TypeVar("_E", bound=IntEnum)
 
 

@@ -4,10 +4,15 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/sample_rows.h"
+#include "base/error.h"
 #include "sample/weights.h"
 
 namespace radixattn {
 namespace {
+
+// Beside RADIX_ROW_*, in FirstFailure: a sequence without nodes, in place of a row.
+constexpr int32_t kNoNodes = 255;
+constexpr uint32_t kNoRow = UINT32_MAX;
 
 struct Run {
   const CpuKernels* kernels;
@@ -46,7 +51,7 @@ class Walk {
   Walk(const VerifyParams& p, RowSampler* sampler, uint32_t* removed)
       : p_(p), sampler_(*sampler), removed_(removed) {}
 
-  // RADIX_ROW_*; *row: the one that it is about. Outputs are written when it is OK.
+  // RADIX_ROW_*; *row: the one that it is about, or kNoRow. Outputs are written when it is OK.
   int32_t run(uint32_t seq, uint32_t* row);
 
  private:
@@ -128,7 +133,7 @@ int32_t Walk::run(uint32_t seq, uint32_t* row) {
   const auto rows = static_cast<int32_t>(p_.target.num_rows);
   begin_ = std::clamp(p_.node_begin[seq], 0, rows);
   num_nodes_ = std::clamp(p_.node_begin[seq + 1], begin_, rows) - begin_;
-  *row = static_cast<uint32_t>(begin_);
+  *row = kNoRow;
   if (num_nodes_ == 0) return RADIX_ROW_PARAMETER;
   const uint64_t out = uint64_t{seq} * p_.max_tokens;
   uint32_t n = 0;
@@ -165,7 +170,7 @@ void RADIX_CALL run_sequences(void* arg, uint32_t index) {
     const int32_t status = walk.run(seq, &row);
     if (status != RADIX_ROW_OK) {
       p.out_num_tokens[seq] = 0;
-      run.failure.add(row, status);
+      run.failure.add(row == kNoRow ? seq : row, row == kNoRow ? kNoNodes : status);
     }
     clear_outputs(p, seq, static_cast<uint32_t>(p.out_num_tokens[seq]));
     if (p.out_status != nullptr) p.out_status[seq] = status;
@@ -192,6 +197,12 @@ radix_status cpu_verify(const CpuKernels& kernels, const VerifyParams& p, Execut
   run.params = &p;
   executor.parallel_for(verify_workers(p, executor.workers()), run_sequences, &run);
   if (p.out_status != nullptr || !run.failure.any()) return RADIX_OK;
+  if (run.failure.status() == kNoNodes) {
+    return fail(RADIX_E_INVALID,
+                "d->node_begin[%u] is %d: expected a sequence with nodes before the next one's and "
+                "among the %u rows",
+                run.failure.row(), p.node_begin[run.failure.row()], p.target.num_rows);
+  }
   return fail_row(p.target, "target", run.failure.row(), run.failure.status());
 }
 
