@@ -168,7 +168,7 @@ RADIX_DEVICE int32_t step(Scratch& s, const VerifyParams& p, const VerifySpace& 
 
 // S: of the target's scores. grid (num_seqs)
 template <class S>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     verify_kernel(const __grid_constant__ VerifyParams p,
                   const __grid_constant__ VerifySpace space) {
   RADIX_SHARED(Scratch, s);
