@@ -59,4 +59,16 @@ class CudaBackend final : public Backend {
   std::atomic<int32_t> lost_{0};  // the error that lost the device
 };
 
+// Runs `run`, which gives an error, with the device current.
+template <class Run>
+radix_status CudaBackend::launch(const char* what, Run run) {
+  const radix_status before = lost();
+  if (before != RADIX_OK) return before;
+  const DeviceScope scope(device_);
+  auto e = scope.error();
+  if (e == cudaSuccess) e = static_cast<cudaError_t>(run());
+  if (is_lost(e)) lost_.store(e, std::memory_order_relaxed);
+  return status_of(e, what);
+}
+
 }  // namespace radixattn::cuda

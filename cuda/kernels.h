@@ -76,6 +76,36 @@ Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequ
 // Arrays of the device only; prompts end at num_tokens, whatever prompt_begin says.
 Error launch_match_batch(const MatchParams& p, Stream stream);
 
+// What is left of a row of logits after its cuts: a token of the row (its score, -inf where it is
+// not allowed) stays if it weighs at least `least`, and stands no later than `last` and
+// `typical_last` in their orders (kernels/sample_row.h). max and scale give weights their sense.
+struct RowCut {  // no initial values: it lies in shared memory, too
+  float max, scale;
+  uint64_t last, typical_last;
+  uint64_t least;
+  uint64_t total;  // weight of all that stay
+  uint32_t typical_mean;
+};
+
+// Memory of sampling. Rows whose scores differ from their logits by more than `allowed` (biases,
+// penalties) have them here.
+struct SampleSpace {
+  float* scores = nullptr;    // [num_rows, stride]; null: no row has any
+  uint32_t* slots = nullptr;  // [num_rows, stride] of tokens in the history or with a bias
+  int64_t stride = 0;         // vocab, rounded up to 64 bytes
+  RowCut* cuts = nullptr;     // [num_rows], for launch_verify; or null
+};
+Error launch_sample(const SampleParams& p, const SampleSpace& space, Stream stream);
+
+// Samples every row, then goes down each sequence's tree. Of p.target, outputs are not looked at.
+struct VerifySpace {
+  SampleSpace rows;             // with cuts
+  int32_t* tokens = nullptr;    // [num_rows] of the target
+  int32_t* status = nullptr;    // [num_rows]
+  uint64_t* weights = nullptr;  // [num_seqs, rows.stride], with draft_probs only
+};
+Error launch_verify(const VerifyParams& p, const VerifySpace& space, Stream stream);
+
 // dst block <- src block of every layer, all pairs at the same time: no dst is a src or a dst of
 // another pair (plan/copy_batches.h sees to it).
 struct CopyBatch {

@@ -144,6 +144,26 @@ RADIX_DEVICE float exp2_approx(float x) {
 #endif
 }
 
+// Single roundings that no compiler may fuse: the same bits as on a CPU.
+RADIX_DEVICE float mul_rn(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+RADIX_DEVICE float add_rn(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
+RADIX_DEVICE uint64_t atomic_add(uint64_t* to, uint64_t v) {  // CUDA's is for unsigned long long
+  return atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
+}
+
 // ---- shared memory ------------------------------------------------------------------------------
 
 RADIX_DEVICE uint32_t smem_u32(const void* p) {

@@ -29,6 +29,9 @@ using DeviceMemory = std::unique_ptr<void, Free>;
 // Device copies of a launch's arrays.
 class Mirror {
  public:
+  void* up(void* host, uint64_t bytes) {
+    return up(static_cast<char*>(host), static_cast<int64_t>(bytes));
+  }
   template <class T>
   T* up(const T* host, int64_t bytes) {
     if (host == nullptr) return nullptr;
@@ -342,6 +345,88 @@ radix_status match_on_device(const MatchParams& p) {
   mirror.down(p.out_nodes, d.out_nodes, 4 * prompts);
   mirror.down(p.out_tokens, d.out_tokens, 4 * prompts);
   mirror.down(p.out_tables, d.out_tables, table);
+  return mirror.status();
+}
+
+namespace {
+
+// Arrays of rows to sample on the device, and a workspace there.
+SampleParams rows_on_device(const SampleParams& p, Mirror* m) {
+  SampleParams d = p;
+  const int64_t rows = p.num_rows;
+  const auto element = static_cast<int64_t>(element_bytes(p.logits.dtype));
+  const int64_t logits =
+      rows == 0 ? 0 : ((rows - 1) * p.logits.row_stride + int64_t{p.vocab}) * element;
+  d.logits.data = m->up(static_cast<char*>(p.logits.data), logits);
+  d.temperature = m->up(p.temperature, 4 * rows);
+  d.top_k = m->up(p.top_k, 4 * rows);
+  d.top_p = m->up(p.top_p, 4 * rows);
+  d.min_p = m->up(p.min_p, 4 * rows);
+  d.typical_p = m->up(p.typical_p, 4 * rows);
+  d.repetition_penalty = m->up(p.repetition_penalty, 4 * rows);
+  d.presence_penalty = m->up(p.presence_penalty, 4 * rows);
+  d.frequency_penalty = m->up(p.frequency_penalty, 4 * rows);
+  d.history = m->up(p.history, 4 * static_cast<int64_t>(p.num_history));
+  d.history_begin = m->up(p.history_begin, 8 * (rows + 1));
+  d.output_begin = m->up(p.output_begin, 8 * rows);
+  d.bias_tokens = m->up(p.bias_tokens, 4 * static_cast<int64_t>(p.num_biases));
+  d.bias_values = m->up(p.bias_values, 4 * static_cast<int64_t>(p.num_biases));
+  d.bias_begin = m->up(p.bias_begin, 8 * (rows + 1));
+  d.allowed = m->up(p.allowed, 4 * rows * p.allowed_stride);
+  d.seeds = m->up(p.seeds, 8 * rows);
+  d.positions = m->up(p.positions, 8 * rows);
+  return d;
+}
+
+}  // namespace
+
+radix_status sample_on_device(const SampleParams& p) {
+  Mirror mirror;
+  SampleParams d = rows_on_device(p, &mirror);
+  const int64_t rows = p.num_rows, top = 4 * rows * p.num_top;
+  d.out_tokens = mirror.up(p.out_tokens, 4 * rows);
+  d.out_status = mirror.up(p.out_status, 4 * rows);
+  d.out_logprobs = mirror.up(p.out_logprobs, 4 * rows);
+  d.out_top_tokens = mirror.up(p.out_top_tokens, top);
+  d.out_top_logprobs = mirror.up(p.out_top_logprobs, top);
+  cuda::SampleSpace space;
+  GuardedWorkspace workspace(cuda::cut_space(p, nullptr, &space));
+  cuda::cut_space(p, mirror.up(workspace.data(), workspace.bytes()), &space);
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_sample(d, space, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.out_tokens, d.out_tokens, 4 * rows);
+  mirror.down(p.out_status, d.out_status, 4 * rows);
+  mirror.down(p.out_logprobs, d.out_logprobs, 4 * rows);
+  mirror.down(p.out_top_tokens, d.out_top_tokens, top);
+  mirror.down(p.out_top_logprobs, d.out_top_logprobs, top);
+  return mirror.status();
+}
+
+radix_status verify_on_device(const VerifyParams& p) {
+  Mirror mirror;
+  VerifyParams d = p;
+  const int64_t rows = p.target.num_rows, seqs = p.num_seqs, out = 4 * seqs * p.max_tokens;
+  const int64_t draft = rows == 0 ? 0 : (rows - 1) * p.draft_row_stride + int64_t{p.target.vocab};
+  d.target = rows_on_device(p.target, &mirror);
+  d.node_begin = mirror.up(p.node_begin, 4 * (seqs + 1));
+  d.draft_tokens = mirror.up(p.draft_tokens, 4 * rows);
+  d.parents = mirror.up(p.parents, 4 * rows);
+  d.draft_probs = mirror.up(p.draft_probs, 4 * draft);
+  d.out_tokens = mirror.up(p.out_tokens, out);
+  d.out_nodes = mirror.up(p.out_nodes, out);
+  d.out_num_tokens = mirror.up(p.out_num_tokens, 4 * seqs);
+  d.out_status = mirror.up(p.out_status, 4 * seqs);
+  cuda::VerifySpace space;
+  GuardedWorkspace workspace(cuda::cut_space(p, nullptr, &space));
+  cuda::cut_space(p, mirror.up(workspace.data(), workspace.bytes()), &space);
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st = launch([&](cudaStream_t s) { return cuda::launch_verify(d, space, s); });
+  if (st != RADIX_OK) return st;
+  mirror.down(p.out_tokens, d.out_tokens, out);
+  mirror.down(p.out_nodes, d.out_nodes, out);
+  mirror.down(p.out_num_tokens, d.out_num_tokens, 4 * seqs);
+  mirror.down(p.out_status, d.out_status, 4 * seqs);
   return mirror.status();
 }
 

@@ -6,7 +6,9 @@
 
 #include "base/error.h"
 #include "cuda/kernels.h"
+#include "cuda/sample_space.h"
 #include "support/attention_case.h"
+#include "support/sample_case.h"
 
 #ifdef RADIX_SIMT_EMU
 #include <cmath>
@@ -144,6 +146,24 @@ inline radix_status match_on_device(const MatchParams& p) {
   return emulated([&] { return cuda::launch_match_batch(p, nullptr); });
 }
 
+// With a workspace of exactly the bytes that the launch takes.
+inline radix_status sample_on_device(const SampleParams& p) {
+  cuda::SampleSpace space;
+  GuardedWorkspace workspace(cuda::cut_space(p, nullptr, &space));
+  cuda::cut_space(p, workspace.data(), &space);
+  const radix_status st = emulated([&] { return cuda::launch_sample(p, space, nullptr); });
+  EXPECT_TRUE(workspace.guards_hold());
+  return st;
+}
+inline radix_status verify_on_device(const VerifyParams& p) {
+  cuda::VerifySpace space;
+  GuardedWorkspace workspace(cuda::cut_space(p, nullptr, &space));
+  cuda::cut_space(p, workspace.data(), &space);
+  const radix_status st = emulated([&] { return cuda::launch_verify(p, space, nullptr); });
+  EXPECT_TRUE(workspace.guards_hold());
+  return st;
+}
+
 // Schedules that give the same bits if the kernel is right: orders of threads and blocks.
 inline int num_schedules() { return 4; }
 inline void set_schedule(int i) {
@@ -164,6 +184,8 @@ radix_status zero_on_device(const KvBlocks& kv, const cuda::ZeroBatch& batch);
 radix_status merge_on_device(const MergeParams& p);
 radix_status build_step_on_device(const StepParams& p);
 radix_status match_on_device(const MatchParams& p);
+radix_status sample_on_device(const SampleParams& p);
+radix_status verify_on_device(const VerifyParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);

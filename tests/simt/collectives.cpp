@@ -23,12 +23,13 @@ void syncthreads(const char* f, int l, int* pand, int* por, int* pcount) {
   Fiber& t = *me;
   Bar& b = current.bar[0];
   int p = pand ? *pand : por ? *por : pcount ? *pcount : 0;
+  unsigned g = b.gen & 1;
+  auto& pred = b.pred[g];
   if (!b.arrived)
-    b.f = f, b.l = l, b.nand = 1, b.nor = 0, b.ncount = 0;
+    b.f = f, b.l = l, pred = {1, 0, 0};
   else if (cfg.strict_loc && (b.l != l || strcmp(b.f, f)))
     fail("divergent barrier: some threads are at " + loc(b.f, b.l) + ", this one", f, l);
-  b.nand &= p != 0, b.nor |= p != 0, b.ncount += p != 0;
-  unsigned g = b.gen & 1;
+  pred.all &= p != 0, pred.any |= p != 0, pred.count += p != 0;
   REL(sync_var(unsigned(&b - current.bar), g));
   t.f = f, t.l = l;
   if (++b.arrived == int(current.alive)) {
@@ -50,9 +51,9 @@ void syncthreads(const char* f, int l, int* pand, int* por, int* pcount) {
     t.wait_on = nullptr;
   }
   ACQ(sync_var(unsigned(&b - current.bar), g));
-  if (pand) *pand = b.nand;
-  if (por) *por = b.nor;
-  if (pcount) *pcount = b.ncount;
+  if (pand) *pand = pred.all;
+  if (por) *por = pred.any;
+  if (pcount) *pcount = pred.count;
 }
 void bar_sync(int id, int nthreads, bool wait, const char* f, int l) {
   if (leave_out("bar_sync", f, l)) return;

@@ -78,7 +78,10 @@ struct Warp {
   unsigned ready, waiting, alive, gen;
 };
 struct Bar {
-  int arrived, expected, nand, nor, ncount;
+  int arrived, expected;
+  struct {
+    int all, any, count;
+  } pred[2];  // of this generation and the last one, which may not have been read yet
   unsigned gen;
   const char* f;
   int l;

@@ -190,6 +190,39 @@ TEST(Emulator, WarpsExchange) {
   EXPECT_EQ(out[256], 31u * 32 / 2);
 }
 
+// Round i's vote is of thread i alone; whoever is late must not see the next round's.
+__global__ void votes(int* wrong) {
+  for (unsigned i = 0; i < blockDim.x; ++i) {
+    const int any = __syncthreads_or(threadIdx.x == i && i % 2 == 0);
+    const int all = __syncthreads_and(threadIdx.x != i || i % 3 == 0);
+    const int count = __syncthreads_count(threadIdx.x <= i);
+    if (any != (i % 2 == 0) || all != (i % 3 == 0) || count != static_cast<int>(i) + 1)
+      atomicAdd(wrong, 1);
+  }
+}
+
+TEST(Emulator, BlocksVote) {
+  for (const emu::Order order :
+       {emu::Order::seq, emu::Order::rev, emu::Order::rnd, emu::Order::rank}) {
+    emu::cfg.order = order;
+    int wrong = 0;
+    EXPECT_EQ(run(votes, 96, &wrong), "");
+    EXPECT_EQ(wrong, 0);
+  }
+  emu::cfg.order = emu::Order::seq;
+}
+
+__global__ void add_to_wide_sums(uint64_t* sums) {
+  atomic_add(&sums[threadIdx.x % 2], (uint64_t{1} << 40) + threadIdx.x);
+}
+
+TEST(Emulator, SumsOf64Bits) {
+  std::vector<uint64_t> sums(2, 5);
+  EXPECT_EQ(run(add_to_wide_sums, 64, sums.data()), "");
+  EXPECT_EQ(sums[0], 5 + (uint64_t{32} << 40) + 31 * 32);
+  EXPECT_EQ(sums[1], 5 + (uint64_t{32} << 40) + 32 * 32);
+}
+
 __global__ void rows_in_one_bank(uint32_t* out, int stride) {
   RADIX_DYN_SMEM(smem);
   uint32_t r[4];

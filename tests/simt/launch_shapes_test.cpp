@@ -62,6 +62,17 @@ std::string line_of(const char* name, const Arch& arch, int32_t dtype, uint32_t 
   return line.str();
 }
 
+// Sampling's shared memory is static, the same for all rows: tests/ptxas/budget.json has it.
+std::string sampling_lines(const Arch& arch) {
+  VerifyParams p;
+  p.num_seqs = p.target.num_rows = 1;
+  p.target.logits.dtype = RADIX_BF16;
+  EXPECT_EQ(cuda::launch_sample(p.target, {}, nullptr), 0);
+  const std::string line = line_of("sample", arch, RADIX_BF16, 0);
+  EXPECT_EQ(cuda::launch_verify(p, {}, nullptr), 0);
+  return line + line_of("verify", arch, RADIX_BF16, 0);
+}
+
 TEST(LaunchShapes, AreThoseOfTheFile) {
   simt::emu::submit = [](const simt::emu::Kernel& k, void*) {
     last = k;
@@ -70,6 +81,7 @@ TEST(LaunchShapes, AreThoseOfTheFile) {
   std::string table;
   for (const Arch& arch : kArchs) {
     const cuda::DeviceLimits limits = {arch.number, 100, arch.smem_per_block, arch.smem_per_sm};
+    table += sampling_lines(arch);
     for (const int32_t dtype : {RADIX_F16, RADIX_F8_E4M3}) {
       for (const uint32_t dim : {64u, 128u, 256u}) {
         AttentionParams p = params_of(dtype, dim);

@@ -59,7 +59,7 @@ class Case:
     label: str = field(kw_only=True, default="")  # behind the name, where a shape runs twice
 
     kind = ""
-    bound = "copy"  # copy, matmul, d2h or h2d: which limit
+    bound = "copy"  # copy, read, matmul, d2h or h2d: which limit
 
     @property
     def name(self) -> str:
@@ -232,6 +232,41 @@ class Swap(CopyBlocks):
         return self.blocks * self.block_bytes  # over the bus once
 
 
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "temperature": {"temperature": 0.8},
+    "top_k": {"temperature": 0.8, "top_k": 50},
+    "top_p": {"temperature": 0.8, "top_p": 0.95},
+    "all": {"temperature": 0.8, "top_k": 200, "top_p": 0.95, "min_p": 0.02},
+}
+
+
+@dataclass(frozen=True)
+class Sample(Case):
+    """A token from each row of logits (their dtype: the shape's), by a way of SAMPLING."""
+
+    way: str = "greedy"
+    rows: int = 64
+    vocab: int = 128256
+    kind = "sample"
+    bound = "read"
+
+    @property
+    def name(self) -> str:
+        return f"gpu.sample.{self.way}.{self.shape.dtype}.b{self.rows}.v{self.vocab}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of every row; None: not given."""
+        names = ("temperature", "top_k", "top_p", "min_p")
+        return {name: SAMPLING[self.way].get(name) for name in names}
+
+    @property
+    def bytes(self) -> int:
+        """The logits once."""
+        return self.rows * self.vocab * ELEMENT_BYTES[self.shape.dtype]
+
+
 HEADLINE = Decode(rank=0, peers=("sdpa_flash", "sdpa_cudnn", "flashinfer"))
 BATCHES, CONTEXTS = (1, 8, 32, 128), (1024, 4096, 32768)
 HEADS, HEAD_DIMS = ((32, 8), (32, 32)), (128, 64)
@@ -325,9 +360,19 @@ def other_grid() -> list[Case]:
     return made
 
 
+def sample_grid() -> list[Sample]:
+    """Rows of a small and of a large vocabulary; the largest batch is what throughput is about."""
+    made = []
+    for way, rows, vocab in itertools.product(SAMPLING, (1, 64, 256), (32000, 128256)):
+        rank = 1 if rows == 64 and vocab == 128256 and way in ("greedy", "all") else 4
+        made.append(Sample(rank=rank, peers=("torch",), way=way, rows=rows, vocab=vocab))
+    return made
+
+
 def grid() -> list[Case]:
     """All cases, most important first."""
-    return sorted([*decode_grid(), *prefill_grid(), *other_grid()], key=lambda case: case.rank)
+    made = [*decode_grid(), *prefill_grid(), *other_grid(), *sample_grid()]
+    return sorted(made, key=lambda case: case.rank)
 
 
 def small_grid(device: str = "cuda") -> list[Case]:
@@ -355,6 +400,7 @@ def small_grid(device: str = "cuda") -> list[Case]:
         Rope(rank=0, tokens=300),
         CopyBlocks(rank=0, blocks=3, layers=2, pool_blocks=16, peers=("torch_index",)),
     ]
+    made += [Sample(rank=0, peers=("torch",), way=way, rows=5, vocab=3000) for way in SAMPLING]
     for out, runs in itertools.product((True, False), (False, True)):
         made.append(Swap(rank=0, blocks=4, layers=2, pool_blocks=16, out=out, runs=runs))
     return made

@@ -7,7 +7,7 @@ alive; who makes it keeps the tensors.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,36 @@ class Context:
     def plan(self, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None) -> Plan:
         """A plan of one decode step: tables (int32s, rows of width) and lens lie on the host."""
         return Plan(self, tables, lens, width, q_heads, stream)
+
+    # ---- sampling --------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        logits: Array,
+        parameters: Mapping[str, int],
+        out: tuple[int, int],
+        logprobs: int | None,
+    ) -> Any:
+        """radix_sample of logits [rows, vocab]: parameters are addresses of arrays by the names of
+        its fields, out those of tokens and status."""
+        return self.lib.struct(
+            "radix_sample",
+            logits=tensor(self.lib, logits),
+            out_tokens=out[0],
+            out_status=out[1],
+            out_logprobs=logprobs,
+            **parameters,
+        )
+
+    def sample_workspace_bytes(self, made: Any) -> int:
+        size = ctypes.c_uint64()
+        self.lib.call("radix_sample_workspace", self.handle, ctypes.byref(made), ctypes.byref(size))
+        return size.value
+
+    def sample_launch(self, made: Any, stream: int | None) -> None:
+        status = self.lib.dll.radix_sample_launch(self.handle, ctypes.byref(made), stream)
+        if status != 0:
+            self.lib.fail("radix_sample_launch", status)
 
     # ---- writes, copies, swaps -------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gpubench.cases import Attention, Case, CopyBlocks, Rope, Swap
+from gpubench.cases import Attention, Case, CopyBlocks, Rope, Sample, Swap
 from gpubench.flow import Check, NoRoomError, Work
 from gpubench.launches import Array, Context
 from gpubench.library import Library, RadixError
@@ -147,6 +147,7 @@ class TorchBackend:
     def prepare(self, case: Case) -> Work:
         # Here, not above: these modules import this one.
         from gpubench.attention import AttentionWork
+        from gpubench.sampling import SampleWork
         from gpubench.transfers import CopyWork, RopeWork, SwapWork
 
         kinds: list[tuple[type[Case], Any]] = [
@@ -154,6 +155,7 @@ class TorchBackend:
             (Rope, RopeWork),
             (Swap, SwapWork),
             (CopyBlocks, CopyWork),
+            (Sample, SampleWork),
         ]
         for kind, work in kinds:
             if isinstance(case, kind):

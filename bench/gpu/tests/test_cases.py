@@ -7,7 +7,7 @@ import collections
 import pytest
 
 from gpubench import cases
-from gpubench.cases import CopyBlocks, Decode, Prefill, Rope, Shape, Swap
+from gpubench.cases import CopyBlocks, Decode, Prefill, Rope, Sample, Shape, Swap
 
 
 def test_the_headline_is_first_and_reads_each_kv_byte_once():
@@ -76,6 +76,20 @@ def test_rope_bytes_read_and_write_q_and_move_k_and_v():
     assert fp8.bytes == 10 * (2 * q + 2 * kv + 2 * kv // 2 + 8 + 4)
 
 
+def test_sampling_reads_the_logits_once_and_says_what_cuts_them():
+    case = Sample(way="all", rows=3, vocab=100)
+    assert case.bytes == 3 * 100 * 2
+    assert case.limit == "gpu.limit.read"
+    assert case.name == "gpu.sample.all.bf16.b3.v100"
+    assert set(case.parameters) == {"temperature", "top_k", "top_p", "min_p"}
+    assert set(Sample(way="greedy").parameters.values()) == {None}
+    made = cases.sample_grid()
+    assert {(c.rows, c.vocab) for c in made} == {
+        (rows, vocab) for rows in (1, 64, 256) for vocab in (32000, 128256)
+    }
+    assert all(c in cases.grid() for c in made)
+
+
 def test_copies_read_and_write_and_swaps_cross_the_bus_once():
     block = 32 * 16 * 2 * 8 * 128 * 2
     assert CopyBlocks(blocks=5).bytes == 2 * 5 * block
@@ -111,7 +125,7 @@ def test_the_grid_has_every_combination_and_what_is_near_the_headline_first():
     assert {"gpu.decode.e4m3.b32.c4096", "gpu.decode.bf16.b32.c4096.d64"} <= near
     assert "gpu.decode.f16.b1.c4096" not in near  # differs in two things
     kinds = {case.kind for case in grid if case.rank <= 1}
-    assert kinds == {"decode", "prefill", "rope", "copy", "swap"}
+    assert kinds == {"decode", "prefill", "rope", "copy", "swap", "sample"}
 
 
 def test_torch_s_attention_is_not_asked_for_fp8():
@@ -132,4 +146,4 @@ def test_the_cpu_grid_has_nothing_that_only_cuda_has():
     for case in cases.small_grid("cpu"):
         assert case.shape.dtype != "e4m3"
         assert not getattr(case, "graph", False)
-        assert set(case.peers) <= {"sdpa_flash", "torch_index"}
+        assert set(case.peers) <= {"sdpa_flash", "torch_index", "torch"}

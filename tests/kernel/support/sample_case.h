@@ -113,6 +113,7 @@ class GuardedWorkspace {
     const auto at = reinterpret_cast<uintptr_t>(memory_.data()) + kGuard;
     return reinterpret_cast<void*>((at + 63) / 64 * 64);
   }
+  uint64_t bytes() const { return bytes_; }
   bool guards_hold() {
     const auto* begin = static_cast<const uint8_t*>(data());
     for (const uint8_t* at = memory_.data(); at < memory_.data() + memory_.size(); ++at) {
