@@ -63,18 +63,6 @@ radix_status CudaBackend::lost() const {
                      cudaGetErrorString(static_cast<cudaError_t>(e)));
 }
 
-// Runs `run`, which gives an error, with the device current.
-template <class Run>
-radix_status CudaBackend::launch(const char* what, Run run) {
-  const radix_status before = lost();
-  if (before != RADIX_OK) return before;
-  const DeviceScope scope(device_);
-  auto e = scope.error();
-  if (e == cudaSuccess) e = static_cast<cudaError_t>(run());
-  if (is_lost(e)) lost_.store(e, std::memory_order_relaxed);
-  return status_of(e, what);
-}
-
 // ---- attention ----------------------------------------------------------------------------------
 
 radix_status CudaBackend::attention_workspace(const AttentionParams& p, bool prefill,

@@ -10,13 +10,15 @@
 #include <atomic>
 
 #include "backend/backend.h"
+#include "cuda/cublas_lt.h"
 #include "cuda/device.h"
 
 namespace radixattn::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int32_t device, const DeviceLimits& limits) : device_(device), limits_(limits) {}
+  CudaBackend(int32_t device, const DeviceLimits& limits)
+      : device_(device), limits_(limits), cublas_lt_(device) {}
 
   radix_status attention_workspace(const AttentionParams& p, bool prefill,
                                    uint64_t* bytes) const override;
@@ -57,6 +59,19 @@ class CudaBackend final : public Backend {
   const int32_t device_;
   const DeviceLimits limits_;
   std::atomic<int32_t> lost_{0};  // the error that lost the device
+  mutable CublasLtHandle cublas_lt_;
 };
+
+// Runs `run`, which gives an error, with the device current.
+template <class Run>
+radix_status CudaBackend::launch(const char* what, Run run) {
+  const radix_status before = lost();
+  if (before != RADIX_OK) return before;
+  const DeviceScope scope(device_);
+  auto e = scope.error();
+  if (e == cudaSuccess) e = static_cast<cudaError_t>(run());
+  if (is_lost(e)) lost_.store(e, std::memory_order_relaxed);
+  return status_of(e, what);
+}
 
 }  // namespace radixattn::cuda
