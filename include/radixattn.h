@@ -584,7 +584,8 @@ typedef struct radix_verify {
   const void *next;                /* NULL in this version */
 } radix_verify;
 
-/* One matrix product of a layer, for a host that brings its own: y = x W^T + bias, or y += that. */
+/* One matrix product of a layer, for a host that brings its own: y = x W^T + bias, or y += that. Devices and strides are filled
+ * in; x and y may be of other dtypes than the weights (f32 between the steps on the CPU), and lie apart. */
 typedef struct radix_gemm {
   uint32_t struct_size;
   uint32_t flags;      /* RADIX_GEMM_ADD */
@@ -603,6 +604,10 @@ typedef radix_status (RADIX_CALL *radix_gemm_fn)(void *user, const radix_gemm *g
  *   q, k = per head: / rms * q_norm, * k_norm        when given (Qwen3, Gemma 3)
  *   rotary embedding of q and k; k and v to their slots; decode and prefill over the block tables
  *   y = heads W_o^T + b_o                            or y += that (RADIX_LAYER_ADD)
+ * What lies between the steps is f32 on the CPU and of x's dtype on CUDA; sums are f32. On the CPU a row of a product or a norm
+ * has the same bits however many rows and threads there are, so that tokens computed over a cached prefix equal those computed
+ * without, bit for bit, when their rows are of the same kind (decode or prefill). Rows of y that are padding of a plan have no
+ * meaning.
  * Weights are borrowed: read where they lie, in [out, in] order, rows in any stride.
  * Tensor parallel: a rank has the rows of w_q, w_k, w_v of its heads, the columns of w_o (a stride says so), b_o on one rank only
  * (RADIX_LAYER_ADD, too), and a context with its own KV heads. y is then a part of a sum: the host's all-reduce goes right
@@ -613,7 +618,7 @@ typedef struct radix_layer {
   uint32_t num_q_heads;                 /* of this rank; a multiple of the KV heads */
   float norm_eps;                       /* 0 = 1e-6 */
   radix_tensor x;                       /* [num_rows, hidden] f32, f16 or bf16 */
-  radix_tensor y;                       /* [num_rows, hidden], dtype as x; may be x itself */
+  radix_tensor y;                       /* [num_rows, hidden], dtype as x; x itself, or apart from it */
   radix_tensor norm;                    /* [hidden], or data NULL; weights are f32, f16 or bf16, on CUDA of x's dtype */
   radix_tensor w_qkv;                   /* [num_q_heads*head_dim + num_kv_heads*(head_dim + head_dim_v), hidden]: q, k, v; or NULL: */
   radix_tensor w_q, w_k, w_v;           /* its three parts, apart */
@@ -622,9 +627,9 @@ typedef struct radix_layer {
   radix_tensor w_o;                     /* [hidden, num_q_heads*head_dim_v] */
   radix_tensor b_o;                     /* [hidden], or data NULL */
   const radix_rope_append *decode_rope; /* of the decode part: its q, k, v are not used; num_tokens = D; or NULL with decode */
-  const radix_attn *decode;             /* q, out are not used; num_seqs = D */
+  const radix_attn *decode;             /* q, out and workspace are not used; num_seqs = D */
   const radix_rope_append *prefill_rope; /* of the prefill part, likewise; arrays count from its first row */
-  const radix_attn *prefill;
+  const radix_attn *prefill;            /* both parts have K/V of the same heads and head dims, of this layer */
   radix_gemm_fn gemm;                   /* NULL: the library's own (CPU), cuBLASLt (CUDA) */
   void *gemm_user;
   void *workspace;                      /* 64-byte aligned; radix_layer_workspace bytes; one launch at a time uses it */
@@ -890,7 +895,9 @@ RADIX_API(radix_status) radix_verify_workspace(const radix_ctx *ctx, const radix
 /* [D] See radix_verify. Errors: as radix_sample_launch. A tree that is none (a parent out of range) ends where it stops being
  * one. */
 RADIX_API(radix_status) radix_verify_launch(radix_ctx *ctx, const radix_verify *d, radix_stream s) RADIX_NOEXCEPT;
-/* [F] Workspace bytes of a layer's launch with these shapes, and bounds as radix_attn_workspace. */
+/* [F] Workspace bytes of a layer's launch with these shapes, and bounds as radix_attn_workspace: data pointers may be NULL (a
+ * tensor with ndim set counts as given), so may decode_rope and prefill_rope. Grows with the rows and with what the
+ * attention's workspace grows with only: sized for the largest step, it serves all. */
 RADIX_API(radix_status) radix_layer_workspace(const radix_ctx *ctx, const radix_layer *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
 /* [D] See radix_layer. Errors: those of radix_rope_append_launch and the attention launches, INVALID (shape, dtype: named), BUFFER
  * (workspace), UNSUPPORTED (CUDA: no gemm given and cuBLASLt cannot be opened), CALLBACK (gemm). A failure after the

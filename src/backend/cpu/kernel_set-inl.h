@@ -12,6 +12,9 @@ struct PrefillJob;
 struct PrefillItem;
 struct RopeAppendJob;
 struct MergeParams;
+struct GemmParams;
+struct GemmItem;
+struct NormParams;
 
 namespace RADIX_CPU_TARGET_NS {
 
@@ -20,6 +23,8 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
 void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
 void rope_append(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
 void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
+void gemm_item(const GemmParams& p, const GemmItem& item, void* scratch);
+void rms_norm(const NormParams& p, uint64_t begin, uint64_t end);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn
