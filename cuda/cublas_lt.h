@@ -55,6 +55,7 @@ class CublasLtHandle {
   CublasLtHandle(const CublasLtHandle&) = delete;
   CublasLtHandle& operator=(const CublasLtHandle&) = delete;
 
+  bool made() const { return handle_.load(std::memory_order_relaxed) != nullptr; }
   // With the device current. UNSUPPORTED, NOMEM, DEVICE.
   radix_status get(const CublasLt** lt, cublasLtHandle_t* handle);
 

@@ -207,10 +207,12 @@ radix_status check_product(const GemmParams& p, uint64_t needed) {
 // The handle is made here, so that the first launch finds it; when it cannot be, the launch says
 // so.
 uint64_t CudaBackend::gemm_workspace(const GemmParams&) const {
-  const DeviceScope scope(device_);
-  const CublasLt* lt = nullptr;
-  cublasLtHandle_t handle = nullptr;
-  if (scope.error() == cudaSuccess) cublas_lt_.get(&lt, &handle);
+  if (!cublas_lt_.made()) {
+    const DeviceScope scope(device_);
+    const CublasLt* lt = nullptr;
+    cublasLtHandle_t handle = nullptr;
+    if (scope.error() == cudaSuccess) cublas_lt_.get(&lt, &handle);
+  }
   return product_workspace(limits_) + kWorkspaceAlignment;
 }
 

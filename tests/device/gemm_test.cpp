@@ -1,8 +1,6 @@
 // The CUDA backend's norms and products, below the C API: what is asked of cuBLASLt, and what
 // becomes of its refusals. On the simulated device cuBLASLt is simulated, too
 // (simulated_cublas_lt.cpp), and looks at what it is told; on a real one it is NVIDIA's.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +12,7 @@
 #include "base/error.h"
 #include "cuda/cublas_lt.h"
 #include "device_fixture.h"
+#include "numbers.h"
 #include "support/rng.h"
 #include "support/tolerance.h"
 
@@ -21,38 +20,6 @@ namespace radixattn::test {
 namespace {
 
 constexpr int32_t kDtypes[] = {RADIX_F32, RADIX_F16, RADIX_BF16};
-
-// ---- numbers ------------------------------------------------------------------------------------
-
-using Bytes = std::vector<uint8_t>;
-
-size_t bytes_of(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
-
-void put(Bytes* to, int32_t dtype, size_t at, float x) {
-  const __half half = __float2half(x);
-  const __nv_bfloat16 bf16 = __float2bfloat16(x);
-  const void* from = dtype == RADIX_F32   ? static_cast<const void*>(&x)
-                     : dtype == RADIX_F16 ? static_cast<const void*>(&half)
-                                          : static_cast<const void*>(&bf16);
-  std::memcpy(to->data() + at * bytes_of(dtype), from, bytes_of(dtype));
-}
-
-double get(const Bytes& from, int32_t dtype, size_t at) {
-  const uint8_t* p = from.data() + at * bytes_of(dtype);
-  float x;
-  __half half;
-  __nv_bfloat16 bf16;
-  if (dtype == RADIX_F32) {
-    std::memcpy(&x, p, 4);
-  } else if (dtype == RADIX_F16) {
-    std::memcpy(static_cast<void*>(&half), p, 2);
-    x = __half2float(half);
-  } else {
-    std::memcpy(static_cast<void*>(&bf16), p, 2);
-    x = __bfloat162float(bf16);
-  }
-  return double{x};
-}
 
 // ---- products -----------------------------------------------------------------------------------
 
