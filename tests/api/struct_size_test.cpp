@@ -126,6 +126,10 @@ TEST(StructSize, LaunchesAndSmallStructsToo) {
     radix_rope_append p = {};
     p.struct_size = size;
     EXPECT_EQ(radix_rope_append_launch(ctx, &p, nullptr), RADIX_E_VERSION);
+    radix_layer l = {};
+    l.struct_size = size;
+    EXPECT_FAILS(RADIX_E_VERSION, "struct_size", radix_layer_workspace(ctx, &l, &bytes));
+    EXPECT_EQ(radix_layer_launch(ctx, &l, nullptr), RADIX_E_VERSION);
     radix_append_out out = {};
     out.struct_size = size;
     EXPECT_EQ(radix_append_slot(ctx, nullptr, 0, &out), RADIX_E_VERSION);

@@ -158,6 +158,15 @@ class AttentionFlag(IntFlag):
     SCALE_PER_HEAD = lib.RADIX_ATTN_SCALE_PER_HEAD
 
 
+class LayerFlag(IntFlag):
+    ADD = lib.RADIX_LAYER_ADD
+    NORM_PLUS_ONE = lib.RADIX_LAYER_NORM_PLUS_ONE
+
+
+class GemmFlag(IntFlag):
+    ADD = lib.RADIX_GEMM_ADD
+
+
 _E = TypeVar("_E", bound=IntEnum)
 
 
