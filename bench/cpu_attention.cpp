@@ -10,9 +10,6 @@
 // pool); rows named .contiguous have their blocks in order.
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -21,69 +18,24 @@
 
 #include "bench_util.h"
 #include "cpu_probe.h"
+#include "launch_util.h"
 #include "radixattn.h"
 
 namespace {
+
+using bench::allocate;
+using bench::check;
+using bench::element_bytes;
+using bench::fill_random;
+using bench::Limits;
+using bench::Memory;
+using bench::tensor;
 
 constexpr uint32_t kQueryHeads = 32, kKvHeads = 8, kHeadDim = 128, kBlock = 16;
 constexpr uint32_t kTokens =
     32768 * 8;  // of the largest case; every sequence has blocks of its own
 constexpr uint32_t kPrefill = 2048;
 constexpr uint32_t kMaxRepeats = 16;
-
-void check(radix_status st, const char* what) {
-  if (st == RADIX_OK) return;
-  char message[512];
-  radix_last_error(message, sizeof message);
-  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
-  std::exit(1);
-}
-
-struct FreeDeleter {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<char, FreeDeleter>;
-
-Memory allocate(uint64_t bytes) {
-  Memory m(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
-  if (m == nullptr) {
-    std::fprintf(stderr, "no memory for %llu bytes\n", static_cast<unsigned long long>(bytes));
-    std::exit(1);
-  }
-  return m;
-}
-
-uint64_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
-
-// Values in (-2, 2), from bits: sign, exponents around 1, random mantissa.
-void fill_random(char* data, uint64_t bytes, int32_t dtype) {
-  const uint64_t pattern = std::min<uint64_t>(bytes, 1u << 20);
-  std::mt19937 random(7);
-  for (uint64_t i = 0; i < pattern; i += element_bytes(dtype)) {
-    const auto r = static_cast<uint32_t>(random());
-    if (dtype == RADIX_F32) {
-      const uint32_t bits = (r & 0x807fffffu) | ((124 + (r >> 24) % 4) << 23);
-      std::memcpy(data + i, &bits, 4);
-    } else {
-      const uint32_t mantissa = dtype == RADIX_F16 ? 10 : 7;
-      const uint32_t bias = dtype == RADIX_F16 ? 15 : 127;
-      const uint32_t bits =
-          (r & 0x8000u) | ((bias - 3 + (r >> 24) % 4) << mantissa) | (r & ((1u << mantissa) - 1));
-      const auto half = static_cast<uint16_t>(bits);
-      std::memcpy(data + i, &half, 2);
-    }
-  }
-  for (uint64_t i = pattern; i < bytes; i += pattern)
-    std::memcpy(data + i, data, std::min(pattern, bytes - i));
-}
-
-template <class F>
-void on_threads(uint32_t threads, F run) {
-  std::vector<std::thread> others;
-  for (uint32_t t = 1; t < threads; ++t) others.emplace_back(run, t);
-  run(0u);
-  for (std::thread& t : others) t.join();
-}
 
 radix_ctx* make_context(uint32_t threads) {
   radix_config c = {};
@@ -99,15 +51,6 @@ radix_ctx* make_context(uint32_t threads) {
   radix_ctx* ctx = nullptr;
   check(radix_ctx_create(&c, &ctx), "radix_ctx_create");
   return ctx;
-}
-
-radix_tensor tensor(void* data, int32_t dtype, std::vector<int64_t> shape) {
-  radix_tensor t = {};
-  t.data = data;
-  t.dtype = dtype;
-  t.ndim = static_cast<int32_t>(shape.size());
-  std::copy(shape.begin(), shape.end(), t.shape);
-  return t;
 }
 
 // One case with everything that it points to: short launches are repeated, each on blocks of its
@@ -192,42 +135,6 @@ std::unique_ptr<Launch> make_launch(const Kv& kv, radix_ctx* ctx, uint32_t threa
   return l;
 }
 
-// The limits with 1 and 2 threads; index 0 is one thread.
-struct Limits {
-  double bytes = 0;  // that one read case reads
-  double flops[2] = {0, 0};
-};
-
-void add_limit_cases(const Kv& kv, uint64_t half_bytes, uint32_t max_threads, Limits* limits,
-                     std::vector<bench::Case>* cases) {
-  limits->bytes = 2.0 * static_cast<double>(half_bytes);
-  for (uint32_t threads = 1; threads <= max_threads; ++threads) {
-    cases->push_back({"read",
-                      [=] {
-                        on_threads(threads, [=](uint32_t t) {
-                          const uint64_t part = half_bytes / threads / 1024 * 1024;
-                          bench::keep(bench::read_all(kv.k + t * part, part));
-                          bench::keep(bench::read_all(kv.v + t * part, part));
-                        });
-                      },
-                      0,
-                      0,
-                      {}});
-    cases->push_back({"fma",
-                      [=] {
-                        std::vector<double> flops(threads);
-                        on_threads(threads, [&](uint32_t t) {
-                          bench::keep(bench::run_fma(4000000, &flops[t]));
-                        });
-                        limits->flops[threads - 1] = 0;
-                        for (const double f : flops) limits->flops[threads - 1] += f;
-                      },
-                      0,
-                      0,
-                      {}});
-  }
-}
-
 void report(const std::vector<std::unique_ptr<Launch>>& launches,
             const std::vector<bench::Case>& cases, const Limits& limits, uint32_t max_threads,
             bench::Report* out) {
@@ -254,7 +161,7 @@ void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts,
   const auto max_threads = static_cast<uint32_t>(contexts.size());
   Limits limits;
   std::vector<bench::Case> cases;
-  add_limit_cases(kv, half, max_threads, &limits, &cases);
+  bench::add_limit_cases(kv.k, kv.v, half, max_threads, &limits, &cases);
   std::vector<std::unique_ptr<Launch>> launches;
   for (uint32_t threads = 1; threads <= max_threads; ++threads) {
     const auto add = [&](uint32_t context, uint32_t batch, bool prefill, bool shuffled) {

@@ -10,13 +10,15 @@
 #include <atomic>
 
 #include "backend/backend.h"
+#include "cuda/cublas_lt.h"
 #include "cuda/device.h"
 
 namespace radixattn::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int32_t device, const DeviceLimits& limits) : device_(device), limits_(limits) {}
+  CudaBackend(int32_t device, const DeviceLimits& limits)
+      : device_(device), limits_(limits), cublas_lt_(device) {}
 
   radix_status attention_workspace(const AttentionParams& p, bool prefill,
                                    uint64_t* bytes) const override;
@@ -57,6 +59,7 @@ class CudaBackend final : public Backend {
   const int32_t device_;
   const DeviceLimits limits_;
   std::atomic<int32_t> lost_{0};  // the error that lost the device
+  mutable CublasLtHandle cublas_lt_;
 };
 
 // Runs `run`, which gives an error, with the device current.

@@ -73,6 +73,9 @@ Error launch_build_step(const StepParams& p, Stream stream);
 Error launch_rope_append(const RopeAppendParams& p, const RopeFrequencies& frequencies,
                          Stream stream);
 
+// At most 2^31 - 1 vectors, dim at most 2^24; x, y and the weight are f32, f16 or bf16 each.
+Error launch_rms_norm(const NormParams& p, Stream stream);
+
 // Arrays of the device only; prompts end at num_tokens, whatever prompt_begin says.
 Error launch_match_batch(const MatchParams& p, Stream stream);
 

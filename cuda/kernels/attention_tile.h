@@ -48,6 +48,50 @@ RADIX_DEVICE void store_number(void* data, int32_t dtype, int64_t at, float x) {
   }
 }
 
+// N neighbours, 1 or 8; 8 stand on a multiple of 16 bytes.
+template <int N>
+RADIX_DEVICE void load_elements(const void* data, int32_t dtype, int64_t at, float* x) {
+  static_assert(N == 1 || N == 8);
+  if constexpr (N == 1) {
+    x[0] = load_number(data, dtype, at);
+  } else if (dtype == RADIX_F32) {
+    RADIX_UNROLL
+    for (int i = 0; i < N; i += 4) {
+      const float4 four =
+          *reinterpret_cast<const float4*>(static_cast<const float*>(data) + at + i);
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+  } else {
+    const uint4 piece = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(data) + at);
+    const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
+    RADIX_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float2 two =
+          dtype == RADIX_F16 ? Pair<Half>::unpack(words[i]) : Pair<Bf16>::unpack(words[i]);
+      x[2 * i] = two.x, x[2 * i + 1] = two.y;
+    }
+  }
+}
+
+// The other way, 8 of f32, f16 or bf16.
+RADIX_DEVICE void store_piece_of(void* data, int32_t dtype, int64_t at, const float* x) {
+  if (dtype == RADIX_F32) {
+    RADIX_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+      *reinterpret_cast<float4*>(static_cast<float*>(data) + at + i) =
+          make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+    }
+    return;
+  }
+  uint32_t words[4];
+  RADIX_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    words[i] = dtype == RADIX_F16 ? Pair<Half>::pack(x[2 * i], x[2 * i + 1])
+                                  : Pair<Bf16>::pack(x[2 * i], x[2 * i + 1]);
+  }
+  store_piece(static_cast<uint16_t*>(data) + at, words);
+}
+
 // A query element in the compute type's range: f16 has none above 65504.
 template <class C>
 RADIX_DEVICE float clamp_query(float x) {

@@ -43,29 +43,6 @@ struct Slot {
 
 // ---- pieces -------------------------------------------------------------------------------------
 
-template <int N>
-RADIX_DEVICE void load_elements(const void* data, int32_t dtype, int64_t at, float* x) {
-  if constexpr (N == 1) {
-    x[0] = load_number(data, dtype, at);
-  } else if (dtype == RADIX_F32) {
-    RADIX_UNROLL
-    for (int i = 0; i < N; i += 4) {
-      const float4 four =
-          *reinterpret_cast<const float4*>(static_cast<const float*>(data) + at + i);
-      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
-    }
-  } else {
-    const uint4 piece = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(data) + at);
-    const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
-    RADIX_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float2 two =
-          dtype == RADIX_F16 ? Pair<Half>::unpack(words[i]) : Pair<Bf16>::unpack(words[i]);
-      x[2 * i] = two.x, x[2 * i + 1] = two.y;
-    }
-  }
-}
-
 RADIX_DEVICE uint32_t fp8_of(int32_t dtype, float x) {
   return dtype == RADIX_F8_E4M3 ? float_to_fp8(x, E4m3{}) : float_to_fp8(x, E5m2{});
 }
@@ -84,23 +61,11 @@ RADIX_DEVICE void store_elements(void* data, int32_t dtype, int64_t at, const fl
     } else {
       store_number(data, dtype, at, x[0]);
     }
-  } else if (dtype == RADIX_F32) {
-    RADIX_UNROLL
-    for (int i = 0; i < N; i += 4) {
-      *reinterpret_cast<float4*>(static_cast<float*>(data) + at + i) =
-          make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-    }
   } else if (fp8) {
     *reinterpret_cast<uint2*>(static_cast<uint8_t*>(data) + at) =
         make_uint2(four_fp8(dtype, x), four_fp8(dtype, x + 4));
   } else {
-    uint32_t words[4];
-    RADIX_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      words[i] = dtype == RADIX_F16 ? Pair<Half>::pack(x[2 * i], x[2 * i + 1])
-                                    : Pair<Bf16>::pack(x[2 * i], x[2 * i + 1]);
-    }
-    store_piece(static_cast<uint16_t*>(data) + at, words);
+    store_piece_of(data, dtype, at, x);
   }
 }
 

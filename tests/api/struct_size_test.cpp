@@ -134,6 +134,10 @@ TEST(StructSize, LaunchesAndSmallStructsToo) {
     verify.struct_size = size;
     EXPECT_EQ(radix_verify_workspace(ctx, &verify, &bytes), RADIX_E_VERSION);
     EXPECT_EQ(radix_verify_launch(ctx, &verify, nullptr), RADIX_E_VERSION);
+    radix_layer l = {};
+    l.struct_size = size;
+    EXPECT_FAILS(RADIX_E_VERSION, "struct_size", radix_layer_workspace(ctx, &l, &bytes));
+    EXPECT_EQ(radix_layer_launch(ctx, &l, nullptr), RADIX_E_VERSION);
     radix_append_out out = {};
     out.struct_size = size;
     EXPECT_EQ(radix_append_slot(ctx, nullptr, 0, &out), RADIX_E_VERSION);

@@ -31,6 +31,8 @@ class Device : public ::testing::Test {
     EXPECT_EQ(device::counters.bad_frees, 0);
     EXPECT_EQ(device::counters.pinned_live, 0) << "pinned memory was not freed";
     EXPECT_EQ(device::counters.events_live, 0) << "events were not destroyed";
+    EXPECT_EQ(device::counters.handles_live, 0) << "handles of cuBLASLt were not destroyed";
+    EXPECT_EQ(device::counters.complaint, "");
     EXPECT_FALSE(device::has_work());
     device::reset();
   }

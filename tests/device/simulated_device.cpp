@@ -31,10 +31,6 @@ int32_t current_device = 0;
 uint64_t next_stream = 1;
 cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
-bool capture_forbids() {
-  return settings.capturing != nullptr && capture_mode == cudaStreamCaptureModeGlobal;
-}
-
 constexpr uint64_t kPage = 4096;
 
 void protect(int flags) {
@@ -126,6 +122,7 @@ void reset() {
   counters.bytes_live = before.bytes_live;
   counters.pinned_live = before.pinned_live;
   counters.events_live = before.events_live;
+  counters.handles_live = before.handles_live;
   current_device = 0;
   simt::emu::submit = enqueue_kernel;
 }
@@ -151,6 +148,25 @@ void finish() {
     queues[stream][done[stream]++]();
   }
   queues.clear();
+}
+
+void enqueue(void* stream, std::function<void()> work) {
+  counters.launched_on = current_device;
+  counters.stream = stream;
+  queues[stream].push_back(std::move(work));
+}
+
+bool holds(const void* memory, uint64_t bytes) {
+  const char* at = static_cast<const char*>(memory);
+  for (const auto& [first, held] : memories) {
+    const char* begin = static_cast<const char*>(first);
+    if (at >= begin && at + bytes <= begin + held.bytes) return true;
+  }
+  return false;
+}
+
+bool capture_forbids() {
+  return settings.capturing != nullptr && capture_mode == cudaStreamCaptureModeGlobal;
 }
 
 int32_t current() { return current_device; }

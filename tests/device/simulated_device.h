@@ -43,6 +43,10 @@ struct Settings {
   int32_t failing_copy = 0;     // of the next cudaMemcpyAsync
   int32_t failing_record = 0;   // of the next cudaEventRecord
   void* capturing = nullptr;    // the stream that is being captured, in global mode
+  bool no_cublas_lt = false;    // it cannot be opened
+  int32_t failing_handle = 0;   // cublasStatus_t of the next cublasLtCreate
+  int32_t failing_choice = 0;   // of the next look for an algorithm; -1: finds none
+  int32_t failing_product = 0;  // of the next product
   uint64_t seed = 1;            // of the order in which streams take turns
 };
 extern Settings settings;
@@ -52,6 +56,9 @@ struct Counters {
   int64_t waits = 0;  // the host waited for the device
   int64_t pinned_allocations = 0, pinned_live = 0;
   int64_t events_live = 0;
+  int64_t handles = 0, handles_live = 0;  // of cuBLASLt
+  int64_t products = 0;
+  std::string complaint;             // of cuBLASLt: what was wrong with the last call it refused
   int64_t pageable_copies = 0;       // one-dimensional copies whose host side is not pinned
   int64_t bytes_live = 0;            // of the devices, and pinned
   int64_t bad_frees = 0;             // of what is not memory of the device, or was freed before
@@ -70,6 +77,13 @@ void release(void* memory);
 void write(void* device, const void* host, uint64_t bytes);
 void read(void* host, const void* device, uint64_t bytes);
 void* make_stream();
+#ifndef RADIX_REAL_DEVICE
+// For simulated_cublas_lt.cpp: work of a stream; whether all of that is memory of the device; what
+// a call that takes memory of the device may do now.
+void enqueue(void* stream, std::function<void()> work);
+bool holds(const void* memory, uint64_t bytes);
+bool capture_forbids();
+#endif
 // What `launch` enqueues on the stream becomes a graph, which is run; the simulated device runs the
 // launch. Gives what the launch gave.
 radix_status run_as_graph(void* stream, const std::function<radix_status()>& launch);

@@ -430,6 +430,28 @@ radix_status verify_on_device(const VerifyParams& p) {
   return mirror.status();
 }
 
+radix_status rms_norm_on_device(const NormParams& p) {
+  if (p.num_rows == 0) return cuda_status(cuda::launch_rms_norm(p, nullptr), "rms_norm");
+  Mirror mirror;
+  NormParams d = p;
+  const auto bytes = [&](const RowTensor& t) {
+    const int64_t last =
+        (int64_t{p.num_rows} - 1) * t.row_stride + (int64_t{p.num_heads} - 1) * t.head_stride;
+    return (last + p.dim) * static_cast<int64_t>(element_bytes(t.dtype));
+  };
+  const bool in_place = p.x.data == p.y.data;
+  d.x.data = mirror.up(static_cast<char*>(p.x.data), bytes(p.x));
+  d.y.data = in_place ? d.x.data : mirror.up(static_cast<char*>(p.y.data), bytes(p.y));
+  d.weight = mirror.up(static_cast<const char*>(p.weight),
+                       p.dim * static_cast<int64_t>(element_bytes(p.weight_dtype)));
+  if (mirror.status() != RADIX_OK) return mirror.status();
+  const radix_status st =
+      launch([&](cudaStream_t s) { return cuda::launch_rms_norm(d, s); }, in_place ? 1 : 2);
+  if (st != RADIX_OK) return st;
+  mirror.down(p.y.data, d.y.data, bytes(p.y));
+  return mirror.status();
+}
+
 int num_schedules() { return 2; }
 void set_schedule(int i) { through_graph = i == 1; }
 

@@ -35,6 +35,7 @@ PROGRAMS = {
     "merge": Program("tests/simt/merge_test.cpp", [KERNELS + "merge.cu"]),
     "rope": Program("tests/simt/rope_append_test.cpp",
                     [KERNELS + "rope_append.cu", "src/plan/rope_frequencies.cpp"]),
+    "rms_norm": Program("tests/simt/rms_norm_test.cpp", [KERNELS + "rms_norm.cu"]),
     "copy": Program("tests/simt/copy_test.cpp", [KERNELS + "copy.cu"]),
     "match": Program("tests/simt/match_test.cpp",
                      [KERNELS + "match.cu", "tests/kernel/support/match_case.cpp",

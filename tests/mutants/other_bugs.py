@@ -57,6 +57,42 @@ BUGS += plant(
         "__syncwarp();  // out and out_lse", "// out and out_lse", "CudaMerge.OntoOneOfItsStates", under="tsan"),
 )
 
+# ---- RMS norm ------------------------------------------------------------------------------------
+BUGS += plant(
+    KERNELS + "rms_norm.cu", "rms_norm",
+    bug("pieces of a vector's end read past it",
+        "if (v.wide && at + kPiece <= dim) return load_elements", "if (v.wide) return load_elements",
+        "CudaRmsNorm.MatchesTheDefinitionForEveryDtypeAndDim"),
+    bug("pieces of a vector's end written past it",
+        "if (v.wide && at + kPiece <= dim) return store_piece_of", "if (v.wide) return store_piece_of",
+        "CudaRmsNorm.StridesAndRowsOfDifferentAlignment"),
+    bug("every vector taken for aligned",
+        "reinterpret_cast<uintptr_t>(first) % 16 == 0", "true", "CudaRmsNorm.*", under="ubsan"),
+    bug("mean over the threads' pieces", "squares / static_cast<float>(p.dim)",
+        "squares / static_cast<float>((p.dim + 255) / 256 * 256)",
+        "CudaRmsNorm.MatchesTheDefinitionForEveryDtypeAndDim"),
+    bug("eps added to the root", "1.f / sqrtf(squares / static_cast<float>(p.dim) + p.eps)",
+        "1.f / (sqrtf(squares / static_cast<float>(p.dim)) + p.eps)",
+        "CudaRmsNorm.RowsOfZerosAndOfTheLargestNumbers"),
+    bug("the weight read as if of x's dtype", "vector_at(p.weight, p.weight_dtype, 0)",
+        "vector_at(p.weight, p.x.dtype, 0)", "CudaRmsNorm.WeightsInF32AndWeightsThatCountFromOne"),
+    bug("one more never added", "p.plus_one ? 1.f + w[i] : w[i]", "w[i]",
+        "CudaRmsNorm.WeightsInF32AndWeightsThatCountFromOne"),
+    bug("last short vectors lost", "(vectors - 1) / kWarps + 1", "vectors / kWarps",
+        "CudaRmsNorm.MatchesTheDefinitionForEveryDtypeAndDim"),
+    bug("short vectors past the last one", "if (vector >= p.num_rows * p.num_heads) return;", "",
+        "CudaRmsNorm.*", under="asan"),
+    bug("head strides ignored", "row * t.row_stride + head * t.head_stride",
+        "row * t.row_stride + head * int64_t{128}", "CudaRmsNorm.StridesAndRowsOfDifferentAlignment"),
+    bug("sums that depend on alignment", "for (uint32_t at = me * kPiece; at < dim; at += n * kPiece) {",
+        "for (uint32_t at = (from.wide ? me : n - 1 - me) * kPiece; at < dim; at += n * kPiece) {",
+        "CudaRmsNorm.ARowsBitsDoNotDependOnTheBatch"),
+    bug("a warp's sum left out", "for (int i = 0; i < kThreads / 32; ++i) squares",
+        "for (int i = 0; i < kThreads / 32 - 1; ++i) squares",
+        "CudaRmsNorm.MatchesTheDefinitionForEveryDtypeAndDim"),
+    bug("no barrier before the warps' sums are read", "__syncthreads();", "", "CudaRmsNorm.*", under="tsan"),
+)
+
 # ---- lookups of prompts --------------------------------------------------------------------------
 BUGS += plant(
     KERNELS + "match.cu", "match",

@@ -141,6 +141,9 @@ inline radix_status build_step_on_device(const StepParams& p) {
 inline radix_status merge_on_device(const MergeParams& p) {
   return emulated([&] { return cuda::launch_merge_states(p, nullptr); });
 }
+inline radix_status rms_norm_on_device(const NormParams& p) {
+  return emulated([&] { return cuda::launch_rms_norm(p, nullptr); });
+}
 
 inline radix_status match_on_device(const MatchParams& p) {
   return emulated([&] { return cuda::launch_match_batch(p, nullptr); });
@@ -186,6 +189,7 @@ radix_status build_step_on_device(const StepParams& p);
 radix_status match_on_device(const MatchParams& p);
 radix_status sample_on_device(const SampleParams& p);
 radix_status verify_on_device(const VerifyParams& p);
+radix_status rms_norm_on_device(const NormParams& p);
 // Launched directly, and through a captured graph.
 int num_schedules();
 void set_schedule(int i);

@@ -1,7 +1,8 @@
-// How large the attention kernels' launches are on every architecture: threads and dynamic shared
-// memory of a block, and how many blocks an SM holds by these. Registers bound it, too: those are
-// in tests/ptxas/budget.json. The figures are compared with launch_shapes.golden; a change shows
-// here before it costs a GPU half of its blocks. RADIX_UPDATE=1 writes the file anew.
+// How large launches of the attention kernels and of RMS norm are on every architecture: threads
+// and dynamic shared memory of a block, and how many blocks an SM holds by these. Registers bound
+// it, too: those are in tests/ptxas/budget.json. The figures are compared with
+// launch_shapes.golden; a change shows here before it costs a GPU half of its blocks.
+// RADIX_UPDATE=1 writes the file anew.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -96,6 +97,13 @@ TEST(LaunchShapes, AreThoseOfTheFile) {
         table += line_of("prefill_wgmma", arch, dtype, dim);
       }
     }
+  }
+  for (const uint32_t dim : {128u, 4096u}) {
+    NormParams p;
+    p.num_rows = 1;
+    p.dim = dim;
+    EXPECT_EQ(cuda::launch_rms_norm(p, nullptr), 0);
+    for (const Arch& arch : kArchs) table += line_of("rms_norm", arch, RADIX_F16, dim);
   }
   simt::emu::submit = nullptr;
   if (std::getenv("RADIX_UPDATE") != nullptr) std::ofstream(RADIX_LAUNCH_SHAPES) << table;

@@ -111,6 +111,12 @@ class Attention(Case):
         return tokens * self.shape.token_bytes
 
     @property
+    def attention_flops(self) -> int:
+        """Two products of the visible pairs: causal, so q_len * (q_len + 1) / 2 among the new."""
+        pairs = self.q_len * (self.context - self.q_len) + self.q_len * (self.q_len + 1) // 2
+        return 4 * self.batch * pairs * self.shape.q_heads * self.shape.head_dim
+
+    @property
     def dense_bytes(self) -> int:
         """The same gathered without blocks, in the queries' dtype."""
         scale = ELEMENT_BYTES[self.shape.q_dtype] / ELEMENT_BYTES[self.shape.dtype]
@@ -156,9 +162,47 @@ class Prefill(Attention):
 
     @property
     def flops(self) -> int:
-        """Two products of the visible pairs: causal, so q_len * (q_len + 1) / 2 among the new."""
-        pairs = self.q_len * (self.context - self.q_len) + self.q_len * (self.q_len + 1) // 2
-        return 4 * self.batch * pairs * self.shape.q_heads * self.shape.head_dim
+        return self.attention_flops
+
+
+@dataclass(frozen=True)
+class Layer(Attention):
+    """The attention block of a model's layer: norm, product, rotary embedding, K/V write,
+    attention, product. One new token a sequence is decode, more are prefill."""
+
+    hidden: int = 4096
+    kind = "layer"
+
+    @property
+    def bound(self) -> str:  # type: ignore[override]
+        return "copy" if self.q_len == 1 else "matmul"
+
+    @property
+    def name(self) -> str:
+        new = f".q{self.q_len}" if self.q_len > 1 else ""
+        size = f".m{self.hidden}" if self.hidden != 4096 else ""
+        end = f"{new}.c{self.context}{size}{self.shape.suffix}"
+        return f"gpu.layer.{self.shape.dtype}.b{self.batch}{end}"
+
+    @property
+    def weights(self) -> int:
+        """Elements of both matrices."""
+        heads = 2 * self.shape.q_heads + 2 * self.shape.kv_heads
+        return self.hidden * heads * self.shape.head_dim
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights * ELEMENT_BYTES[self.shape.q_dtype]
+
+    @property
+    def bytes(self) -> int:
+        """Weights and K/V read once, x read and y written."""
+        rows = 2 * self.rows * self.hidden * ELEMENT_BYTES[self.shape.q_dtype]
+        return self.weight_bytes + sum(self.lens) * self.shape.token_bytes + rows
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.weights + self.attention_flops
 
 
 @dataclass(frozen=True)
@@ -347,6 +391,10 @@ def other_grid() -> list[Case]:
         Rope(rank=1, tokens=8192),
         Rope(rank=1, tokens=32),
         Rope(rank=4, tokens=8192, shape=Shape("e4m3")),
+        Layer(rank=1, peers=("torch",)),
+        Layer(rank=1, batch=1, context=2048, q_len=2048, peers=("torch",)),
+        Layer(rank=4, batch=1, peers=("torch",)),
+        Layer(rank=4, batch=8, context=4096, q_len=512, peers=("torch",)),
         CopyBlocks(rank=1, blocks=64, peers=("torch_index",)),
         CopyBlocks(rank=4, blocks=448, peers=("torch_index",)),
         CopyBlocks(rank=4, blocks=1),
@@ -396,6 +444,9 @@ def small_grid(device: str = "cuda") -> list[Case]:
         Decode(rank=0, shape=Shape("f16", 8, 8, 64, 64), peers=(*peers, *flex), **attention),
         Prefill(rank=0, peers=(*peers, *flex), q_len=80, **attention),
         Prefill(rank=0, peers=(*peers, *flex), q_len=16, **attention),
+        Layer(rank=0, hidden=256, peers=("torch",), **attention),
+        Layer(rank=0, hidden=256, q_len=80, peers=("torch",), **attention),
+        Layer(rank=0, hidden=256, q_len=16, shape=Shape("f16"), peers=("torch",), **attention),
         Rope(rank=0, tokens=40),
         Rope(rank=0, tokens=300),
         CopyBlocks(rank=0, blocks=3, layers=2, pool_blocks=16, peers=("torch_index",)),

@@ -118,6 +118,45 @@ class Context:
         if status != 0:
             self.lib.fail("radix_prefill_launch", status)
 
+    # ---- layers ----------------------------------------------------------------------------------
+
+    def layer(
+        self,
+        x: Array,
+        y: Array,
+        weights: dict[str, Array],
+        attn: Any,
+        rope: Any,
+        *,
+        q_heads: int,
+        norm_eps: float,
+    ) -> Any:
+        """radix_layer of decode, or of prefill where attn has cu_q_lens. weights: norm, w_qkv, w_o.
+        The workspace is still to be set: see layer_workspace_bytes."""
+        lib = self.lib
+        part = "decode" if attn.cu_q_lens is None else "prefill"
+        made = lib.struct(
+            "radix_layer",
+            num_q_heads=q_heads,
+            norm_eps=norm_eps,
+            x=tensor(lib, x),
+            y=tensor(lib, y),
+            **{name: tensor(lib, array) for name, array in weights.items()},
+            **{part: ctypes.addressof(attn), f"{part}_rope": ctypes.addressof(rope)},
+        )
+        made.parts = (attn, rope)  # the struct has their addresses only
+        return made
+
+    def layer_workspace_bytes(self, layer: Any) -> int:
+        size = ctypes.c_uint64()
+        self.lib.call("radix_layer_workspace", self.handle, ctypes.byref(layer), ctypes.byref(size))
+        return size.value
+
+    def run_layer(self, layer: Any, stream: int | None) -> None:
+        status = self.lib.dll.radix_layer_launch(self.handle, ctypes.byref(layer), stream)
+        if status != 0:
+            self.lib.fail("radix_layer_launch", status)
+
     # ---- plans -----------------------------------------------------------------------------------
 
     def plan(self, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None) -> Plan:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gpubench.cases import Attention, Case, CopyBlocks, Rope, Sample, Swap
+from gpubench.cases import Attention, Case, CopyBlocks, Layer, Rope, Sample, Swap
 from gpubench.flow import Check, NoRoomError, Work
 from gpubench.launches import Array, Context
 from gpubench.library import Library, RadixError
@@ -148,9 +148,11 @@ class TorchBackend:
         # Here, not above: these modules import this one.
         from gpubench.attention import AttentionWork
         from gpubench.sampling import SampleWork
+        from gpubench.layer import LayerWork
         from gpubench.transfers import CopyWork, RopeWork, SwapWork
 
         kinds: list[tuple[type[Case], Any]] = [
+            (Layer, LayerWork),
             (Attention, AttentionWork),
             (Rope, RopeWork),
             (Swap, SwapWork),

@@ -66,8 +66,8 @@ class RopeWork:
 
     def _check(self) -> Check:
         """q, K and V of the first layer, the worst of the three."""
-        q = _turned(self.q[0], self.positions)
-        k = _turned(self.k[0], self.positions)
+        q = turned(self.q[0], self.positions)
+        k = turned(self.k[0], self.positions)
         self.launch(0)
         self.backend.wait()
         shape = self.case.shape
@@ -99,7 +99,7 @@ def _slots(tokens: int, block_size: int) -> tuple[torch.Tensor, int]:
     return order[token // block_size] * block_size + token % block_size, blocks
 
 
-def _turned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def turned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """x [tokens, heads, dim] turned by the angles of its positions, pairs (i, i + dim/2), in
     double precision."""
     half = x.shape[-1] // 2

@@ -7,7 +7,7 @@ import collections
 import pytest
 
 from gpubench import cases
-from gpubench.cases import CopyBlocks, Decode, Prefill, Rope, Sample, Shape, Swap
+from gpubench.cases import CopyBlocks, Decode, Layer, Prefill, Rope, Sample, Shape, Swap
 
 
 def test_the_headline_is_first_and_reads_each_kv_byte_once():
@@ -68,6 +68,21 @@ def test_the_matrix_rate_is_that_of_the_dtype_that_computes():
     }
 
 
+def test_a_layer_that_decodes_reads_its_weights_and_each_kv_byte_once():
+    case = Layer(batch=3, context=100, hidden=512)
+    weights = 512 * (32 + 8 + 8) * 128 + 32 * 128 * 512
+    assert case.bytes == 2 * weights + 300 * case.shape.token_bytes + 2 * 3 * 512 * 2
+    assert (case.limit, case.name) == ("gpu.limit.copy", "gpu.layer.bf16.b3.c100.m512")
+
+
+def test_a_layer_s_prefill_is_its_products_and_attention():
+    case = Layer(batch=3, context=80, q_len=16)
+    weights = 2 * 4096 * (32 + 8) * 128
+    attention = Prefill(batch=3, context=80, q_len=16).flops
+    assert case.flops == 2 * 48 * weights + attention
+    assert (case.limit, case.name) == ("gpu.limit.matmul.bf16", "gpu.layer.bf16.b3.q16.c80")
+
+
 def test_rope_bytes_read_and_write_q_and_move_k_and_v():
     case = Rope(tokens=10)
     q, kv = 32 * 128 * 2, 8 * 128 * 2
@@ -125,7 +140,7 @@ def test_the_grid_has_every_combination_and_what_is_near_the_headline_first():
     assert {"gpu.decode.e4m3.b32.c4096", "gpu.decode.bf16.b32.c4096.d64"} <= near
     assert "gpu.decode.f16.b1.c4096" not in near  # differs in two things
     kinds = {case.kind for case in grid if case.rank <= 1}
-    assert kinds == {"decode", "prefill", "rope", "copy", "swap", "sample"}
+    assert kinds == {"decode", "prefill", "layer", "rope", "copy", "swap", "sample"}
 
 
 def test_torch_s_attention_is_not_asked_for_fp8():
@@ -146,4 +161,4 @@ def test_the_cpu_grid_has_nothing_that_only_cuda_has():
     for case in cases.small_grid("cpu"):
         assert case.shape.dtype != "e4m3"
         assert not getattr(case, "graph", False)
-        assert set(case.peers) <= {"sdpa_flash", "torch_index", "torch"}
+        assert set(case.peers) <= {"sdpa_flash", "torch", "torch_index"}

@@ -174,6 +174,41 @@ def test_rope_turns_q_and_writes_k_and_v(ctx, rng):
     np.testing.assert_array_equal(v_cache[slots], v)
 
 
+def test_a_layer_of_one_token_for_each_sequence(ctx, rng):
+    batch = Batch(rng, [1, 1])
+    hidden, columns = 48, (HEADS + 2 * KV_HEADS) * DIM
+    x = rng.standard_normal((2, hidden), np.float32)
+    y = np.full_like(x, np.nan)
+    norm = rng.standard_normal(hidden, np.float32)
+    w_qkv = rng.standard_normal((columns, hidden), np.float32) / 7
+    w_o = rng.standard_normal((hidden, HEADS * DIM), np.float32) / 16
+    # Position 0 does not turn: what rotary embedding does is another test's.
+    slots = np.array([7 * BLOCK + 36 % BLOCK, 1 * BLOCK + 63 % BLOCK], np.int64)  # the last tokens'
+    positions = np.zeros(2, np.int32)
+    none = Array(0, "f32", ())
+    kv = (array(batch.k), array(batch.v))
+    rope = ctx.rope(
+        (none, Array(0, "f32", (2,)), none), kv, slots.ctypes.data, positions.ctypes.data, DIM, 1e4
+    )
+    weights = {"norm": array(norm), "w_qkv": array(w_qkv), "w_o": array(w_o)}
+    layer = ctx.layer(
+        array(x), array(y), weights, batch.attn(ctx, prefill=False), rope,
+        q_heads=HEADS, norm_eps=1e-5,
+    )  # fmt: skip
+    size = ctx.layer_workspace_bytes(layer)
+    space = np.empty(size + 64, np.uint8)
+    layer.workspace = space.ctypes.data + -space.ctypes.data % 64
+    layer.workspace_size = size
+    ctx.run_layer(layer, None)
+
+    h = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-5) * norm
+    q, k, v = np.split((h @ w_qkv.T).reshape(2, -1, DIM), [HEADS, HEADS + KV_HEADS], axis=1)
+    np.testing.assert_allclose(batch.k.reshape(-1, KV_HEADS, DIM)[slots], k, atol=1e-5)
+    np.testing.assert_allclose(batch.v.reshape(-1, KV_HEADS, DIM)[slots], v, atol=1e-5)
+    batch.q = q
+    np.testing.assert_allclose(y, batch.expected().reshape(2, -1) @ w_o.T, atol=1e-5)
+
+
 def test_copies_and_swaps_over_memory_of_the_caller(lib, rng):
     layers, blocks = 2, 8
     size = (layers, 2, blocks, BLOCK, KV_HEADS, DIM)

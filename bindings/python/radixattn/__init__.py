@@ -25,8 +25,10 @@ from radixattn.enums import (
     DType,
     EvictPolicy,
     FreeFlag,
+    GemmFlag,
     GraphFormat,
     KvLayout,
+    LayerFlag,
     LogLevel,
     OpKind,
     PlanFlag,
@@ -65,6 +67,7 @@ from radixattn.errors import (
     last_error,
     status_name,
 )
+from radixattn.layer import Gemm, LayerRows, LayerWeights
 from radixattn.library import abi, build_info, device_count, struct_size, version, version_string
 from radixattn.plan import Plan
 from radixattn.request import Namespace, Pin, Request
@@ -117,11 +120,16 @@ __all__ = [
     "Float8",
     "FreeFlag",
     "FullError",
+    "Gemm",
+    "GemmFlag",
     "GraphFormat",
     "InternalError",
     "InvalidArgumentError",
     "IoError",
     "KvLayout",
+    "LayerFlag",
+    "LayerRows",
+    "LayerWeights",
     "LogLevel",
     "Match",
     "MismatchError",

@@ -110,16 +110,17 @@ class Launch:
     """A radix_attn and everything it points to.
 
     With a plan (a ``radix_plan *``), which has lengths, tables and a workspace, there are no
-    context_lens.
+    context_lens. Without q (a layer makes its own) shape says how many rows and heads it has.
     """
 
     def __init__(
         self,
         ctx: ContextCore,
-        q: Tensor,
+        q: Tensor | None,
         context_lens: Ints | None,
         options: Any,
         plan: Any = ffi.NULL,
+        shape: tuple[int, int] = (0, 0),
     ) -> None:
         unknown = options.keys() - AttentionOptions.__annotations__.keys()
         if unknown:
@@ -129,12 +130,9 @@ class Launch:
         self.options = options
         self.keep: list[object] = []
         self.d: Any = ffi.new("radix_attn *", {"struct_size": ffi.sizeof("radix_attn")})
-        self.given_q: Any = q
-        self.q = self.tensor("q", q)
-        if self.q.t.ndim != 3:
-            raise ValueError(
-                f"q has shape {self.q.shape}: expected [num_rows, num_q_heads, head_dim]"
-            )
+        self.rows, self.heads = shape
+        if q is not None:
+            self._queries(q)
         if plan != ffi.NULL:
             check(lib.radix_plan_attn(plan, self.d))
         else:
@@ -146,6 +144,15 @@ class Launch:
         self._caches(options)
         self._numbers_by_head(options)
         self._tree_mask(options)
+
+    def _queries(self, q: Tensor) -> None:
+        self.given_q: Any = q
+        self.q = self.tensor("q", q)
+        if self.q.t.ndim != 3:
+            raise ValueError(
+                f"q has shape {self.q.shape}: expected [num_rows, num_q_heads, head_dim]"
+            )
+        self.rows, self.heads = self.q.shape[:2]
 
     def tensor(self, name: str, value: Any, *, writable: bool = False) -> View:
         result = view(value, name, self.place, writable=writable)
@@ -205,7 +212,7 @@ class Launch:
             self.head_dim_v = self.tensor("v_cache", v).shape[-1]
 
     def _numbers_by_head(self, options: Any) -> None:
-        heads = self.q.shape[1]
+        heads = self.heads
         for name in ("alibi_slopes", "sinks"):
             if options.get(name) is not None:
                 shape = self.array(name, options[name], np.float32).shape
@@ -217,7 +224,7 @@ class Launch:
     def _tree_mask(self, options: Any) -> None:
         if options.get("tree_mask") is None:
             return
-        rows = self.q.shape[0]
+        rows = self.rows
         mask = self.array("tree_mask", options["tree_mask"], np.uint8, ndim=2)
         if mask.shape[0] != rows:
             raise ValueError(f"tree_mask has {mask.shape[0]} rows: expected {rows}, those of q")
@@ -474,8 +481,8 @@ class AttentionCalls(ContextCore):
 def rope_descriptor(
     ctx: ContextCore,
     place: Place,
-    k: Tensor,
-    v: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
     *,
     q: Tensor | None,
     layer: int,
@@ -502,8 +509,11 @@ def rope_descriptor(
         setattr(d, name, rope.get(name) or 0)
     written = {"q": q, "k_cache": k_cache, "v_cache": v_cache}
     views = {
-        "k": view(k, "k", place),
-        "v": view(v, "v", place),
+        **{
+            name: view(tensor, name, place)
+            for name, tensor in (("k", k), ("v", v))
+            if tensor is not None
+        },
         **{
             name: view(tensor, name, place, writable=True)
             for name, tensor in written.items()

@@ -1,20 +1,23 @@
 """Context: everything that happens with one cache.
 
 Its methods stand in core (life, KV memory), cache (control plane), tree (the tree as arrays),
-memory (copies), attention, sampling and plan.
+memory (copies), attention, sampling, plan and layer.
 """
 
 from __future__ import annotations
 
 from radixattn.attention import AttentionCalls
 from radixattn.cache import CacheCalls
+from radixattn.layer import LayerCalls
 from radixattn.memory import MemoryCalls
 from radixattn.plan import PlanCalls
 from radixattn.sampling import SamplingCalls
 from radixattn.tree import TreeCalls
 
 
-class Context(CacheCalls, TreeCalls, MemoryCalls, AttentionCalls, SamplingCalls, PlanCalls):
+class Context(
+    CacheCalls, TreeCalls, MemoryCalls, AttentionCalls, SamplingCalls, PlanCalls, LayerCalls
+):
     """A prefix-sharing paged KV cache with its KV memory and kernels.
 
         with Context(num_blocks=256, num_layers=2, num_kv_heads=2, head_dim=64) as ctx:

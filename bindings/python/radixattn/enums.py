@@ -175,6 +175,15 @@ class RowStatus(IntEnum):
     PARAMETER = lib.RADIX_ROW_PARAMETER
 
 
+class LayerFlag(IntFlag):
+    ADD = lib.RADIX_LAYER_ADD
+    NORM_PLUS_ONE = lib.RADIX_LAYER_NORM_PLUS_ONE
+
+
+class GemmFlag(IntFlag):
+    ADD = lib.RADIX_GEMM_ADD
+
+
 _E = TypeVar("_E", bound=IntEnum)
 
 

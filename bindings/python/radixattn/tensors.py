@@ -339,6 +339,16 @@ class _Exposed:
         }
 
 
+def array_of(t: Any) -> Array:
+    """An array over a tensor (a radix_tensor) that the library lends: for as long as it does."""
+    seen = View(None)
+    seen.t[0] = t
+    if t.dtype == DType.BF16:
+        seen.t.dtype = int(DType.F16)  # 16 bits, which numpy knows
+        return np.asarray(_Exposed(seen)).view(numpy_dtype(DType.BF16))
+    return np.asarray(_Exposed(seen))
+
+
 def output(array: Any, dtype: type, name: str, ndim: int = 1) -> Array:
     """An output argument, checked: a writable array of exactly this dtype with contiguous rows."""
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):

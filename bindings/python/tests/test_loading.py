@@ -131,8 +131,9 @@ def test_enums_cover_the_header():
         "LAYOUT": rx.KvLayout, "LOG": rx.LogLevel, "GRAPH": rx.GraphFormat, "OP": rx.OpKind,
         "CTX": rx.ContextFlag, "BEGIN": rx.BeginFlag, "FREE": rx.FreeFlag, "APPEND": rx.AppendFlag,
         "ATTN": rx.AttentionFlag, "PLAN_UPDATE": rx.PlanUpdateFlag, "PLAN": rx.PlanFlag,
-        "ROPE_SCALE": rx.RopeScaling, "ROPE": rx.RopeStyle,
-        "SAMPLE": rx.SampleFlag, "VERIFY": rx.VerifyFlag, "ROW": rx.RowStatus,
+        "ROPE_SCALE": rx.RopeScaling, "ROPE": rx.RopeStyle, "LAYER": rx.LayerFlag,
+        "GEMM": rx.GemmFlag, "SAMPLE": rx.SampleFlag, "VERIFY": rx.VerifyFlag,
+        "ROW": rx.RowStatus,
     }  # fmt: skip
     constants = re.findall(r"\bRADIX_(\w+) = -?\d+", _header.cdef_source(header()))
     assert len(constants) > 60

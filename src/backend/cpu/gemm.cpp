@@ -12,7 +12,8 @@
 // bits however many rows, columns or workers there are: what was computed with a cached prefix
 // equals what is computed without. Two regimes keep to it:
 //
-//   few rows   one group: W is read as it lies, once, front to back; x is widened to scratch first
+//   few rows   up to kGemmFewGroups groups: W is read as it lies, once, front to back; x is widened
+//              to scratch first
 //   many rows  for each chunk: x of the item (its rows, the chunk) and one panel of W at a time are
 //              widened into scratch in the order in which tiles read them; sums wait in scratch
 //
@@ -238,45 +239,58 @@ void finish(const GemmParams& p, uint32_t row, uint32_t begin, uint32_t n, const
 
 // ---- few rows
 
+// The sums of one group ([vectors][R][kLanes]) and one panel over a chunk of n elements.
 template <uint32_t R, class T>
-void few_panels(const GemmParams& p, const GemmItem& item, const float* x) {
+RADIX_INLINE void multiply_plain(const float* x, const PlainWeights<T>& w, uint32_t n, Sums<R>* s) {
+  const uint32_t whole = n / kLanes, rest = n % kLanes;
+  multiply<R>(x, w, whole, s);
+  if (rest == 0) return;
+  VF row[R];
+  load_rows<R>(x, whole, row);
+#pragma GCC unroll 8
+  for (uint32_t o = 0; o < kGemmPanel; ++o) {
+    const VF weight = load_part(w.row[o] + size_t{whole} * kLanes, rest);
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) s->of[r][o] = hn::MulAdd(row[r], weight, s->of[r][o]);
+  }
+}
+
+// x is [groups][vectors][R][kLanes]. A chunk of a panel comes from memory for the first group and
+// is in the nearest cache for the others.
+template <uint32_t R, class T>
+void few_panels(const GemmParams& p, const GemmItem& item, uint32_t groups, const float* x) {
+  const size_t group_floats = size_t{vectors_of(p.in)} * R * kLanes;
   for (uint32_t out = item.out_begin; out < item.out_end; out += kGemmPanel) {
     const uint32_t left = item.out_end - out, n = left < kGemmPanel ? left : kGemmPanel;
-    PlainWeights<T> w;
-    for (uint32_t o = 0; o < kGemmPanel; ++o)
-      w.row[o] = row_of<T>(p.weight, out + (o < n ? o : n - 1));
-    float sums[R][kGemmPanel];
-    const float* from = x;
+    float sums[kGemmFewGroups * R][kGemmPanel];
     for (uint32_t begin = 0; begin == 0 || begin < p.in; begin += kGemmChunk) {
       const uint32_t chunk = p.in - begin < kGemmChunk ? p.in - begin : kGemmChunk;
-      const uint32_t whole = chunk / kLanes, rest = chunk % kLanes;
-      Sums<R> s;
-      clear(&s);
-      multiply<R>(from, w, whole, &s);
-      from += size_t{whole} * R * kLanes;
-      for (uint32_t o = 0; o < kGemmPanel; ++o) w.row[o] += size_t{whole} * kLanes;
-      if (rest != 0) {
-        VF row[R];
-        load_rows<R>(from, 0, row);
-#pragma GCC unroll 8
-        for (uint32_t o = 0; o < kGemmPanel; ++o) {
-          const VF weight = load_part(w.row[o], rest);
-#pragma GCC unroll 8
-          for (uint32_t r = 0; r < R; ++r) s.of[r][o] = hn::MulAdd(row[r], weight, s.of[r][o]);
-        }
+      PlainWeights<T> w;
+      for (uint32_t o = 0; o < kGemmPanel; ++o)
+        w.row[o] = row_of<T>(p.weight, out + (o < n ? o : n - 1)) + begin;
+      for (uint32_t g = 0; g < groups; ++g) {
+        Sums<R> s;
+        clear(&s);
+        multiply_plain<R>(x + g * group_floats + size_t{begin} * R, w, chunk, &s);
+        add_chunk<R>(s, begin == 0, sums[g * R], kGemmPanel);
       }
-      add_chunk<R>(s, begin == 0, &sums[0][0], kGemmPanel);
     }
-    for (uint32_t r = 0; r < R; ++r) finish(p, item.row_begin + r, out, n, sums[r]);
+    for (uint32_t r = 0; r < item.row_end - item.row_begin; ++r)
+      finish(p, item.row_begin + r, out, n, sums[r]);
   }
 }
 
 template <uint32_t R>
-void few_rows(const GemmParams& p, const GemmItem& item, float* scratch) {
-  widen(p.x, item.row_begin, R, R, 0, p.in, scratch);
-  if (p.weight.dtype == RADIX_F32) few_panels<R, F32>(p, item, scratch);
-  if (p.weight.dtype == RADIX_F16) few_panels<R, F16>(p, item, scratch);
-  if (p.weight.dtype == RADIX_BF16) few_panels<R, BF16>(p, item, scratch);
+void few_rows(const GemmParams& p, const GemmItem& item, uint32_t groups, float* scratch) {
+  const uint32_t rows = item.row_end - item.row_begin;
+  for (uint32_t g = 0; g < groups; ++g) {
+    const uint32_t left = rows - g * R;
+    widen(p.x, item.row_begin + g * R, left < R ? left : R, R, 0, p.in,
+          scratch + g * size_t{vectors_of(p.in)} * R * kLanes);
+  }
+  if (p.weight.dtype == RADIX_F32) few_panels<R, F32>(p, item, groups, scratch);
+  if (p.weight.dtype == RADIX_F16) few_panels<R, F16>(p, item, groups, scratch);
+  if (p.weight.dtype == RADIX_BF16) few_panels<R, BF16>(p, item, groups, scratch);
 }
 
 // ---- many rows
@@ -340,14 +354,16 @@ void many_rows(const GemmParams& p, const GemmItem& item, float* scratch) {
 void gemm_item(const GemmParams& p, const GemmItem& item, void* scratch) {
   float* floats = static_cast<float*>(scratch);
   const uint32_t rows = item.row_end - item.row_begin;
-  if (rows > kGroup) return many_rows(p, item, floats);
-  if (rows == 1) return few_rows<1>(p, item, floats);
-  if (rows == 2) return few_rows<2>(p, item, floats);
-  if (rows == 3) return few_rows<3>(p, item, floats);
+  if (rows > kGemmFewGroups * kGroup) return many_rows(p, item, floats);
+  const uint32_t groups = (rows + kGroup - 1) / kGroup;
+  const uint32_t group = (rows + groups - 1) / groups;  // equal ones: the fewest rows of zeros
+  if (group == 1) return few_rows<1>(p, item, groups, floats);
+  if (group == 2) return few_rows<2>(p, item, groups, floats);
+  if (group == 3) return few_rows<3>(p, item, groups, floats);
   if constexpr (kGroup > 3) {
-    if (rows == 4) return few_rows<4>(p, item, floats);
-    if (rows == 5) return few_rows<5>(p, item, floats);
-    if (rows == 6) return few_rows<6>(p, item, floats);
+    if (group == 4) return few_rows<4>(p, item, groups, floats);
+    if (group == 5) return few_rows<5>(p, item, groups, floats);
+    if (group == 6) return few_rows<6>(p, item, groups, floats);
   }
 }
 

@@ -8,8 +8,9 @@
 
 namespace radixattn {
 
-constexpr uint32_t kGemmPanel = 4;     // rows of W (columns of y) that a kernel walks together
-constexpr uint32_t kGemmMaxGroup = 6;  // rows of x that it walks with them, at most
+constexpr uint32_t kGemmPanel = 4;      // rows of W (columns of y) that a kernel walks together
+constexpr uint32_t kGemmMaxGroup = 6;   // rows of x that it walks with them, at most
+constexpr uint32_t kGemmFewGroups = 2;  // groups for which W is not widened first
 constexpr uint32_t kGemmChunk = 1024;  // elements of `in` summed at a time: part of the sums' order
 constexpr uint32_t kGemmRowBlock = 192;  // rows of an item: a multiple of every group in use
 constexpr uint32_t kGemmOutBlock = 128;  // columns of an item when there are many rows
@@ -28,7 +29,8 @@ struct GemmItem {
 // Worker scratch in floats, for items of at most `rows` rows (layout: gemm.cpp).
 static inline __attribute__((always_inline)) uint64_t gemm_scratch_floats(uint32_t rows,
                                                                           uint32_t in) {
-  const uint64_t few = kGemmMaxGroup * gemm_padded(in);
+  const uint32_t most = kGemmFewGroups * kGemmMaxGroup;
+  const uint64_t few = (rows < most ? rows + kGemmFewGroups : most) * gemm_padded(in);
   const uint64_t block = (rows < kGemmRowBlock ? rows : kGemmRowBlock) + kGemmMaxGroup;
   const uint64_t chunk = gemm_padded(in < kGemmChunk ? in : kGemmChunk);
   const uint64_t many = (block + kGemmPanel) * chunk + block * kGemmOutBlock;

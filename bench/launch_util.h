@@ -1,0 +1,120 @@
+// What the benchmarks of CPU launches share: memory, random contents, threads, tensors, and the
+// limits of the machine.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "bench_util.h"
+#include "cpu_probe.h"
+#include "radixattn.h"
+
+namespace bench {
+
+inline void check(radix_status st, const char* what) {
+  if (st == RADIX_OK) return;
+  char message[512];
+  radix_last_error(message, sizeof message);
+  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
+  std::exit(1);
+}
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<char, FreeDeleter>;
+
+inline Memory allocate(uint64_t bytes) {
+  Memory m(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+  if (m == nullptr) {
+    std::fprintf(stderr, "no memory for %llu bytes\n", static_cast<unsigned long long>(bytes));
+    std::exit(1);
+  }
+  return m;
+}
+
+inline uint64_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
+
+// Values in (-2, 2), from bits: sign, exponents around 1, random mantissa.
+inline void fill_random(char* data, uint64_t bytes, int32_t dtype) {
+  const uint64_t pattern = std::min<uint64_t>(bytes, 1u << 20);
+  std::mt19937 random(7);
+  for (uint64_t i = 0; i < pattern; i += element_bytes(dtype)) {
+    const auto r = static_cast<uint32_t>(random());
+    if (dtype == RADIX_F32) {
+      const uint32_t bits = (r & 0x807fffffu) | ((124 + (r >> 24) % 4) << 23);
+      std::memcpy(data + i, &bits, 4);
+    } else {
+      const uint32_t mantissa = dtype == RADIX_F16 ? 10 : 7;
+      const uint32_t bias = dtype == RADIX_F16 ? 15 : 127;
+      const uint32_t bits =
+          (r & 0x8000u) | ((bias - 3 + (r >> 24) % 4) << mantissa) | (r & ((1u << mantissa) - 1));
+      const auto half = static_cast<uint16_t>(bits);
+      std::memcpy(data + i, &half, 2);
+    }
+  }
+  for (uint64_t i = pattern; i < bytes; i += pattern)
+    std::memcpy(data + i, data, std::min(pattern, bytes - i));
+}
+
+template <class F>
+void on_threads(uint32_t threads, F run) {
+  std::vector<std::thread> others;
+  for (uint32_t t = 1; t < threads; ++t) others.emplace_back(run, t);
+  run(0u);
+  for (std::thread& t : others) t.join();
+}
+
+inline radix_tensor tensor(void* data, int32_t dtype, std::vector<int64_t> shape) {
+  radix_tensor t = {};
+  t.data = data;
+  t.dtype = dtype;
+  t.ndim = static_cast<int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), t.shape);
+  return t;
+}
+
+// The limits with 1 and 2 threads; index 0 is one thread.
+struct Limits {
+  double bytes = 0;  // that one read case reads
+  double flops[2] = {0, 0};
+};
+
+// Reads both pieces of memory, and runs multiply-adds, on 1 to max_threads threads: two cases each,
+// in this order.
+inline void add_limit_cases(const char* first, const char* second, uint64_t half_bytes,
+                            uint32_t max_threads, Limits* limits, std::vector<Case>* cases) {
+  limits->bytes = 2.0 * static_cast<double>(half_bytes);
+  for (uint32_t threads = 1; threads <= max_threads; ++threads) {
+    cases->push_back({"read",
+                      [=] {
+                        on_threads(threads, [=](uint32_t t) {
+                          const uint64_t part = half_bytes / threads / 1024 * 1024;
+                          keep(read_all(first + t * part, part));
+                          keep(read_all(second + t * part, part));
+                        });
+                      },
+                      0,
+                      0,
+                      {}});
+    cases->push_back({"fma",
+                      [=] {
+                        std::vector<double> flops(threads);
+                        on_threads(threads, [&](uint32_t t) { keep(run_fma(4000000, &flops[t])); });
+                        limits->flops[threads - 1] = 0;
+                        for (const double f : flops) limits->flops[threads - 1] += f;
+                      },
+                      0,
+                      0,
+                      {}});
+  }
+}
+
+}  // namespace bench
