@@ -46,7 +46,7 @@ def attention_forward(
     sliding_window  visible tokens, the query's own included: as transformers' masks count
     s_aux           [num_q_heads] attention sinks
     Returns ([batch, length, num_q_heads, head_dim], None): there are no attention weights.
-    UnsupportedModelError: dropout, gradients, attention weights, not causal, another mask.
+    UnsupportedModelError: dropout, attention weights, not causal, another mask.
     """
     found = getattr(key, _MARK, None)
     if found is None:
@@ -55,7 +55,7 @@ def attention_forward(
             "past_key_values of radixattn.hf (or model.set_attn_implementation('sdpa'))"
         )
     step, layer = found
-    _check_call(module, query, dropout, kwargs)
+    _check_call(module, dropout, kwargs)
     _check_mask(step, attention_mask)
     options: dict[str, Any] = {"window": sliding_window or 0, "softcap": softcap or 0.0}
     if scaling is not None:
@@ -65,13 +65,9 @@ def attention_forward(
     return step.attend(layer, query, **options), None
 
 
-def _check_call(
-    module: torch.nn.Module, query: torch.Tensor, dropout: float, kwargs: dict[str, Any]
-) -> None:
+def _check_call(module: torch.nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
     if dropout:
         raise UnsupportedModelError(f"dropout is {dropout}: expected 0 (model.eval())")
-    if query.requires_grad:
-        raise UnsupportedModelError("the query needs gradients: expected torch.no_grad()")
     if kwargs.get("output_attentions"):
         raise UnsupportedModelError(
             "output_attentions is True: expected False, the kernels keep no attention weights"

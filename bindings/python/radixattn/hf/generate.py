@@ -250,8 +250,8 @@ class RadixCache(PagedCache):
         if self._step_columns:  # the forward pass before did not come to its end
             self._undo_step()
         end = self._columns + length
-        slots = self._reserve(end)
         self._step_columns = length
+        slots = self._reserve(end)
         lengths = [max(end - row.pad, 0) for row in self._rows]
         queries = [min(n, length) for n in lengths]
         plan = self._sized_plan(len(self._rows), sum(queries))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from radixattn.config import Options
 
 COVERED = (
-    "gemma", "gemma2", "gemma3_text", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen3",
-    "qwen3_moe",
+    "gemma", "gemma2", "gemma3_text", "gpt_oss", "llama", "mistral", "mixtral", "phi3", "qwen2",
+    "qwen3", "qwen3_moe",
 )  # fmt: skip
 """config.model_type of the families that are compared with transformers' own attention in the
 tests."""

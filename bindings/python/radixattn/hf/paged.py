@@ -13,6 +13,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from radixattn.hf.attention import mark
+from radixattn.hf.models import UnsupportedModelError
 from radixattn.hf.step import Step
 
 
@@ -34,7 +35,12 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes K and V, [batch, num_kv_heads, length, head_dim], of the new tokens."""
+        """Writes K and V, [batch, num_kv_heads, length, head_dim], of the new tokens.
+
+        UnsupportedModelError: they need gradients.
+        """
+        if key_states.requires_grad or value_states.requires_grad:
+            raise UnsupportedModelError("keys need gradients: expected torch.no_grad()")
         step = self._owner.step_of(self._index, key_states.shape[0], key_states.shape[2])
         step.write(self._index, key_states, value_states)
         self._owner.written(self._index)
