@@ -27,12 +27,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
+import radixattn as rx
 import torch
 import transformers
-from transformers.generation.streamers import BaseStreamer
-
-import radixattn as rx
 from radixattn.hf import Engine, SamplingParams, make_context
+from transformers.generation.streamers import BaseStreamer
 
 PROMPTS, PROMPT_TOKENS, SHARED_TOKENS, NEW_TOKENS, VOCABULARY = 16, 1024, 1000, 32, 4096
 
@@ -73,7 +72,9 @@ def make_model() -> transformers.LlamaForCausalLM:
 
 def make_prompts(shared: bool) -> list[list[int]]:
     generator = torch.Generator().manual_seed(6)
-    prompts = torch.randint(1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator)
+    prompts = torch.randint(
+        1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator
+    )
     if shared:
         prompts[:, :SHARED_TOKENS] = prompts[0, :SHARED_TOKENS]
     return prompts.tolist()
@@ -99,7 +100,9 @@ class FirstStep(transformers.StoppingCriteria):
     def __init__(self) -> None:
         self.when = 0.0
 
-    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, scores: object, **_: object
+    ) -> torch.Tensor:
         self.when = self.when or time.perf_counter()
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
@@ -112,11 +115,17 @@ def plain_batch(model: torch.nn.Module, prompts: list[list[int]]) -> Result:
         stopping_criteria=transformers.StoppingCriteriaList([first]),
     )  # fmt: skip
     seconds = time.perf_counter() - begin
-    return Result([first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist())
+    return Result(
+        [first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist()
+    )
 
 
 def engine_run(
-    model: torch.nn.Module, ctx: rx.Context, prompts: list[list[int]], caching: bool, serial: bool
+    model: torch.nn.Module,
+    ctx: rx.Context,
+    prompts: list[list[int]],
+    caching: bool,
+    serial: bool,
 ) -> Result:
     ctx.clear()
     params = SamplingParams(max_new_tokens=NEW_TOKENS)
@@ -131,7 +140,9 @@ def engine_run(
     return Result(ttft, seconds, [output.token_ids for output in outputs])
 
 
-def cases(model: torch.nn.Module, ctx: rx.Context) -> dict[str, dict[str, Callable[[], Result]]]:
+def cases(
+    model: torch.nn.Module, ctx: rx.Context
+) -> dict[str, dict[str, Callable[[], Result]]]:
     """Workload -> way -> run."""
     table: dict[str, dict[str, Callable[[], Result]]] = {}
     for kind in ("shared", "unshared"):
@@ -146,22 +157,34 @@ def cases(model: torch.nn.Module, ctx: rx.Context) -> dict[str, dict[str, Callab
     return table
 
 
-def measure(table: dict[str, dict[str, Callable[[], Result]]], rounds: int) -> list[dict[str, object]]:
+def measure(
+    table: dict[str, dict[str, Callable[[], Result]]], rounds: int
+) -> list[dict[str, object]]:
     times: dict[tuple[str, str], list[Result]] = {}
     for number in range(rounds + 1):
         for workload, ways in table.items():
             results = {way: run() for way, run in ways.items()}
             for way, result in results.items():
                 if result.tokens != results["plain"].tokens:
-                    raise SystemExit(f"{workload}: {way} generated other tokens than plain")
+                    raise SystemExit(
+                        f"{workload}: {way} generated other tokens than plain"
+                    )
                 if number:
                     times.setdefault((workload, way), []).append(result)
-        print(f"round {number} of {rounds}" + ("" if number else " (warm-up)"), file=sys.stderr)
-    return [row(workload, way, results, times) for (workload, way), results in times.items()]
+        print(
+            f"round {number} of {rounds}" + ("" if number else " (warm-up)"),
+            file=sys.stderr,
+        )
+    return [
+        row(workload, way, results, times) for (workload, way), results in times.items()
+    ]
 
 
 def row(
-    workload: str, way: str, results: list[Result], times: dict[tuple[str, str], list[Result]]
+    workload: str,
+    way: str,
+    results: list[Result],
+    times: dict[tuple[str, str], list[Result]],
 ) -> dict[str, object]:
     first = 1 if workload.endswith("serial") else 0
 
@@ -186,13 +209,19 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="workloads whose names contain this")
-    parser.add_argument("--note", default="", help="said in the JSON, such as 'shared machine'")
+    parser.add_argument(
+        "--note", default="", help="said in the JSON, such as 'shared machine'"
+    )
     arguments = parser.parse_args()
     model = make_model()
-    with make_context(model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64) as ctx:
+    with make_context(
+        model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64
+    ) as ctx:
         chosen = {k: v for k, v in cases(model, ctx).items() if arguments.only in k}
         rows = measure(chosen, arguments.rounds)
-    print("| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |")
+    print(
+        "| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |"
+    )
     print("|---|---|---|---|---|")
     for r in rows:
         print("| " + " | ".join(str(value) for value in r.values()) + " |")

@@ -89,7 +89,9 @@ FAMILIES = {
 
 def make_config(name: str, **changes: object) -> tf.PreTrainedConfig:
     kind, differs = FAMILIES[name]
-    values = {k: v for k, v in {**SMALL, **differs, **changes}.items() if v is not None or k in _NONE}
+    values = {
+        k: v for k, v in {**SMALL, **differs, **changes}.items() if v is not None or k in _NONE
+    }
     return kind(**values)
 
 

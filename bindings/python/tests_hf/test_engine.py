@@ -95,13 +95,13 @@ def test_requests_that_come_later_join_the_batch(engine, llama, widths):
     first = engine.add(SYSTEM, GREEDY)
     engine.step()
     engine.step()
-    second = engine.add(SYSTEM + [7], GREEDY)
+    second = engine.add([*SYSTEM, 7], GREEDY)
     done = {}
     while engine.num_unfinished:
         done |= {e.request_id: e.output for e in engine.step() if e.finished}
     assert widths[:4] == [26, 1, 1 + 3, 2]
     assert done[first].token_ids == baseline(llama, SYSTEM, NEW)
-    assert done[second].token_ids == baseline(llama, SYSTEM + [7], NEW)
+    assert done[second].token_ids == baseline(llama, [*SYSTEM, 7], NEW)
 
 
 @pytest.mark.parametrize("batch_tokens", [8, 9, 13, 40])
@@ -153,7 +153,9 @@ def test_draws_do_not_depend_on_batch_or_preemption(llama):
         for i in range(5)
     ]
     with Engine(llama, num_blocks=200, block_size=4) as engine:
-        alone = [engine.generate([p], how)[0].token_ids for p, how in zip(prompts, params)]
+        alone = [
+            engine.generate([p], how)[0].token_ids for p, how in zip(prompts, params, strict=True)
+        ]
         again = engine.generate(prompts, params)
     with Engine(llama, num_blocks=15, block_size=4) as engine:
         pressed = engine.generate(prompts, params)
@@ -250,14 +252,14 @@ def test_progress_goes_to_stderr_and_only_when_asked(engine, capsys):
 
 
 def test_an_aborted_request_gives_its_blocks_back(engine, llama):
-    first, second = engine.add(SYSTEM, GREEDY), engine.add(SYSTEM + [3], GREEDY)
+    first, second = engine.add(SYSTEM, GREEDY), engine.add([*SYSTEM, 3], GREEDY)
     engine.step()
     engine.step()
     output = engine.abort(first)
     assert (output.finish_reason, len(output.token_ids)) == ("abort", 2)
     done = [e.output for _ in range(NEW) for e in engine.step() if e.finished]
     assert [o.request_id for o in done] == [second]
-    assert done[0].token_ids == baseline(llama, SYSTEM + [3], NEW)
+    assert done[0].token_ids == baseline(llama, [*SYSTEM, 3], NEW)
     with pytest.raises(KeyError):
         engine.abort(first)
 
@@ -326,7 +328,7 @@ def test_an_error_of_the_model_leaves_its_requests_for_the_next_step(engine, lla
     def fail(*_args):
         raise RuntimeError("planted")
 
-    prompts = [SYSTEM, SYSTEM + [4]]
+    prompts = [SYSTEM, [*SYSTEM, 4]]
     numbers = [engine.add(p, GREEDY) for p in prompts]
     engine.step()
     handle = llama.model.layers[1].mlp.register_forward_pre_hook(fail)
@@ -336,7 +338,7 @@ def test_an_error_of_the_model_leaves_its_requests_for_the_next_step(engine, lla
     done = {}
     while engine.num_unfinished:
         done |= {e.request_id: e.output.token_ids for e in engine.step() if e.finished}
-    assert done == {n: baseline(llama, p, NEW) for n, p in zip(numbers, prompts)}
+    assert done == {n: baseline(llama, p, NEW) for n, p in zip(numbers, prompts, strict=True)}
 
 
 def test_stop_strings_need_a_tokenizer(llama):

@@ -74,9 +74,7 @@ def test_logits_equal_those_of_transformers(model, logits_of, shared):
 def test_chunked_prompts_give_the_same_tokens(model):
     prompts = prompts_of(6, shared=True)
     expected = [baseline(model, p, NEW) for p in prompts]
-    with Engine(
-        model, num_blocks=256, block_size=4, max_batch_tokens=9, max_num_seqs=6
-    ) as engine:
+    with Engine(model, num_blocks=256, block_size=4, max_batch_tokens=9, max_num_seqs=6) as engine:
         outputs = engine.generate(prompts, GREEDY)
     assert [o.token_ids for o in outputs] == expected
 

@@ -69,7 +69,7 @@ def test_padded_batches_give_the_tokens_of_single_prompts(model, batch):
 
 
 def test_only_what_no_row_has_is_computed(cache, llama):
-    """The forward pass gets the columns after the shortest cached one; nothing cached is written."""
+    """The forward pass gets the columns after the shortest cached ones."""
     inputs = one(SYSTEM)
     cache.generate(**inputs, max_new_tokens=1, do_sample=False)
     published = cache.ctx.stats().blocks_published
@@ -170,7 +170,7 @@ def test_an_engine_and_a_cache_share_one_context(llama):
         with Engine(llama, ctx=ctx) as engine:
             engine.generate([SYSTEM], SamplingParams(max_new_tokens=1))
         with RadixCache(llama, ctx=ctx) as cache:
-            assert cache.begin(torch.tensor([SYSTEM + [1]])) == [24]
+            assert cache.begin(torch.tensor([[*SYSTEM, 1]])) == [24]
         ctx.check()
 
 
@@ -275,5 +275,3 @@ def test_close_sets_the_models_attention_back():
     cache.close()
     cache.close()
     assert model.config._attn_implementation == before
-
-

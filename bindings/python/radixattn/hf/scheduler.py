@@ -152,7 +152,7 @@ class Scheduler:
     def _continue_prompts(self) -> None:
         taken = {e.sequence.number for e in self._batch}
         for sequence in list(self.running):
-            if sequence.number in taken or self._budget == 0:
+            if sequence.number in taken or not sequence.pending or not self._budget:
                 continue
             error = self._reserve(sequence, min(sequence.pending, self._budget))
             if error is not None and len(self.running) == 1:
