@@ -421,6 +421,13 @@ def test_an_encoder_decoder_is_refused():
         Engine(tf.T5ForConditionalGeneration(config).eval(), num_blocks=4)
 
 
+def test_a_model_on_no_device_is_refused():
+    with torch.device("meta"):
+        model = tf.AutoModelForCausalLM.from_config(make_config("llama")).eval()
+    with pytest.raises(UnsupportedModelError, match="the model is on meta"):
+        Engine(model, num_blocks=4)
+
+
 def test_any_family_tries_a_model_that_is_not_listed():
     torch.manual_seed(2)
     config = tf.Olmo2Config(

@@ -68,6 +68,20 @@ def test_padded_batches_give_the_tokens_of_single_prompts(model, batch):
             cache.ctx.check()
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_chunks_of_a_batch_of_which_one_row_is_cached(model, chunk):
+    prompts = [SYSTEM, tokens(11, 75), tokens(30, 76)]
+    expected = [baseline(model, p, NEW) for p in prompts]
+    inputs = left_padded(prompts)
+    with RadixCache(model, num_blocks=256, block_size=4) as cache:
+        cache.generate(**one(SYSTEM), max_new_tokens=1)
+        out = cache.generate(
+            **inputs, max_new_tokens=NEW, do_sample=False, prefill_chunk_size=chunk
+        )
+        cache.ctx.check()
+    assert out[:, inputs["input_ids"].shape[1] :].tolist() == expected
+
+
 def test_only_what_no_row_has_is_computed(cache, llama):
     """The forward pass gets the columns after the shortest cached ones."""
     inputs = one(SYSTEM)
@@ -265,6 +279,35 @@ def test_sequences_of_another_batch_are_refused(cache, llama):
     with pytest.raises(ValueError, match="sequences has shape"):
         cache.finish(out[:, :-2])
     cache.finish(out)
+
+
+def test_an_attention_that_would_not_see_the_cache_is_refused(cache, llama):
+    inputs = one(SYSTEM)
+    cache.begin(**inputs)
+    llama.set_attn_implementation("sdpa")
+    try:
+        with pytest.raises(UnsupportedModelError, match="implementation is 'sdpa', and its cache"):
+            llama.generate(**inputs, past_key_values=cache, max_new_tokens=1)
+    finally:
+        llama.set_attn_implementation("radixattn")
+
+
+def test_the_last_user_sets_the_models_attention_back(llama):
+    before = llama.config._attn_implementation
+    with Engine(llama, num_blocks=32) as engine:
+        cache = RadixCache(llama, num_blocks=32)
+        engine.close()
+        out = cache.generate(**one(SYSTEM), max_new_tokens=NEW, do_sample=False)
+        cache.close()
+    assert llama.config._attn_implementation == before
+    assert out[0, len(SYSTEM) :].tolist() == baseline(llama, SYSTEM, NEW)
+
+
+def test_a_closed_cache_says_so(llama):
+    cache = RadixCache(llama, num_blocks=32)
+    cache.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        cache.begin(torch.tensor([SYSTEM]))
 
 
 def test_close_sets_the_models_attention_back():

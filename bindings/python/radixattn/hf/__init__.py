@@ -19,6 +19,11 @@ except ImportError as error:
         "pip install torch transformers"
     ) from error
 
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23):
+    raise ImportError(
+        f"transformers is {transformers.__version__}: radixattn.hf expects 5.23 or newer"
+    )
+
 from radixattn.hf import attention
 from radixattn.hf.engine import Engine
 from radixattn.hf.generate import RadixCache

@@ -6,7 +6,9 @@ function finds its step on the keys that a cache of this package returned from u
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -128,9 +130,23 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, mask)
 
 
-def use(model: Any) -> str:
-    """Sets the model's attention implementation to radixattn; returns the one before, for
-    model.set_attn_implementation."""
+@dataclass
+class _Users:
+    """Who has set a model to radixattn, and what it had before the first of them."""
+
+    count: int
+    before: str
+
+
+_users: WeakKeyDictionary[Any, _Users] = WeakKeyDictionary()
+
+
+def use(model: Any) -> None:
+    """Sets the model's attention implementation to radixattn, until as many release() follow."""
+    if model in _users:
+        _users[model].count += 1
+        model.set_attn_implementation(NAME)
+        return
     before = str(model.config._attn_implementation)
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
@@ -138,4 +154,24 @@ def use(model: Any) -> str:
             f"{type(model).__name__} takes no other attention implementation: expected a model "
             "that dispatches through AttentionInterface"
         )
-    return before
+    _users[model] = _Users(1, before)
+
+
+def release(model: Any) -> None:
+    """The end of one use(); the last one sets back what the model had before the first."""
+    users = _users[model]
+    users.count -= 1
+    if users.count == 0:
+        del _users[model]
+        model.set_attn_implementation(users.before)
+
+
+def check_used(model: Any) -> None:
+    """UnsupportedModelError unless the model attends by radixattn: with another implementation it
+    would see the new keys only."""
+    found = model.config._attn_implementation
+    if found != NAME:
+        raise UnsupportedModelError(
+            f"the model's attention implementation is {found!r}, and its cache is radixattn's: "
+            f"expected model.set_attn_implementation({NAME!r})"
+        )

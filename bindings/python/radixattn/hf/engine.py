@@ -110,26 +110,27 @@ class Engine:
             max_num_seqs, num_q_heads=shape.num_q_heads, max_query_tokens=max_batch_tokens,
             max_context_len=pool,
         )  # fmt: skip
-        self._cache = StepCache(shape.num_layers)
+        self._cache = StepCache(model, shape.num_layers)
         self._live: dict[int, _Live] = {}
         self._numbers = itertools.count()
-        self._before: str | None = attention.use(model)
+        self._open = True
+        attention.use(model)
 
     # ---- life
 
     def close(self) -> None:
         """Ends all requests, frees the plan and the engine's own context, and sets the model's
         attention implementation back. A second close does nothing."""
-        if self._before is None:
+        if not self._open:
             return
+        self._open = False
         for live in list(self._live.values()):
             self._scheduler.remove(live.sequence)
         self._live.clear()
         self._plan.close()
         if self._owns_ctx:
             self.ctx.close()
-        self.model.set_attn_implementation(self._before)
-        self._before = None
+        attention.release(self.model)
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +155,7 @@ class Engine:
         An impossible request (an empty prompt, longer than the model or the pool allow, stop
         strings without a tokenizer) ends with finish_reason "error" in the next step; others go on.
         """
-        if self._before is None:
+        if not self._open:
             raise RuntimeError("the engine is closed")
         params = params or SamplingParams()
         number = next(self._numbers)
@@ -278,7 +279,8 @@ class Engine:
             logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
         ).logits
         self._cache.step = None
-        return logits[0]
+        rows: torch.Tensor = logits[0]
+        return rows if len(rows) == len(last) else rows[last]  # some models keep all
 
     def _choose(self, entries: Sequence[Entry], logits: torch.Tensor) -> list[Event]:
         """The next token of each complete entry, and what follows from it."""

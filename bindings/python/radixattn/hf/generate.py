@@ -73,11 +73,10 @@ class RadixCache(PagedCache):
         if ctx is not None and context_options:
             raise TypeError(f"ctx has its own {', '.join(sorted(context_options))}")
         self.shape = geometry(model, any_family=any_family)
-        super().__init__(self.shape.num_layers)
+        super().__init__(model, self.shape.num_layers)
         self._owns_ctx = ctx is None
         self.ctx = ctx or make_context(model, any_family=any_family, **context_options)
         check_context(self.ctx, self.shape)
-        self.model = model
         self._rows: list[_Row] = []
         self._columns = 0  # that every layer has
         self._prompt_columns = 0
@@ -86,22 +85,23 @@ class RadixCache(PagedCache):
         self._publishable = True
         self._plan: Plan | None = None
         self._plan_size = (0, 0)
-        self._before: str | None = attention.use(model)
+        self._open = True
+        attention.use(model)
 
     # ---- life
 
     def close(self) -> None:
         """Ends the batch, the plan and the cache's own context, and sets the model's attention
         implementation back. A second close does nothing."""
-        if self._before is None:
+        if not self._open:
             return
+        self._open = False
         self.reset()
         if self._plan is not None:
             self._plan.close()
         if self._owns_ctx:
             self.ctx.close()
-        self.model.set_attn_implementation(self._before)
-        self._before = None
+        attention.release(self.model)
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +126,10 @@ class RadixCache(PagedCache):
         attention_mask  [batch, columns] zeros for padding, at the left only; None: no padding
         expand          how often generate() repeats each row: num_beams or num_return_sequences
         extra_key       rows share blocks only when theirs are equal
-        ValueError: a shape, padding that is not at the left.
+        ValueError: a shape, padding that is not at the left. RuntimeError: the cache is closed.
         """
+        if not self._open:
+            raise RuntimeError("the cache is closed")
         self.reset()
         pads = _left_padding(input_ids, attention_mask)
         tokens = input_ids.to("cpu", torch.int32).numpy()

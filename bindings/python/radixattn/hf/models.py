@@ -70,10 +70,9 @@ def geometry(model: Any, *, any_family: bool = False) -> Geometry:
         raise UnsupportedModelError(
             f"head_dim is {head_dim}: expected 32 to 256 in steps of 8, which the kernels have"
         )
-    parameter = next(model.parameters())
-    if parameter.dtype not in _KV_DTYPES:
+    if model.dtype not in _KV_DTYPES:
         raise UnsupportedModelError(
-            f"the model's dtype is {parameter.dtype}: expected float32, float16 or bfloat16"
+            f"the model's dtype is {model.dtype}: expected float32, float16 or bfloat16"
         )
     return Geometry(
         num_layers=config.num_hidden_layers,
@@ -81,9 +80,17 @@ def geometry(model: Any, *, any_family: bool = False) -> Geometry:
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=head_dim,
         max_positions=config.max_position_embeddings,
-        dtype=parameter.dtype,
-        device=parameter.device,
+        dtype=model.dtype,
+        device=_device(model),
     )
+
+
+def _device(model: Any) -> torch.device:
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) != 1 or next(iter(devices)).type not in ("cpu", "cuda"):
+        names = ", ".join(sorted(map(str, devices)))
+        raise UnsupportedModelError(f"the model is on {names}: expected one device, cpu or cuda")
+    return devices.pop()
 
 
 def _check_kind(model: Any, config: Any, any_family: bool) -> None:

@@ -10,7 +10,7 @@ class Output:
     """A request and what came of it.
 
     prompt_token_ids, token_ids  the prompt; what was generated, the ending token included
-    text                what was generated, without stop string and special tokens; "" without a
+    text                what was generated, without special tokens and what ended it; "" without a
                         tokenizer
     finish_reason       "stop" (an ending token or string), "length", "abort", "error"; None: still
                         running

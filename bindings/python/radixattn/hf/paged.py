@@ -12,7 +12,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from radixattn.hf.attention import mark
+from radixattn.hf.attention import check_used, mark
 from radixattn.hf.models import UnsupportedModelError
 from radixattn.hf.step import Step
 
@@ -37,8 +37,9 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes K and V, [batch, num_kv_heads, length, head_dim], of the new tokens.
 
-        UnsupportedModelError: they need gradients.
+        UnsupportedModelError: they need gradients, or the model attends by something else.
         """
+        check_used(self._owner.model)
         if key_states.requires_grad or value_states.requires_grad:
             raise UnsupportedModelError("keys need gradients: expected torch.no_grad()")
         step = self._owner.step_of(self._index, key_states.shape[0], key_states.shape[2])
@@ -59,8 +60,9 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
 class PagedCache(Cache):  # type: ignore[misc]
     """A Cache whose layers write through steps. Subclasses say which step a forward pass has."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, model: Any, num_layers: int) -> None:
         super().__init__(layers=[PagedLayer(self, i) for i in range(num_layers)])
+        self.model = model
 
     def step_of(self, layer: int, batch: int, length: int) -> Step:
         """The step of the forward pass that now writes layer, of [batch, length] tokens."""
@@ -78,8 +80,8 @@ class StepCache(PagedCache):
     """The cache of a single forward pass, whose step is known before; it holds no columns:
     positions are given."""
 
-    def __init__(self, num_layers: int) -> None:
-        super().__init__(num_layers)
+    def __init__(self, model: Any, num_layers: int) -> None:
+        super().__init__(model, num_layers)
         self.step: Step | None = None
 
     def step_of(self, layer: int, batch: int, length: int) -> Step:
