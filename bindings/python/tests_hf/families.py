@@ -87,6 +87,9 @@ FAMILIES = {
 }  # fmt: skip
 
 
+COUNTED = {kind.model_type for kind, _ in FAMILIES.values()}
+
+
 def make_config(name: str, **changes: object) -> tf.PreTrainedConfig:
     kind, differs = FAMILIES[name]
     values = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from families import attention_of, baseline, make_model, tokens
+import transformers as tf
+from families import attention_of, baseline, make_config, make_model, tokens
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 import radixattn as rx
 from radixattn.hf import Engine, RadixCache, SamplingParams, UnsupportedModelError, make_context
@@ -265,6 +269,36 @@ def test_a_mask_of_four_dimensions_is_refused(cache, llama):
     mask = torch.ones(1, 1, len(SYSTEM), len(SYSTEM)).tril()
     with pytest.raises(UnsupportedModelError, match="4 dimensions"), torch.no_grad():
         llama(ids, attention_mask=mask, past_key_values=cache)
+
+
+def test_dropout_is_refused(llama):
+    config = make_config("llama", attention_dropout=0.1)
+    model = tf.AutoModelForCausalLM.from_config(config).train()
+    with RadixCache(model, num_blocks=32) as cache:
+        ids = torch.tensor([SYSTEM])
+        cache.begin(ids)
+        with pytest.raises(UnsupportedModelError, match=r"dropout is 0\.1"), torch.no_grad():
+            model(ids, past_key_values=cache)
+
+
+def test_attention_that_is_not_causal_is_refused(cache, llama, monkeypatch):
+    ids = torch.tensor([SYSTEM])
+    cache.begin(ids)
+    monkeypatch.setattr(llama.model.layers[0].self_attn, "is_causal", False)
+    with pytest.raises(UnsupportedModelError, match="is_causal is False"), torch.no_grad():
+        llama(ids, past_key_values=cache)
+
+
+def test_masks_that_are_more_than_causal_are_refused(cache, llama):
+    embeds = torch.zeros(1, 3, 4)
+    make = functools.partial(create_causal_mask, llama.config, embeds, None, None)
+    assert make() is None
+    with pytest.raises(UnsupportedModelError, match="not plainly causal"):
+        make(block_sequence_ids=torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(UnsupportedModelError, match="not plainly causal"):
+        make(position_ids=torch.tensor([[0, 1, 0]]))  # two packed sequences
+    with pytest.raises(UnsupportedModelError, match="not plainly causal"):
+        create_bidirectional_mask(llama.config, embeds, None)
 
 
 def test_another_cache_is_refused_while_ours_is_set(cache, llama):
