@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import transformers as tf
@@ -248,6 +250,43 @@ def test_progress_goes_to_stderr_and_only_when_asked(engine, capsys):
     assert "2/2" in err
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_workloads_give_the_baselines_tokens(llama, seed):
+    """Prompts of few words that share beginnings, arriving and aborted at any time, in pools of any
+    size."""
+    choose = random.Random(seed)
+    words = [tokens(choose.randint(1, 9), 200 + i) for i in range(4)]
+    block_size = choose.choice([1, 2, 3, 8])
+    engine = Engine(
+        llama, num_blocks=choose.choice([45, 70, 300]) // block_size, block_size=block_size,
+        max_batch_tokens=choose.choice([6, 17, 200]), max_num_seqs=choose.choice([1, 3, 6]),
+    )  # fmt: skip
+    prompts, outputs = {}, {}
+    with engine:
+        for _ in range(400):
+            if len(prompts) < 25 and choose.random() < 0.6:
+                prompt = [t for _ in range(choose.randint(1, 4)) for t in choose.choice(words)]
+                how = SamplingParams(max_new_tokens=choose.randint(1, 9))
+                prompts[engine.add(prompt, how)] = (prompt, how.max_new_tokens)
+            for event in engine.step():
+                if event.finished:
+                    outputs[event.request_id] = event.output
+            unfinished = sorted(prompts.keys() - outputs.keys())
+            if unfinished and choose.random() < 0.03:
+                number = choose.choice(unfinished)
+                outputs[number] = engine.abort(number)
+            engine.ctx.check()
+            if len(prompts) == 25 and not engine.num_unfinished:
+                break
+    assert len(outputs) == 25
+    for number, (prompt, count) in prompts.items():
+        output = outputs[number]
+        assert output.error is None
+        expected = baseline(llama, prompt, count)
+        assert output.token_ids == expected[: len(output.token_ids)]
+        assert output.finish_reason == "abort" or output.token_ids == expected
+
+
 # ---- aborts and errors
 
 
@@ -339,6 +378,18 @@ def test_an_error_of_the_model_leaves_its_requests_for_the_next_step(engine, lla
     while engine.num_unfinished:
         done |= {e.request_id: e.output.token_ids for e in engine.step() if e.finished}
     assert done == {n: baseline(llama, p, NEW) for n, p in zip(numbers, prompts, strict=True)}
+
+
+def test_an_error_of_the_tokenizer_loses_no_token(engine, llama, monkeypatch):
+    numbers = [engine.add(p, GREEDY) for p in (SYSTEM, [*SYSTEM, 4])]
+    monkeypatch.setattr(type(engine.tokenizer), "decode", lambda *_args, **_options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    monkeypatch.undo()
+    done = {}
+    while engine.num_unfinished:
+        done |= {e.request_id: e.output.token_ids for e in engine.step() if e.finished}
+    assert done[numbers[1]] == baseline(llama, [*SYSTEM, 4], NEW)
 
 
 def test_stop_strings_need_a_tokenizer(llama):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
@@ -335,6 +336,11 @@ def test_the_last_user_sets_the_models_attention_back(llama):
         cache.close()
     assert llama.config._attn_implementation == before
     assert out[0, len(SYSTEM) :].tolist() == baseline(llama, SYSTEM, NEW)
+
+
+def test_copies_are_refused(cache):
+    with pytest.raises(TypeError, match="shared already"):
+        copy.deepcopy(cache)
 
 
 def test_a_closed_cache_says_so(llama):

@@ -232,14 +232,14 @@ class Engine:
         for sequence, error in self._scheduler.failed:
             events.append(self._end(self._live[sequence.number], "error", error=error))
         if batch:
+            complete = [self._live[e.sequence.number] for e in batch if e.complete]
             try:
-                with torch.inference_mode():
-                    logits = self._forward(batch)
+                tokens = self._next_tokens(batch, complete)
             except BaseException:
                 self._scheduler.abandon(batch)
                 raise
             self._scheduler.commit(batch)
-            events += self._choose([e for e in batch if e.complete], logits)
+            events += self._advance(complete, tokens)
         told = [(self._live[event.request_id].on_event, event) for event in events]
         for event in events:
             if event.finished:
@@ -256,6 +256,13 @@ class Engine:
             for live in self._live.values()
             if live.output.finished
         ]
+
+    def _next_tokens(self, batch: Sequence[Entry], complete: Sequence[_Live]) -> list[int]:
+        """Computes a step; returns the next token of each of its complete entries."""
+        with torch.inference_mode():
+            logits = self._forward(batch)
+            indices = [len(live.output.token_ids) for live in complete]
+            return sample(logits, [live.params for live in complete], indices)
 
     def _forward(self, batch: Sequence[Entry]) -> torch.Tensor:
         """Logits [complete entries, vocabulary] after the step's tokens."""
@@ -282,22 +289,19 @@ class Engine:
         rows: torch.Tensor = logits[0]
         return rows if len(rows) == len(last) else rows[last]  # some models keep all
 
-    def _choose(self, entries: Sequence[Entry], logits: torch.Tensor) -> list[Event]:
-        """The next token of each complete entry, and what follows from it."""
-        lives = [self._live[e.sequence.number] for e in entries]
-        tokens = sample(
-            logits, [live.params for live in lives], [len(live.output.token_ids) for live in lives]
-        )
+    def _advance(self, lives: Sequence[_Live], tokens: Sequence[int]) -> list[Event]:
+        """Each request has one more token."""
         now = time.monotonic()
-        return [self._advance(*pair, now) for pair in zip(lives, tokens, strict=True)]
+        for live, token in zip(lives, tokens, strict=True):
+            if live.output.time_to_first_token is None:
+                live.output.time_to_first_token = now - live.begun
+            live.output.token_ids.append(token)
+            live.sequence.tokens.append(token)
+        return [self._follow(live, token) for live, token in zip(lives, tokens, strict=True)]
 
-    def _advance(self, live: _Live, token: int, now: float) -> Event:
-        """A request has one more token."""
+    def _follow(self, live: _Live, token: int) -> Event:
+        """What a request's new token leads to."""
         output = live.output
-        if output.time_to_first_token is None:
-            output.time_to_first_token = now - live.begun
-        output.token_ids.append(token)
-        live.sequence.tokens.append(token)
         if token in live.ends:
             return self._end(live, "stop", token=token, reason=token)
         text = live.text.add(token) if live.text else ""

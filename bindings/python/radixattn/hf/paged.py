@@ -64,6 +64,12 @@ class PagedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[PagedLayer(self, i) for i in range(num_layers)])
         self.model = model
 
+    def __deepcopy__(self, memo: object) -> PagedCache:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied: expected no copy.deepcopy, prefixes are "
+            "shared already"
+        )
+
     def step_of(self, layer: int, batch: int, length: int) -> Step:
         """The step of the forward pass that now writes layer, of [batch, length] tokens."""
         raise NotImplementedError
