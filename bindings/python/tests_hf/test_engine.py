@@ -464,6 +464,17 @@ def test_configs_that_would_give_other_results_are_refused(family, changes, text
         Engine(model, num_blocks=4)
 
 
+def test_a_model_of_text_and_images_is_refused():
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    text = make_config("gemma3_text").to_dict()
+    config = tf.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    with pytest.raises(UnsupportedModelError, match="model_type is 'gemma3'"):
+        Engine(tf.Gemma3ForConditionalGeneration(config).eval(), num_blocks=4)
+
+
 def test_an_encoder_decoder_is_refused():
     config = tf.T5Config(
         d_model=32, num_layers=1, num_heads=1, vocab_size=9, d_ff=32, decoder_start_token_id=0

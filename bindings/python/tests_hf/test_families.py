@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import baseline, baseline_logits, tokens
+from families import baseline, baseline_logits, make_model, tokens
 
+import radixattn as rx
 import radixattn.hf.engine as engine_module
-from radixattn.hf import Engine, SamplingParams
+from radixattn.hf import Engine, SamplingParams, make_context
 
 TOLERANCE = 5e-5
 NEW = 10
@@ -104,3 +105,22 @@ def test_half_precision_logits_stay_close(model, logits_of, dtype):
     theirs = baseline_logits(half, prompt)[-1].float()
     # About as far from the f32 logits as transformers' own attention in this dtype.
     assert (ours - exact).abs().max() < 2 * (theirs - exact).abs().max() + 0.05
+
+
+@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f16", 0.02), ("bf16", 0.2)])
+def test_a_cache_of_half_precision_under_an_f32_model(logits_of, kv_dtype, tolerance):
+    model, prompt = make_model("llama"), tokens(40, 7)
+    with Engine(model, num_blocks=64, kv_dtype=kv_dtype) as engine:
+        engine.generate([prompt], SamplingParams(max_new_tokens=1, seed=0))
+    difference = (logits_of[0, 0] - baseline_logits(model, prompt)[-1]).abs().max()
+    assert TOLERANCE < difference < tolerance
+
+
+def test_a_context_fits_the_model_when_nothing_is_said():
+    model = make_model("gemma2")
+    with make_context(model) as ctx:
+        config = ctx.config
+    assert (config.num_layers, config.num_kv_heads, config.head_dim) == (3, 2, 32)
+    assert (config.num_blocks * config.block_size, config.kv_dtype) == (65536, rx.DType.F32)
+    with make_context(model, memory_budget=1 << 20, block_size=8) as ctx:
+        assert ctx.config.num_blocks == (1 << 20) // (8 * 3 * 2 * 2 * 32 * 4)

@@ -94,7 +94,7 @@ def _device(model: Any) -> torch.device:
 
 
 def _check_kind(model: Any, config: Any, any_family: bool) -> None:
-    kind = getattr(config, "model_type", "") or type(model).__name__
+    kind = getattr(model.config, "model_type", "") or type(model).__name__  # the outermost
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{kind} is an encoder-decoder, whose cross attention is not covered: "
