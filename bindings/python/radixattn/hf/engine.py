@@ -1,0 +1,411 @@
+"""Continuous batching of a transformers model over a radixattn context.
+
+A step computes the new tokens of all its requests in one forward pass of shape [1, tokens]: no
+padding, whatever their lengths; prompts in chunks beside requests that generate. Attention follows
+block tables, so requests share the blocks of a common prefix, also with requests long finished.
+
+One thread. The model is used as it is, with its attention implementation set to "radixattn" until
+close().
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from radixattn.context import Context
+from radixattn.hf import attention
+from radixattn.hf.models import check_context, geometry, make_context
+from radixattn.hf.outputs import Event, Output
+from radixattn.hf.paged import StepCache
+from radixattn.hf.progress import Progress
+from radixattn.hf.sampling import SamplingParams, sample
+from radixattn.hf.scheduler import Entry, Scheduler, Seq
+from radixattn.hf.step import Step
+from radixattn.hf.text import TextStream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Prompt: TypeAlias = "str | Sequence[int] | torch.Tensor"
+"""Text (with a tokenizer), or token ids."""
+OnEvent: TypeAlias = Callable[[Event], object]
+
+
+@dataclass(eq=False)
+class _Live:
+    """A request that has not finished."""
+
+    output: Output
+    params: SamplingParams
+    sequence: Seq
+    on_event: OnEvent | None
+    text: TextStream | None = None
+    ends: frozenset[int] = frozenset()
+    begun: float = field(default_factory=time.monotonic)
+
+
+class Engine:
+    """Generates for many prompts at once, with prefix sharing.
+
+        engine = Engine(model, tokenizer, num_blocks=4096)
+        for output in engine.generate(prompts, SamplingParams(max_new_tokens=64)):
+            print(output.cached_tokens, output.text)
+
+    model             a transformers causal language model (see models.py), in eval mode
+    tokenizer         its tokenizer; None: prompts are token ids, and there is no text
+    ctx               a Context for the model (make_context), which others may use, too; None: one
+                      of its own, which close() ends
+    max_batch_tokens  tokens of one forward pass: longer prompts are computed in chunks
+    max_num_seqs      requests that run at once
+    prefix_caching    False: every prompt is computed whole
+    any_family        see models.geometry
+    context_options   of its own context, as Context's: num_blocks, memory_budget, block_size, ...
+    Errors: UnsupportedModelError, ValueError, and those of Context.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        ctx: Context | None = None,
+        max_batch_tokens: int = 2048,
+        max_num_seqs: int = 64,
+        prefix_caching: bool = True,
+        any_family: bool = False,
+        **context_options: Any,
+    ) -> None:
+        if not 1 <= max_num_seqs <= max_batch_tokens:
+            raise ValueError(
+                f"max_num_seqs is {max_num_seqs}: expected 1 to max_batch_tokens, "
+                f"{max_batch_tokens}"
+            )
+        if ctx is not None and context_options:
+            raise TypeError(f"ctx has its own {', '.join(sorted(context_options))}")
+        if model.training:
+            raise ValueError("the model is in training mode: expected model.eval()")
+        shape = geometry(model, any_family=any_family)
+        self._owns_ctx = ctx is None
+        self.ctx = ctx or make_context(model, any_family=any_family, **context_options)
+        check_context(self.ctx, shape)
+        self.model, self.tokenizer, self.shape = model, tokenizer, shape
+        config = self.ctx.config
+        pool = min(config.num_blocks, config.max_blocks_per_request) * config.block_size
+        self.max_length = min(shape.max_positions, pool)
+        self._eos = _end_tokens(model)
+        self._scheduler = Scheduler(
+            self.ctx,
+            max_batch_tokens=max_batch_tokens,
+            max_num_seqs=max_num_seqs,
+            prefix_caching=prefix_caching,
+        )
+        self._plan = self.ctx.plan(
+            max_num_seqs, num_q_heads=shape.num_q_heads, max_query_tokens=max_batch_tokens,
+            max_context_len=pool,
+        )  # fmt: skip
+        self._cache = StepCache(model, shape.num_layers)
+        self._live: dict[int, _Live] = {}
+        self._numbers = itertools.count()
+        self._open = True
+        attention.use(model)
+
+    # ---- life
+
+    def close(self) -> None:
+        """Ends all requests, frees the plan and the engine's own context, and sets the model's
+        attention implementation back. A second close does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        for live in list(self._live.values()):
+            self._scheduler.remove(live.sequence)
+        self._live.clear()
+        self._plan.close()
+        if self._owns_ctx:
+            self.ctx.close()
+        attention.release(self.model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    # ---- requests
+
+    def add(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        on_event: OnEvent | None = None,
+        extra_key: int = 0,
+    ) -> int:
+        """Queues a request; step() works on it. Returns its id.
+
+        on_event   called with each of its events
+        extra_key  requests share blocks only when theirs are equal (an adapter, a tenant's salt)
+        An impossible request (an empty prompt, longer than the model or the pool allow, stop
+        strings without a tokenizer) ends with finish_reason "error" in the next step; others go on.
+        """
+        if not self._open:
+            raise RuntimeError("the engine is closed")
+        params = params or SamplingParams()
+        number = next(self._numbers)
+        output = Output(number, [])
+        live = _Live(output, params, Seq(number, [], extra_key), on_event)
+        self._live[number] = live
+        try:
+            self._prepare(live, prompt)
+        except ValueError as error:
+            output.finish_reason, output.error = "error", error
+        else:
+            self._scheduler.add(live.sequence)
+        return number
+
+    def _prepare(self, live: _Live, prompt: Prompt) -> None:
+        params, output = live.params, live.output
+        output.prompt_token_ids = tokens = self._tokens(prompt)
+        live.sequence.tokens = list(tokens)
+        if not tokens:
+            raise ValueError("the prompt has no tokens: expected at least 1")
+        vocabulary = self.model.config.get_text_config().vocab_size
+        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
+            raise ValueError(
+                f"the prompt has token ids {min(tokens)} to {max(tokens)}: expected 0 to "
+                f"{vocabulary - 1}"
+            )
+        if len(tokens) + params.max_new_tokens > self.max_length:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens and max_new_tokens is "
+                f"{params.max_new_tokens}: expected at most {self.max_length} together (the model "
+                f"has {self.shape.max_positions} positions, the pool "
+                f"{self.ctx.config.num_blocks} blocks of {self.ctx.config.block_size})"
+            )
+        if params.stop and self.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer: expected Engine(model, tokenizer)")
+        if self.tokenizer is not None:
+            live.text = TextStream(self.tokenizer, params.stop)
+        eos = frozenset() if params.ignore_eos else self._eos
+        live.ends = eos | frozenset(params.stop_token_ids)
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ValueError("a prompt of text needs a tokenizer: expected token ids")
+            return list(self.tokenizer(prompt)["input_ids"])
+        if isinstance(prompt, torch.Tensor | np.ndarray):
+            prompt = prompt.tolist()
+        return [int(token) for token in prompt]
+
+    def abort(self, request_id: int) -> Output:
+        """Ends a request; returns what there is, with finish_reason "abort". No event follows.
+
+        KeyError: no such request, or it has finished.
+        """
+        live = self._live.pop(request_id)
+        self._scheduler.remove(live.sequence)
+        live.output.finish_reason = "abort"
+        return live.output
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that step() has work for."""
+        return len(self._live)
+
+    # ---- steps
+
+    def step(self) -> list[Event]:
+        """One forward pass; returns what it did to requests. [] when there is nothing to do.
+
+        An error of the model is raised; its requests then begin again in the next step.
+        """
+        events = self._refused()
+        batch = self._scheduler.schedule()
+        for sequence, error in self._scheduler.failed:
+            events.append(self._end(self._live[sequence.number], "error", error=error))
+        if batch:
+            complete = [self._live[e.sequence.number] for e in batch if e.complete]
+            try:
+                tokens = self._next_tokens(batch, complete)
+            except BaseException:
+                self._scheduler.abandon(batch)
+                raise
+            self._scheduler.commit(batch)
+            events += self._advance(complete, tokens)
+        told = [(self._live[event.request_id].on_event, event) for event in events]
+        for event in events:
+            if event.finished:
+                del self._live[event.request_id]
+        for on_event, event in told:
+            if on_event is not None:
+                on_event(event)
+        return events
+
+    def _refused(self) -> list[Event]:
+        """Events of requests that add() found impossible."""
+        return [
+            Event(live.output.request_id, (), "", True, live.output)
+            for live in self._live.values()
+            if live.output.finished
+        ]
+
+    def _next_tokens(self, batch: Sequence[Entry], complete: Sequence[_Live]) -> list[int]:
+        """Computes a step; returns the next token of each of its complete entries."""
+        with torch.inference_mode():
+            logits = self._forward(batch)
+            indices = [len(live.output.token_ids) for live in complete]
+            return sample(logits, [live.params for live in complete], indices)
+
+    def _forward(self, batch: Sequence[Entry]) -> torch.Tensor:
+        """Logits [complete entries, vocabulary] after the step's tokens."""
+        requests = [e.sequence.request for e in batch if e.sequence.request is not None]
+        lengths = [e.end - e.begin for e in batch]
+        decode = all(n == 1 for n in lengths)
+        self._plan.update(requests, None if decode else lengths)
+        self._cache.step = Step(self.ctx, self._plan, decode)
+        tokens = [t for e in batch for t in e.sequence.tokens[e.begin : e.end]]
+        positions = [p for e in batch for p in range(e.begin, e.end)]
+        last = [
+            row - 1 for e, row in zip(batch, itertools.accumulate(lengths), strict=True)
+            if e.complete
+        ]  # fmt: skip
+        device = self.shape.device
+        logits = self.model(
+            input_ids=torch.tensor([tokens], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
+        ).logits
+        self._cache.step = None
+        rows: torch.Tensor = logits[0]
+        return rows if len(rows) == len(last) else rows[last]  # some models keep all
+
+    def _advance(self, lives: Sequence[_Live], tokens: Sequence[int]) -> list[Event]:
+        """Each request has one more token."""
+        now = time.monotonic()
+        for live, token in zip(lives, tokens, strict=True):
+            if live.output.time_to_first_token is None:
+                live.output.time_to_first_token = now - live.begun
+            live.output.token_ids.append(token)
+            live.sequence.tokens.append(token)
+        return [self._follow(live, token) for live, token in zip(lives, tokens, strict=True)]
+
+    def _follow(self, live: _Live, token: int) -> Event:
+        """What a request's new token leads to."""
+        output = live.output
+        if token in live.ends:
+            return self._end(live, "stop", token=token, reason=token)
+        text = live.text.add(token) if live.text else ""
+        output.text += text
+        if live.text and live.text.stopped_by is not None:
+            return self._end(live, "stop", token=token, reason=live.text.stopped_by, text=text)
+        if len(output.token_ids) >= live.params.max_new_tokens:
+            return self._end(live, "length", token=token, text=text)
+        self._note(live)
+        return Event(output.request_id, (token,), text, False, output)
+
+    def _end(
+        self,
+        live: _Live,
+        reason_kind: str,
+        *,
+        token: int | None = None,
+        reason: int | str | None = None,
+        text: str = "",
+        error: Exception | None = None,
+    ) -> Event:
+        """A request's last event; its blocks stay cached."""
+        output = live.output
+        if live.text:
+            rest = live.text.finish()
+            output.text += rest
+            text += rest
+            if live.text.stopped_by is not None and reason is None:
+                reason_kind, reason = "stop", live.text.stopped_by
+        self._note(live)
+        self._scheduler.remove(live.sequence)
+        output.finish_reason, output.stop_reason, output.error = reason_kind, reason, error
+        tokens = () if token is None else (token,)
+        return Event(output.request_id, tokens, text, True, output)
+
+    @staticmethod
+    def _note(live: _Live) -> None:
+        """What the scheduler knows about a request, into its output."""
+        cached, borrowed = live.sequence.first_match or (0, 0)
+        live.output.cached_tokens = cached + borrowed
+        live.output.borrowed_tokens = borrowed
+        live.output.preemptions = live.sequence.preemptions
+
+    # ---- many at once
+
+    def stream(
+        self,
+        prompts: Iterable[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> Iterator[Event]:
+        """Runs prompts to their ends and yields their events; ids are consecutive, in order.
+
+        params    one for all, or one a prompt
+        progress  a bar on stderr
+        Left early (break, or an error), it aborts what has not finished.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        each = _one_each(params, len(prompts))
+        ids = {self.add(prompt, how) for prompt, how in zip(prompts, each, strict=True)}
+        bar = Progress(len(ids), progress)
+        try:
+            while ids:
+                for event in self.step():
+                    if event.request_id not in ids:
+                        continue
+                    bar.update(event)
+                    if event.finished:
+                        ids.discard(event.request_id)
+                    yield event
+        finally:
+            bar.close()
+            for number in ids & self._live.keys():
+                self.abort(number)
+
+    def generate(
+        self,
+        prompts: Iterable[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Output]:
+        """Runs prompts to their ends; returns an output each, in order. As stream()."""
+        outputs: dict[int, Output] = {}
+        for event in self.stream(prompts, params, progress=progress):
+            outputs[event.request_id] = event.output
+        return [outputs[number] for number in sorted(outputs)]
+
+
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, n: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * n
+    if len(params) != n:
+        raise ValueError(f"params has {len(params)} entries: expected {n}, one a prompt")
+    return list(params)
+
+
+def _end_tokens(model: Any) -> frozenset[int]:
+    """The model's end-of-sequence tokens: of its generation config, else of its config."""
+    for config in (getattr(model, "generation_config", None), model.config):
+        eos = getattr(config, "eos_token_id", None)
+        if eos is not None:
+            return frozenset([eos] if isinstance(eos, int) else eos)
+    return frozenset()
