@@ -52,7 +52,8 @@ Attention::Weight Attention::send(const std::vector<float>& weight, DeviceArray<
 
 void Attention::send_all(const std::vector<const AttentionWeights*>& weights) {
   size_t largest = 1;
-  for (const AttentionWeights* w : weights) largest = std::max({largest, w->qkv.size(), w->output.size()});
+  for (const AttentionWeights* w : weights)
+    largest = std::max({largest, w->qkv.size(), w->output.size()});
   DeviceArray<float> staging(device_, device_->kind() == RADIX_DEV_CPU ? 1 : largest);
   for (const AttentionWeights* w : weights) {
     LayerWeights& l = weights_.emplace_back();

@@ -56,9 +56,9 @@ struct StepBounds {
 
 // One layer's weights, in Hugging Face's [out, in] order; empty = the layer has none.
 struct AttentionWeights {
-  std::vector<float> norm;            // [hidden]
-  std::vector<float> qkv, qkv_bias;   // [q_size + 2 * kv_size, hidden]
-  std::vector<float> q_norm, k_norm;  // [head_dim]
+  std::vector<float> norm;                 // [hidden]
+  std::vector<float> qkv, qkv_bias;        // [q_size + 2 * kv_size, hidden]
+  std::vector<float> q_norm, k_norm;       // [head_dim]
   std::vector<float> output, output_bias;  // [hidden, q_size]
 };
 

@@ -136,8 +136,8 @@ class Search {
     return std::find(eos.begin(), eos.end(), token) != eos.end();
   }
 
-  // A beam with several successors is forked, the first of them takes the request itself; one without
-  // is given back.
+  // A beam with several successors is forked, the first of them takes the request itself; one
+  // without is given back.
   void replace_beams(const std::vector<Extension>& chosen, uint32_t length) {
     parents_ = std::move(beams_);
     beams_.clear();
@@ -187,7 +187,8 @@ class Search {
 
 }  // namespace
 
-std::vector<Hypothesis> beam_search(const BeamWorkshop& workshop, const std::vector<int32_t>& prompt,
+std::vector<Hypothesis> beam_search(const BeamWorkshop& workshop,
+                                    const std::vector<int32_t>& prompt,
                                     const BeamOptions& options) {
   return Search(workshop, prompt, options).run();
 }

@@ -1,7 +1,7 @@
 // Beam search: the `width` most probable continuations, kept side by side as forks of one request.
 //
-// Beams share the blocks of what they have in common; a beam that is dropped gives back what was its
-// own alone. Scores are sums of log-probabilities of the model's own distribution, divided by
+// Beams share the blocks of what they have in common; a beam that is dropped gives back what was
+// its own alone. Scores are sums of log-probabilities of the model's own distribution, divided by
 // length^length_penalty when they are compared at the end (Wu et al. 2016).
 #pragma once
 
@@ -36,10 +36,10 @@ struct BeamWorkshop {
   uint32_t step_rows;
 };
 
-// Best first, at most `width`. A search ends when `width` hypotheses have ended and no living beam's
-// score, at its present length, is better than the worst of them, or at max_new_tokens. Throws Error
-// when blocks run out; nothing is kept then.
-std::vector<Hypothesis> beam_search(const BeamWorkshop& workshop, const std::vector<int32_t>& prompt,
-                                    const BeamOptions& options);
+// Best first, at most `width`. A search ends when `width` hypotheses have ended and no living
+// beam's score, at its present length, is better than the worst of them, or at max_new_tokens.
+// Throws Error when blocks run out; nothing is kept then.
+std::vector<Hypothesis> beam_search(const BeamWorkshop& workshop,
+                                    const std::vector<int32_t>& prompt, const BeamOptions& options);
 
 }  // namespace npc

@@ -1,5 +1,5 @@
-// Prompt lookup: guesses what follows from where the last tokens stood before (n-gram drafts need no
-// second model; Saxena 2023).
+// Prompt lookup: guesses what follows from where the last tokens stood before (n-gram drafts need
+// no second model; Saxena 2023).
 #pragma once
 
 #include <cstdint>

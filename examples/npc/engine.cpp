@@ -112,8 +112,13 @@ bool Engine::step() {
     p.sequence->computed += p.num_tokens;
     p.sequence->borrows = false;  // its lender ran no later: what was promised is written
   }
+  commit(parts, false);  // before forks: who borrows cannot be forked
   parts = fork_finished_prompts(parts);
   choose_tokens(parts);
+  commit(parts, true);
+  for (const Part& p : parts) {
+    if (p.sequence->generation->done) finish(p.sequence);
+  }
   ++steps_;
   return true;
 }
@@ -202,8 +207,8 @@ void Engine::admit_waiting() {
 // next request, in this same step, see all of it as pending and borrow it.
 bool Engine::try_admit(Sequence* s) {
   Found found;
-  s->req = cache_->begin(
-      s->tokens, options_.cache ? RADIX_BEGIN_SHARE_PENDING : RADIX_BEGIN_NO_MATCH, &found);
+  s->req = cache_->begin(s->tokens,
+                         options_.cache ? RADIX_BEGIN_SHARE_PENDING : RADIX_BEGIN_NO_MATCH, &found);
   s->reserved = s->computed = found.tokens();
   s->borrows = found.pending > 0;
   if (!append({s})) {
@@ -333,10 +338,6 @@ void Engine::choose_tokens(const std::vector<Part>& parts) {
     settle(ready[i], chosen[i], logits);
     logits += size_t{ready[i].num_logits} * model_->config().vocab_size;
   }
-  commit(parts);
-  for (const Part& p : ready) {
-    if (p.sequence->generation->done) finish(p.sequence);
-  }
 }
 
 // Drafts that do not stand are cut off, from the tokens and from the cache; then the chosen tokens
@@ -377,10 +378,13 @@ bool Engine::accept(Sequence* s, int32_t token, const float* logits) {
   return ends || g.output.size() == s->max_new_tokens;
 }
 
-void Engine::commit(const std::vector<Part>& parts) {
+// K/V behind a draft counts only when it is known which of it stands.
+void Engine::commit(const std::vector<Part>& parts, bool drafted) {
   if (!options_.cache) return;
   std::vector<radix_commit_item> items;
-  for (const Part& p : parts) items.push_back({p.sequence->req, p.sequence->computed});
+  for (const Part& p : parts) {
+    if ((p.num_logits > 1) == drafted) items.push_back({p.sequence->req, p.sequence->computed});
+  }
   cache_->commit(items);
 }
 

@@ -14,8 +14,8 @@
 //   always finishes or the
 //      engine throws because the pool is too small for one sequence.
 //   3. With the cache off nothing is matched, published or kept: the baseline to compare with.
-//   4. Tokens are those of one sequence alone, without cache and without drafts, but for the rounding
-//   of logits.
+//   4. Tokens are those of one sequence alone, without cache and without drafts, but for the
+//   rounding of logits.
 // Thread rule: one thread. The context's own threads work inside the attention launches.
 #pragma once
 
@@ -41,11 +41,11 @@ struct EngineOptions {
   uint32_t block_size = 16;
   uint32_t num_blocks = 1024;
   uint32_t max_running = 16;
-  uint32_t step_tokens = 512;                    // rows a step computes at most
-  uint32_t threads = 1;                          // of attention on the CPU
-  int32_t kv_dtype = 2;                          // RADIX_F16
-  uint32_t draft_tokens = 0;                     // guessed by prompt lookup for each sequence and step
-  uint32_t draft_ngram = 3;                      // tokens that a guess goes by, at most
+  uint32_t step_tokens = 512;  // rows a step computes at most
+  uint32_t threads = 1;        // of attention on the CPU
+  int32_t kv_dtype = 2;        // RADIX_F16
+  uint32_t draft_tokens = 0;   // guessed by prompt lookup for each sequence and step
+  uint32_t draft_ngram = 3;    // tokens that a guess goes by, at most
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
 
@@ -113,7 +113,9 @@ class Engine {
     bool borrows = false;   // some of `computed` is still pending
 
     size_t length() const { return tokens.size() - num_drafts; }
-    bool decoding() const { return length() - computed == 1 && computed >= generation->prompt.size(); }
+    bool decoding() const {
+      return length() - computed == 1 && computed >= generation->prompt.size();
+    }
   };
   // A sequence's part of a step.
   struct Part {
@@ -136,7 +138,7 @@ class Engine {
   std::vector<Part> plan_step();
   void build_batch(const std::vector<Part>& parts);
   void choose_tokens(const std::vector<Part>& parts);
-  void commit(const std::vector<Part>& parts);
+  void commit(const std::vector<Part>& parts, bool drafted);
   std::vector<Part> fork_finished_prompts(const std::vector<Part>& parts);
   Sequence* fork(Sequence* parent, uint32_t index);
   void settle(const Part& part, const std::vector<int32_t>& chosen, const float* logits);

@@ -64,8 +64,9 @@ Model::Layer Model::load_layer(const Checkpoint& weights, uint32_t index) const 
     l.attention.q_norm = weights.floats(attn + "q_norm.weight", {c.head_dim});
     l.attention.k_norm = weights.floats(attn + "k_norm.weight", {c.head_dim});
   }
-  for (const auto& [name, rows] : {std::pair{"q_proj", c.q_size()}, std::pair{"k_proj", c.kv_size()},
-                                   std::pair{"v_proj", c.kv_size()}}) {
+  for (const auto& [name, rows] :
+       {std::pair{"q_proj", c.q_size()}, std::pair{"k_proj", c.kv_size()},
+        std::pair{"v_proj", c.kv_size()}}) {
     append(&l.attention.qkv, weights.floats(attn + name + ".weight", {rows, c.hidden_size}));
     if (c.qkv_bias) append(&l.attention.qkv_bias, weights.floats(attn + name + ".bias", {rows}));
   }

@@ -2,10 +2,11 @@
 // cache.
 //
 // A step is a batch of rows: first one row for each decoding sequence, then the rows of each
-// prefilling sequence. Attention blocks are the library's (attention.h), the rest is the host's. K/V
-// of every row goes to its slot, attention reads through the block tables: a row never knows whether
-// the blocks before it were computed by itself, by another request, or minutes ago. Weights are kept
-// in f32. Everything but attention gives a row the same bits whatever else is in the batch.
+// prefilling sequence. Attention blocks are the library's (attention.h), the rest is the host's.
+// K/V of every row goes to its slot, attention reads through the block tables: a row never knows
+// whether the blocks before it were computed by itself, by another request, or minutes ago. Weights
+// are kept in f32. Everything but attention gives a row the same bits whatever else is in the
+// batch.
 #pragma once
 
 #include <cstdint>

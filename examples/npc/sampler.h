@@ -1,8 +1,8 @@
 // Choosing tokens: each row of logits with the parameters of its sequence, in one launch; drafted
 // tokens against the rows that follow them, in another.
 //
-// A token depends on its row, its parameters, its seed and its position alone: not on the batch, the
-// device, the cache, or whether it was drafted.
+// A token depends on its row, its parameters, its seed and its position alone: not on the batch,
+// the device, the cache, or whether it was drafted.
 #pragma once
 
 #include <cstddef>
@@ -59,7 +59,8 @@ class Sampler {
   // The `n` likeliest tokens of each row.
   std::vector<Candidates> likeliest(const std::vector<SampleRow>& rows, uint32_t n);
   // Sequences one after the other: sequence i has 1 + drafts[i].size() rows, after its last token
-  // and after each drafted one. Returns the drafted tokens that stand and the one that follows them.
+  // and after each drafted one. Returns the drafted tokens that stand and the one that follows
+  // them.
   std::vector<std::vector<int32_t>> verify(const std::vector<SampleRow>& rows,
                                            const std::vector<std::vector<int32_t>>& drafts);
 
