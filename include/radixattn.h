@@ -514,7 +514,11 @@ typedef struct radix_match_batch {
  *   typical_p    the tokens with |-ln p - entropy| smallest that together have at least typical_p stay, ties by the lowest id
  *   draw         from what stayed, renormalised, by Philox 4x32-10 with key seeds[row] and counter positions[row]
  * Probabilities are integers, multiples of 2^-40 of the likeliest token's, so sums have no order: a row's token is the same on
- * every backend, in every batch. A row with out_status other than RADIX_ROW_OK has token -1 and log-probabilities of NaN. */
+ * every backend, in every batch. What rounds to 0 is gone: never drawn, and not among what stays. Shares count what is left at
+ * that point; top_p and typical_p of 1 are off, min_p of 1 leaves the highest alone. A row with out_status other than
+ * RADIX_ROW_OK has token -1, top tokens -1 and log-probabilities of NaN; of several reasons PARAMETER comes before NAN, NAN before
+ * EMPTY. All parameters of a row are checked, also those that its temperature 0 leaves unused; a NaN or +inf logit counts where
+ * `allowed` rules it out, too, and so does a score that bias or penalties make NaN or +inf. */
 typedef struct radix_sample {
   uint32_t struct_size;
   uint32_t flags;                  /* RADIX_SAMPLE_* */
@@ -542,9 +546,11 @@ typedef struct radix_sample {
   const uint64_t *seeds;           /* [num_rows]; NULL = 0 for every row */
   const uint64_t *positions;       /* [num_rows] the tokens that stand before the one to draw: never twice with a seed; NULL = 0 */
   radix_token *out_tokens;         /* [num_rows] */
-  float *out_logprobs;             /* [num_rows] ln p of the token in softmax(logits); or NULL */
-  radix_token *out_top_tokens;     /* [num_rows, num_top] by falling probability, ties by the lowest id; NULL when num_top is 0 */
-  float *out_top_logprobs;         /* [num_rows, num_top] */
+  float *out_logprobs;             /* [num_rows] ln p of the token in softmax(logits), before everything above; or NULL. With
+                                    * FINAL_LOGPROBS of what it was drawn from: 0 when greedy */
+  radix_token *out_top_tokens;     /* [num_rows, num_top] by falling logit (FINAL_LOGPROBS: by falling score, of what stayed, then
+                                    * -1), ties by the lowest id; NULL when num_top is 0 */
+  float *out_top_logprobs;         /* [num_rows, num_top]; of a -1: -inf */
   int32_t *out_status;             /* [num_rows] RADIX_ROW_*; NULL: on the CPU the first row that is not OK makes the call INVALID,
                                     * with every other row done */
   void *workspace;                 /* 64-byte aligned; radix_sample_workspace bytes; one launch at a time uses it */
@@ -561,7 +567,11 @@ typedef struct radix_sample {
  *   with draft_probs, rejection sampling (Leviathan et al. 2023; Chen et al. 2023; siblings: SpecInfer, Miao et al. 2024): the
  *     children of a node, in order, were drawn from q. A child t stands with probability min(1, p(t) / q(t)); if it
  *     does not, p becomes the normalised max(p - q, 0) (NO_REPLACEMENT: and q loses t), and the next one is looked at.
- * Either way the tokens have the target's distribution, that of radix_sample's cuts. Greedy targets are exact, too. */
+ * Either way the tokens have the target's distribution, that of radix_sample's cuts. Greedy targets are exact, too. Drafts for
+ * draft_probs must be drawn with other seeds than the target's: a residual is drawn with those, and must not depend on the draft.
+ * Whether child number i of a node stands is drawn in stream 1 + i of the node's seed and position, tokens in stream 0. A drafted
+ * token outside of the vocabulary does not stand and leaves p alone; so does every child while q has nothing (left) to draw from,
+ * and p stays when nothing would be left of it. Draft probabilities count in multiples of 2^-40, from 0 to 1; NaN counts 0. */
 typedef struct radix_verify {
   uint32_t struct_size;
   uint32_t flags;                  /* RADIX_VERIFY_* */
@@ -569,7 +579,7 @@ typedef struct radix_verify {
   uint32_t max_tokens;             /* of a sequence and step: room in a row of the outputs; at least its deepest path + 1 */
   const radix_sample *target;      /* rows: all nodes of all sequences; positions count from a node's depth. outputs, num_top
                                     * and workspace of it are not used */
-  const int32_t *node_begin;       /* [num_seqs + 1] */
+  const int32_t *node_begin;       /* [num_seqs + 1] cut to the rows that there are; a sequence without nodes is a PARAMETER */
   const radix_token *draft_tokens; /* [num_rows]; a root's is not read */
   const int32_t *parents;          /* [num_rows] counted from the sequence's root, less than the node's own; a root's is not
                                     * read; NULL: each node's parent is the one before it (a chain) */
@@ -584,7 +594,8 @@ typedef struct radix_verify {
   const void *next;                /* NULL in this version */
 } radix_verify;
 
-/* One matrix product of a layer, for a host that brings its own: y = x W^T + bias, or y += that. */
+/* One matrix product of a layer, for a host that brings its own: y = x W^T + bias, or y += that. Devices and strides are filled
+ * in; x and y may be of other dtypes than the weights (f32 between the steps on the CPU), and lie apart. */
 typedef struct radix_gemm {
   uint32_t struct_size;
   uint32_t flags;      /* RADIX_GEMM_ADD */
@@ -603,6 +614,10 @@ typedef radix_status (RADIX_CALL *radix_gemm_fn)(void *user, const radix_gemm *g
  *   q, k = per head: / rms * q_norm, * k_norm        when given (Qwen3, Gemma 3)
  *   rotary embedding of q and k; k and v to their slots; decode and prefill over the block tables
  *   y = heads W_o^T + b_o                            or y += that (RADIX_LAYER_ADD)
+ * What lies between the steps is f32 on the CPU and of x's dtype on CUDA; sums are f32. On the CPU a row of a product or a norm
+ * has the same bits however many rows and threads there are, so that tokens computed over a cached prefix equal those computed
+ * without, bit for bit, when their rows are of the same kind (decode or prefill). Rows of y that are padding of a plan have no
+ * meaning.
  * Weights are borrowed: read where they lie, in [out, in] order, rows in any stride.
  * Tensor parallel: a rank has the rows of w_q, w_k, w_v of its heads, the columns of w_o (a stride says so), b_o on one rank only
  * (RADIX_LAYER_ADD, too), and a context with its own KV heads. y is then a part of a sum: the host's all-reduce goes right
@@ -613,7 +628,7 @@ typedef struct radix_layer {
   uint32_t num_q_heads;                 /* of this rank; a multiple of the KV heads */
   float norm_eps;                       /* 0 = 1e-6 */
   radix_tensor x;                       /* [num_rows, hidden] f32, f16 or bf16 */
-  radix_tensor y;                       /* [num_rows, hidden], dtype as x; may be x itself */
+  radix_tensor y;                       /* [num_rows, hidden], dtype as x; x itself, or apart from it */
   radix_tensor norm;                    /* [hidden], or data NULL; weights are f32, f16 or bf16, on CUDA of x's dtype */
   radix_tensor w_qkv;                   /* [num_q_heads*head_dim + num_kv_heads*(head_dim + head_dim_v), hidden]: q, k, v; or NULL: */
   radix_tensor w_q, w_k, w_v;           /* its three parts, apart */
@@ -622,9 +637,9 @@ typedef struct radix_layer {
   radix_tensor w_o;                     /* [hidden, num_q_heads*head_dim_v] */
   radix_tensor b_o;                     /* [hidden], or data NULL */
   const radix_rope_append *decode_rope; /* of the decode part: its q, k, v are not used; num_tokens = D; or NULL with decode */
-  const radix_attn *decode;             /* q, out are not used; num_seqs = D */
+  const radix_attn *decode;             /* q, out and workspace are not used; num_seqs = D */
   const radix_rope_append *prefill_rope; /* of the prefill part, likewise; arrays count from its first row */
-  const radix_attn *prefill;
+  const radix_attn *prefill;            /* both parts have K/V of the same heads and head dims, of this layer */
   radix_gemm_fn gemm;                   /* NULL: the library's own (CPU), cuBLASLt (CUDA) */
   void *gemm_user;
   void *workspace;                      /* 64-byte aligned; radix_layer_workspace bytes; one launch at a time uses it */
@@ -890,7 +905,9 @@ RADIX_API(radix_status) radix_verify_workspace(const radix_ctx *ctx, const radix
 /* [D] See radix_verify. Errors: as radix_sample_launch. A tree that is none (a parent out of range) ends where it stops being
  * one. */
 RADIX_API(radix_status) radix_verify_launch(radix_ctx *ctx, const radix_verify *d, radix_stream s) RADIX_NOEXCEPT;
-/* [F] Workspace bytes of a layer's launch with these shapes, and bounds as radix_attn_workspace. */
+/* [F] Workspace bytes of a layer's launch with these shapes, and bounds as radix_attn_workspace: data pointers may be NULL (a
+ * tensor with ndim set counts as given), so may decode_rope and prefill_rope. Grows with the rows and with what the
+ * attention's workspace grows with only: sized for the largest step, it serves all. */
 RADIX_API(radix_status) radix_layer_workspace(const radix_ctx *ctx, const radix_layer *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
 /* [D] See radix_layer. Errors: those of radix_rope_append_launch and the attention launches, INVALID (shape, dtype: named), BUFFER
  * (workspace), UNSUPPORTED (CUDA: no gemm given and cuBLASLt cannot be opened), CALLBACK (gemm). A failure after the

@@ -47,7 +47,8 @@ constexpr NamedSize kSizes[] = {
     RADIX_SIZE(radix_commit_out),   RADIX_SIZE(radix_stats),        RADIX_SIZE(radix_ns_info),
     RADIX_SIZE(radix_attn),         RADIX_SIZE(radix_rope_append),  RADIX_SIZE(radix_plan_config),
     RADIX_SIZE(radix_plan_desc),    RADIX_SIZE(radix_plan_info),    RADIX_SIZE(radix_tree_view),
-    RADIX_SIZE(radix_match_batch)};
+    RADIX_SIZE(radix_match_batch),  RADIX_SIZE(radix_sample),       RADIX_SIZE(radix_verify),
+    RADIX_SIZE(radix_gemm),         RADIX_SIZE(radix_layer)};
 #undef RADIX_SIZE
 
 }  // namespace

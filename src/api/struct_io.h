@@ -47,6 +47,9 @@ RADIX_STRUCT_NAME(radix_plan_desc)
 RADIX_STRUCT_NAME(radix_plan_info)
 RADIX_STRUCT_NAME(radix_tree_view)
 RADIX_STRUCT_NAME(radix_match_batch)
+RADIX_STRUCT_NAME(radix_sample)
+RADIX_STRUCT_NAME(radix_verify)
+RADIX_STRUCT_NAME(radix_layer)
 #undef RADIX_STRUCT_NAME
 
 template <class T>

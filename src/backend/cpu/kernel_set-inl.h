@@ -12,6 +12,10 @@ struct PrefillJob;
 struct PrefillItem;
 struct RopeAppendJob;
 struct MergeParams;
+struct RowScan;
+struct GemmParams;
+struct GemmItem;
+struct NormParams;
 
 namespace RADIX_CPU_TARGET_NS {
 
@@ -20,6 +24,11 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
 void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
 void rope_append(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
 void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
+RowScan scan_row(const void* row, int32_t dtype, uint32_t vocab, float* copy, float* group_max);
+uint64_t sum_weights(const float* scores, uint32_t vocab, float max, float scale,
+                     uint64_t* group_sums);
+void gemm_item(const GemmParams& p, const GemmItem& item, void* scratch);
+void rms_norm(const NormParams& p, uint64_t begin, uint64_t end);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn

@@ -1,11 +1,11 @@
 // The CPU kernels as the rest of the backend sees them: one table of functions a target, and the
 // launches that cut attention into items and run those through an executor.
 //
-// The sources decode.cpp, prefill.cpp, merge.cpp, rope_append.cpp and kernel_table.cpp are compiled
-// once for every target (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of
-// its own; select_kernels picks a table at run time. Kernels get plain structs, allocate nothing,
-// call nothing outside their namespace and cannot fail: all that can be wrong is checked before the
-// first item runs.
+// The sources decode.cpp, prefill.cpp, merge.cpp, rope_append.cpp, gemm.cpp, rms_norm.cpp and
+// kernel_table.cpp are compiled once for every target (baseline, AVX2, AVX-512, AVX-512 + bf16,
+// NEON), each into a namespace of its own; select_kernels picks a table at run time. Kernels get
+// plain structs, allocate nothing, call nothing outside their namespace and cannot fail: all that
+// can be wrong is checked before the first item runs.
 //
 // Invariants of the launches:
 //   1. The result is a function of the arguments: it does not depend on the number of workers, nor
@@ -21,6 +21,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/cpu/sample_kernels.h"
 
 namespace radixattn {
 
@@ -30,6 +31,7 @@ struct DecodeJob;      // backend/cpu/attention_jobs.h
 struct DecodeItem;
 struct PrefillJob;
 struct PrefillItem;
+struct GemmItem;  // backend/cpu/gemm_jobs.h
 
 struct CpuKernels {
   int32_t target;    // RADIX_CPU_BASELINE ...
@@ -45,6 +47,17 @@ struct CpuKernels {
   void (*rope_append)(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
   // Merges the states of rows [row_begin, row_end).
   void (*merge_states)(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
+  // Maxima of a row of logits and of its groups; `copy`: its scores as f32, or null.
+  RowScan (*scan_row)(const void* row, int32_t dtype, uint32_t vocab, float* copy,
+                      float* group_max);
+  // Sums of weights (sample/weights.h) of a row of scores without NaN or +inf, whose maximum is
+  // finite.
+  uint64_t (*sum_weights)(const float* scores, uint32_t vocab, float max, float scale,
+                          uint64_t* group_sums);
+  // A rectangle of a matrix product.
+  void (*gemm_item)(const GemmParams& p, const GemmItem& item, void* scratch);
+  // Normalises vectors [begin, end), counted over rows and their heads.
+  void (*rms_norm)(const NormParams& p, uint64_t begin, uint64_t end);
 };
 
 // The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this
@@ -58,6 +71,19 @@ radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Exe
 radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 
 radix_status cpu_merge_states(const CpuKernels& kernels, const MergeParams& p, Executor& executor);
+
+// Sampling. A launch on the wrong side of its checks (src/api) writes nothing; a row that is not
+// OK is reported in out_status, or without that by RADIX_E_INVALID with all other rows done.
+radix_status cpu_sample(const CpuKernels& kernels, const SampleParams& p, Executor& executor);
+radix_status cpu_verify(const CpuKernels& kernels, const VerifyParams& p, Executor& executor);
+// Never more for fewer rows, a smaller vocabulary, fewer features or fewer workers.
+uint64_t sample_workspace_bytes(const SampleParams& p, uint32_t workers);
+uint64_t verify_workspace_bytes(const VerifyParams& p, uint32_t workers);
+// A row of a product has the same bits whatever else the call holds: gemm.cpp says how.
+radix_status cpu_gemm(const CpuKernels& kernels, const GemmParams& p, Executor& executor);
+radix_status cpu_rms_norm(const CpuKernels& kernels, const NormParams& p, Executor& executor);
+// A function of num_rows, in and `workers` alone, never decreasing in any of them.
+uint64_t gemm_workspace_bytes(const GemmParams& p, uint32_t workers);
 
 // Bytes of workspace: a function of num_seqs, the heads, head dims, max_context_len and `workers`
 // alone (pointers may be null), never decreasing in any of them.
