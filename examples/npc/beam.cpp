@@ -104,10 +104,9 @@ class Search {
     const SamplingParams greedy;
     std::vector<SampleRow> rows;
     for (const Beam& b : beams_) rows.push_back({&greedy, b.tokens, prompt_len_});
-    // Of 2 * width at least width do not end, with one ending token; each further one adds a beam.
+    // So many that `width` of them do not end.
     const auto ends = static_cast<uint32_t>(w_.model->config().eos.size());
-    const std::vector<Candidates> next =
-        w_.sampler->likeliest(rows, options_.width * (1 + std::max(1u, ends)));
+    const std::vector<Candidates> next = w_.sampler->likeliest(rows, options_.width + ends);
     std::vector<Extension> extensions;
     for (size_t i = 0; i < beams_.size(); ++i) {
       for (size_t j = 0; j < next[i].tokens.size(); ++j) {

@@ -82,9 +82,11 @@ std::vector<Hypothesis> Engine::beam_search(const std::vector<int32_t>& prompt,
   const uint32_t limit = model_->config().max_positions;
   if (!running_.empty() || !waiting_.empty())
     throw Error("a beam search has the engine for itself: finish the other requests first");
-  if (options.width == 0 || options.width > options_.max_running) {
+  const size_t ends = std::min<size_t>(model_->config().eos.size(), Sampler::kMaxCandidates);
+  const size_t widest = std::min<size_t>(options_.max_running, Sampler::kMaxCandidates - ends);
+  if (options.width == 0 || options.width > widest) {
     throw Error("a beam search of width " + std::to_string(options.width) + ": expected 1.." +
-                std::to_string(options_.max_running));
+                std::to_string(widest));
   }
   if (prompt.empty() || options.max_new_tokens == 0 ||
       prompt.size() + options.max_new_tokens > limit) {

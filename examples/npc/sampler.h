@@ -56,7 +56,8 @@ class Sampler {
   float* logits() { return logits_.host(); }  // [max_rows, vocab] rows of the next call
 
   std::vector<int32_t> sample(const std::vector<SampleRow>& rows);
-  // The `n` likeliest tokens of each row.
+  static constexpr uint32_t kMaxCandidates = 128;
+  // The `n` likeliest tokens of each row, at most kMaxCandidates.
   std::vector<Candidates> likeliest(const std::vector<SampleRow>& rows, uint32_t n);
   // Sequences one after the other: sequence i has 1 + drafts[i].size() rows, after its last token
   // and after each drafted one. Returns the drafted tokens that stand and the one that follows
