@@ -8,149 +8,215 @@ namespace npc {
 
 namespace {
 
-radix_tensor heads_view(float* data, uint32_t rows, uint32_t heads, uint32_t head_dim,
-                        size_t row_stride) {
+radix_tensor view(const float* data, std::initializer_list<uint64_t> shape) {
   radix_tensor t = {};
-  t.data = data;
+  t.data = const_cast<float*>(data);  // weights are only read
   t.dtype = RADIX_F32;
-  t.ndim = 3;
-  t.shape[0] = rows;
-  t.shape[1] = heads;
-  t.shape[2] = head_dim;
-  t.stride[0] = static_cast<int64_t>(row_stride);
-  t.stride[1] = head_dim;
-  t.stride[2] = 1;
+  for (const uint64_t n : shape) t.shape[t.ndim++] = static_cast<int64_t>(n);
   return t;
 }
 
-uint32_t max_of(const int32_t* values, size_t n) {
-  return n == 0 ? 0 : static_cast<uint32_t>(*std::max_element(values, values + n));
-}
-
-uint32_t longest_query(const std::vector<int32_t>& cu_q_lens) {
-  int32_t longest = 1;
-  for (size_t s = 1; s < cu_q_lens.size(); ++s)
-    longest = std::max(longest, cu_q_lens[s] - cu_q_lens[s - 1]);
-  return static_cast<uint32_t>(longest);
+// A weight that may be missing.
+radix_tensor optional_view(const float* data, std::initializer_list<uint64_t> shape) {
+  return data == nullptr ? radix_tensor{} : view(data, shape);
 }
 
 }  // namespace
 
-Attention::Attention(radix_ctx* ctx, DeviceMemory* device, const ModelConfig& config,
-                     const StepBounds& bounds)
-    : ctx_(ctx),
+Attention::Attention(Cache* cache, DeviceMemory* device, const ModelConfig& config,
+                     const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds)
+    : cache_(cache),
       device_(device),
       config_(config),
-      qkv_width_(config.q_size() + 2 * size_t{config.kv_size()}),
-      qkv_(device, bounds.rows * qkv_width_),
-      out_(device, bounds.rows * size_t{config.q_size()}),
-      slots_(device, bounds.rows),
-      positions_(device, bounds.rows),
-      tables_(device, bounds.seqs * size_t{bounds.table_width}),
-      context_lens_(device, bounds.seqs),
-      cu_q_lens_(device, bounds.seqs + size_t{1}),
-      workspace_(device, largest_workspace(bounds), HostSide::none) {}
+      bounds_(bounds),
+      decode_plan_(make_plan(bounds.seqs)),
+      prefill_plan_(make_plan(bounds.rows)),
+      x_(device, bounds.rows * size_t{config.hidden_size}),
+      workspace_(device, largest_workspace(), HostSide::none) {
+  send_all(weights);
+}
+
+// ---- weights: in place on the CPU, sent once to a device
+
+Attention::Weight Attention::send(const std::vector<float>& weight, DeviceArray<float>* staging) {
+  if (weight.empty()) return {};
+  if (device_->kind() == RADIX_DEV_CPU) return {weight.data(), nullptr};
+  Weight w;
+  w.own = std::make_unique<DeviceArray<float>>(device_, weight.size(), HostSide::none);
+  w.data = w.own->device();
+  std::copy(weight.begin(), weight.end(), staging->host());
+  device_->upload({w.own->device(), staging->host()}, weight.size() * sizeof(float));
+  device_->wait();  // the next one is staged in the same place
+  return w;
+}
+
+void Attention::send_all(const std::vector<const AttentionWeights*>& weights) {
+  size_t largest = 1;
+  for (const AttentionWeights* w : weights)
+    largest = std::max({largest, w->qkv.size(), w->output.size()});
+  DeviceArray<float> staging(device_, device_->kind() == RADIX_DEV_CPU ? 1 : largest);
+  for (const AttentionWeights* w : weights) {
+    LayerWeights& l = weights_.emplace_back();
+    l.norm = send(w->norm, &staging);
+    l.qkv = send(w->qkv, &staging);
+    l.qkv_bias = send(w->qkv_bias, &staging);
+    l.q_norm = send(w->q_norm, &staging);
+    l.k_norm = send(w->k_norm, &staging);
+    l.output = send(w->output, &staging);
+    l.output_bias = send(w->output_bias, &staging);
+  }
+}
+
+// ---- a step's plans
+
+Attention::Plan Attention::make_plan(uint32_t query_tokens) const {
+  radix_plan_config config = {};
+  config.struct_size = sizeof config;
+  config.max_seqs = bounds_.seqs;
+  config.max_query_tokens = query_tokens;
+  config.max_context_len = bounds_.context_len;
+  config.num_q_heads = config_.num_q_heads;
+  radix_plan* plan = nullptr;
+  check(radix_plan_create(cache_->ctx(), &config, &plan), "radix_plan_create");
+  return Plan(plan);
+}
 
 void Attention::begin_step(const StepBatch& batch) {
-  slots_.upload(batch.slots);
-  positions_.upload(batch.positions);
-  tables_.upload(batch.tables);
-  context_lens_.upload(batch.context_lens);
-  cu_q_lens_.upload(batch.cu_q_lens);
+  rows_ = batch.rows();
+  decodes_ = batch.num_decode > 0;
+  prefills_ = batch.num_decode < batch.chunks.size();
+  if (decodes_) plan_decode(batch);
+  if (prefills_) plan_prefill(batch);
 }
 
-const float* Attention::run(const StepBatch& batch, uint32_t layer) {
-  qkv_.upload(batch.rows() * qkv_width_);
-  rope_append(batch, layer);
-  if (batch.num_decode > 0) attend(batch, layer, false);
-  if (batch.num_decode < batch.seqs()) attend(batch, layer, true);
-  out_.download(batch.rows() * size_t{config_.q_size()});
-  // The host multiplies by weights next, so it waits for every layer. After it all buffers are the
-  // host's again, those of begin_step() too.
-  device_->wait();
-  return out_.host();
+void Attention::plan_decode(const StepBatch& batch) {
+  std::vector<radix_req> reqs;
+  for (uint32_t i = 0; i < batch.num_decode; ++i) reqs.push_back(batch.chunks[i].req);
+  radix_plan_desc d = {};
+  d.struct_size = sizeof d;
+  d.num_seqs = batch.num_decode;
+  d.reqs = reqs.data();
+  check(radix_plan_update(decode_plan_.get(), &d, device_->stream()), "radix_plan_update");
 }
 
-void Attention::rope_append(const StepBatch& batch, uint32_t layer) {
-  const ModelConfig& c = config_;
-  float* q = qkv_.device();
-  float* k = q + c.q_size();
-  float* v = k + c.kv_size();
+// A prompt has all its slots before all of it is computed: lengths are those of this step, not the
+// requests' own, so the plan gets tables.
+void Attention::plan_prefill(const StepBatch& batch) {
+  std::vector<radix_req> reqs;
+  std::vector<int32_t> context_lens, q_lens;
+  uint64_t longest = 0;
+  for (size_t i = batch.num_decode; i < batch.chunks.size(); ++i) {
+    const Chunk& c = batch.chunks[i];
+    reqs.push_back(c.req);
+    context_lens.push_back(static_cast<int32_t>(c.end));
+    q_lens.push_back(static_cast<int32_t>(c.rows()));
+    longest = std::max<uint64_t>(longest, cache_->info(c.req).num_blocks);
+  }
+  const auto n = static_cast<uint32_t>(reqs.size());
+  std::vector<int32_t> tables(n * longest);
+  check(radix_get_block_tables(cache_->ctx(), reqs.data(), n, tables.data(),
+                               static_cast<int64_t>(longest), nullptr, nullptr),
+        "radix_get_block_tables");
+  radix_plan_desc d = {};
+  d.struct_size = sizeof d;
+  d.num_seqs = n;
+  d.q_lens = q_lens.data();
+  d.block_tables = tables.data();
+  d.block_table_stride = static_cast<int64_t>(longest);
+  d.context_lens = context_lens.data();
+  check(radix_plan_update(prefill_plan_.get(), &d, device_->stream()), "radix_plan_update");
+}
+
+// ---- a layer
+
+radix_rope_append Attention::rope(uint32_t layer) const {
+  const RopeConfig& r = config_.rope;
   radix_rope_append d = {};
   d.struct_size = sizeof d;
   d.layer = layer;
-  d.rotary_dim = c.head_dim;
+  d.rotary_dim = config_.head_dim;
   d.style = RADIX_ROPE_NEOX;
-  d.scaling = c.rope.scaling;
-  d.theta = c.rope.theta;
-  d.scale = c.rope.factor;
-  d.low_freq_factor = c.rope.low_freq_factor;
-  d.high_freq_factor = c.rope.high_freq_factor;
-  d.beta_fast = c.rope.beta_fast;
-  d.beta_slow = c.rope.beta_slow;
-  d.attention_factor = c.rope.attention_factor;
-  d.original_max_position = c.rope.original_max_position;
-  d.q = heads_view(q, batch.rows(), c.num_q_heads, c.head_dim, qkv_width_);
-  d.k = heads_view(k, batch.rows(), c.num_kv_heads, c.head_dim, qkv_width_);
-  d.v = heads_view(v, batch.rows(), c.num_kv_heads, c.head_dim, qkv_width_);
-  d.slots = slots_.device();
-  d.positions = positions_.device();
-  d.num_tokens = batch.rows();
-  check(radix_rope_append_launch(ctx_, &d, device_->stream()), "radix_rope_append_launch");
-}
-
-// The parts of an attention launch that are the same in every step.
-radix_attn Attention::describe(uint32_t rows, uint32_t first_row) const {
-  const ModelConfig& c = config_;
-  radix_attn d = {};
-  d.struct_size = sizeof d;
-  d.max_query_len = 1;
-  d.q = heads_view(qkv_.device() + first_row * qkv_width_, rows, c.num_q_heads, c.head_dim,
-                   qkv_width_);
-  d.out = heads_view(out_.device() + first_row * size_t{c.q_size()}, rows, c.num_q_heads,
-                     c.head_dim, c.q_size());
+  d.scaling = r.scaling;
+  d.theta = r.theta;
+  d.scale = r.factor;
+  d.low_freq_factor = r.low_freq_factor;
+  d.high_freq_factor = r.high_freq_factor;
+  d.beta_fast = r.beta_fast;
+  d.beta_slow = r.beta_slow;
+  d.attention_factor = r.attention_factor;
+  d.original_max_position = r.original_max_position;
   return d;
 }
 
-// A launch's workspace grows with these bounds and nothing else: what the largest needs is enough.
-uint64_t Attention::largest_workspace(const StepBounds& bounds) const {
-  radix_attn d = describe(bounds.seqs, 0);
-  d.num_seqs = bounds.seqs;
-  d.max_context_len = bounds.context_len;
-  uint64_t decode = 0, prefill = 0;
-  check(radix_attn_workspace(ctx_, &d, &decode), "radix_attn_workspace");
-  d = describe(bounds.rows, 0);
-  d.num_seqs = bounds.seqs;
-  d.max_context_len = bounds.context_len;
-  d.max_query_len = bounds.rows;
-  d.cu_q_lens = cu_q_lens_.device();
-  check(radix_attn_workspace(ctx_, &d, &prefill), "radix_attn_workspace");
-  return std::max<uint64_t>(1, std::max(decode, prefill));
+radix_layer Attention::describe(uint32_t layer, uint32_t rows) const {
+  const ModelConfig& c = config_;
+  radix_layer d = {};
+  d.struct_size = sizeof d;
+  d.flags = RADIX_LAYER_ADD;
+  d.num_q_heads = c.num_q_heads;
+  d.norm_eps = c.rms_norm_eps;
+  d.x = d.y = view(x_.device(), {rows, c.hidden_size});
+  const uint64_t qkv = uint64_t{c.q_size()} + 2 * uint64_t{c.kv_size()};
+  static const LayerWeights none;
+  const LayerWeights& w = layer < weights_.size() ? weights_[layer] : none;
+  d.norm = view(w.norm.data, {c.hidden_size});
+  d.w_qkv = view(w.qkv.data, {qkv, c.hidden_size});
+  d.b_qkv = optional_view(w.qkv_bias.data, {qkv});
+  d.q_norm = optional_view(w.q_norm.data, {c.head_dim});
+  d.k_norm = optional_view(w.k_norm.data, {c.head_dim});
+  d.w_o = view(w.output.data, {c.hidden_size, c.q_size()});
+  d.b_o = optional_view(w.output_bias.data, {c.hidden_size});
+  return d;
 }
 
-// One launch: the decode rows, or the prefill rows, of one layer.
-void Attention::attend(const StepBatch& batch, uint32_t layer, bool prefill) {
-  const uint32_t first_row = prefill ? batch.num_decode : 0;
-  const uint32_t first_seq = first_row;  // a decoding sequence is one row
-  const uint32_t rows = prefill ? batch.rows() - batch.num_decode : batch.num_decode;
-  radix_attn d = describe(rows, first_row);
-  d.layer = layer;
-  d.num_seqs = prefill ? batch.seqs() - batch.num_decode : batch.num_decode;
-  d.max_context_len = max_of(batch.context_lens.data() + first_seq, d.num_seqs);
-  d.window = config_.windows[layer];
-  d.block_tables = tables_.device() + first_seq * batch.table_stride;
-  d.block_table_stride = batch.table_stride;
-  d.context_lens = context_lens_.device() + first_seq;
+// Sizes alone: both parts as large as they may be.
+uint64_t Attention::largest_workspace() const {
+  radix_layer d = describe(0, bounds_.seqs + bounds_.rows);
+  radix_rope_append decode_rope = rope(0), prefill_rope = rope(0);
+  decode_rope.num_tokens = bounds_.seqs;
+  prefill_rope.num_tokens = bounds_.rows;
+  radix_attn decode = {}, prefill = {};
+  const int32_t no_lens[2] = {};
+  decode.struct_size = prefill.struct_size = sizeof decode;
+  decode.num_seqs = prefill.num_seqs = bounds_.seqs;
+  decode.max_context_len = prefill.max_context_len = bounds_.context_len;
+  decode.max_query_len = 1;
+  prefill.max_query_len = bounds_.rows;
+  prefill.cu_q_lens = no_lens;
+  d.decode = &decode;
+  d.decode_rope = &decode_rope;
+  d.prefill = &prefill;
+  d.prefill_rope = &prefill_rope;
+  uint64_t bytes = 0;
+  check(radix_layer_workspace(cache_->ctx(), &d, &bytes), "radix_layer_workspace");
+  return std::max<uint64_t>(1, bytes);
+}
+
+void Attention::run(uint32_t layer) {
+  radix_layer d = describe(layer, rows_);
+  radix_rope_append decode_rope = rope(layer), prefill_rope = rope(layer);
+  radix_attn decode = {}, prefill = {};
+  decode.struct_size = prefill.struct_size = sizeof decode;
+  decode.layer = prefill.layer = layer;
+  decode.window = prefill.window = config_.windows[layer];
+  if (decodes_) {
+    check(radix_plan_attn(decode_plan_.get(), &decode), "radix_plan_attn");
+    check(radix_plan_rope(decode_plan_.get(), &decode_rope), "radix_plan_rope");
+    d.decode = &decode;
+    d.decode_rope = &decode_rope;
+  }
+  if (prefills_) {
+    check(radix_plan_attn(prefill_plan_.get(), &prefill), "radix_plan_attn");
+    check(radix_plan_rope(prefill_plan_.get(), &prefill_rope), "radix_plan_rope");
+    d.prefill = &prefill;
+    d.prefill_rope = &prefill_rope;
+  }
   d.workspace = workspace_.device();
   d.workspace_size = workspace_.capacity();
-  if (prefill) {
-    d.cu_q_lens = cu_q_lens_.device();
-    d.max_query_len = longest_query(batch.cu_q_lens);
-    check(radix_prefill_launch(ctx_, &d, device_->stream()), "radix_prefill_launch");
-  } else {
-    check(radix_paged_attention_launch(ctx_, &d, device_->stream()),
-          "radix_paged_attention_launch");
-  }
+  x_.upload(rows_ * size_t{config_.hidden_size});
+  check(radix_layer_launch(cache_->ctx(), &d, device_->stream()), "radix_layer_launch");
+  x_.download(rows_ * size_t{config_.hidden_size});
+  device_->wait();  // the host's MLP comes next
 }
 
 }  // namespace npc

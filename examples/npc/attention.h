@@ -1,41 +1,49 @@
-// radixattn's part of a layer: q and k are turned, K/V of every row goes to its slot, and attention
-// reads it through the block tables.
+// radixattn's part of a layer: norm, q/k/v, rotary embedding, K/V write, attention over the block
+// tables and the output product, in one radix_layer_launch.
 //
-// The dense layers before and after it run on the host. What passes between the two lies in buffers
-// that are allocated once, for the largest step, and travels on one stream:
+// What a step's layers share (tables, lengths, slots, positions) is planned once a step: one plan
+// for the sequences that decode, one for those that read their prompt. The residual stream x is the
+// host's between two launches:
 //
-//   host     x W -> qkv |                                                       | out W -> x
-//   stream              | upload, rope + K/V write, decode, prefill, download   |
+//   host     MLP(x) |                                     | MLP(x)
+//   stream          | upload x, radix_layer, download x   |
 //
 // On the CPU both sides are the same memory and the copies are nothing.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "cache.h"
 #include "device_memory.h"
 #include "model_config.h"
 #include "radixattn.h"
 
 namespace npc {
 
-// The rows of one step. Rows [0, num_decode) are decoding sequences, one each; the rest are
-// prefill, in the order of the remaining sequences.
+// Tokens [begin, end) of a sequence, to be computed in this step.
+struct Chunk {
+  radix_req req = 0;
+  const int32_t* tokens = nullptr;  // of the whole sequence
+  uint64_t begin = 0, end = 0;
+
+  uint32_t rows() const { return static_cast<uint32_t>(end - begin); }
+};
+
+// The rows of one step. Chunks [0, num_decode) are decoding sequences: the last token of their
+// request, one row each; the rest are prefill.
 struct StepBatch {
   uint32_t num_decode = 0;
-  std::vector<int32_t> tokens;     // [rows]
-  std::vector<int32_t> positions;  // [rows]
-  std::vector<int64_t> slots;      // [rows]
-  // By sequence, decoding ones first:
-  std::vector<int32_t> tables;  // [seqs, table_stride]
-  int64_t table_stride = 0;
-  std::vector<int32_t> context_lens;  // [seqs] tokens with K/V after this step
-  std::vector<int32_t> cu_q_lens;     // [prefill seqs + 1] from 0, counted after the decode rows
-  std::vector<uint32_t> logit_rows;   // rows whose logits are wanted
+  std::vector<Chunk> chunks;
+  std::vector<uint32_t> logit_rows;  // rows whose logits are wanted, any number of times
 
-  uint32_t rows() const { return static_cast<uint32_t>(tokens.size()); }
-  uint32_t seqs() const { return static_cast<uint32_t>(context_lens.size()); }
+  uint32_t rows() const {
+    uint32_t n = 0;
+    for (const Chunk& c : chunks) n += c.rows();
+    return n;
+  }
 };
 
 // What no step passes.
@@ -43,37 +51,61 @@ struct StepBounds {
   uint32_t rows = 0;
   uint32_t seqs = 0;
   uint32_t context_len = 0;  // tokens of one sequence
-  uint32_t table_width = 0;  // blocks of one sequence
+  uint32_t logit_rows = 0;
+};
+
+// One layer's weights, in Hugging Face's [out, in] order; empty = the layer has none.
+struct AttentionWeights {
+  std::vector<float> norm;                 // [hidden]
+  std::vector<float> qkv, qkv_bias;        // [q_size + 2 * kv_size, hidden]
+  std::vector<float> q_norm, k_norm;       // [head_dim]
+  std::vector<float> output, output_bias;  // [hidden, q_size]
 };
 
 class Attention {
  public:
-  // Everything outlives it.
-  Attention(radix_ctx* ctx, DeviceMemory* device, const ModelConfig& config,
-            const StepBounds& bounds);
+  // Everything outlives it: on the CPU the weights are used where they lie.
+  Attention(Cache* cache, DeviceMemory* device, const ModelConfig& config,
+            const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds);
 
-  // Sends what the layers of a step share: slots, positions, tables, lengths.
+  // Plans a step; its requests stay as they are until the last layer has run.
   void begin_step(const StepBatch& batch);
-
-  // A layer: the host fills qkv [rows, q_size + 2 * kv_size], run() returns the heads' output
-  // [rows, q_size], which stays until the next run().
-  float* qkv() { return qkv_.host(); }
-  const float* run(const StepBatch& batch, uint32_t layer);
+  float* x() { return x_.host(); }  // [rows, hidden] the residual stream
+  void run(uint32_t layer);         // x += the layer's attention block
 
  private:
-  radix_attn describe(uint32_t rows, uint32_t first_row) const;
-  uint64_t largest_workspace(const StepBounds& bounds) const;
-  void rope_append(const StepBatch& batch, uint32_t layer);
-  void attend(const StepBatch& batch, uint32_t layer, bool prefill);
+  struct DestroyPlan {
+    void operator()(radix_plan* plan) const { radix_plan_destroy(&plan); }
+  };
+  using Plan = std::unique_ptr<radix_plan, DestroyPlan>;
+  // A weight on the device.
+  struct Weight {
+    const float* data = nullptr;  // null: none
+    std::unique_ptr<DeviceArray<float>> own;
+  };
+  struct LayerWeights {
+    Weight norm, qkv, qkv_bias, q_norm, k_norm, output, output_bias;
+  };
 
-  radix_ctx* ctx_;
+  Plan make_plan(uint32_t query_tokens) const;
+  Weight send(const std::vector<float>& weight, DeviceArray<float>* staging);
+  void send_all(const std::vector<const AttentionWeights*>& weights);
+  void plan_decode(const StepBatch& batch);
+  void plan_prefill(const StepBatch& batch);
+  radix_rope_append rope(uint32_t layer) const;
+  radix_layer describe(uint32_t layer, uint32_t rows) const;
+  uint64_t largest_workspace() const;
+
+  Cache* cache_;
   DeviceMemory* device_;
   const ModelConfig& config_;
-  size_t qkv_width_;  // of a row
-  DeviceArray<float> qkv_, out_;
-  DeviceArray<int64_t> slots_;
-  DeviceArray<int32_t> positions_, tables_, context_lens_, cu_q_lens_;
+  StepBounds bounds_;
+  Plan decode_plan_, prefill_plan_;
+  std::vector<LayerWeights> weights_;
+  DeviceArray<float> x_;
   DeviceArray<std::byte> workspace_;
+  uint32_t rows_ = 0;  // of this step
+  bool decodes_ = false, prefills_ = false;
 };
 
 }  // namespace npc

@@ -39,11 +39,11 @@ struct Conversation {
 class DialogueRunner {
  public:
   DialogueRunner(const World& world, const Tokenizer& tokenizer, Engine* engine,
-                 uint32_t max_tokens)
+                 const Manner& manner)
       : world_(world),
         tokenizer_(tokenizer),
         engine_(engine),
-        max_tokens_(max_tokens),
+        manner_(manner),
         eos_(marker("<eos>")) {
     for (const char* name : {"<bos>", "<world>", "<card>", "<user>", "<npc>"}) marker(name);
     for (const Character& c : world.characters) {
@@ -82,7 +82,9 @@ class DialogueRunner {
     const std::vector<int32_t> turn =
         tokenizer_.encode("<user> " + questions[c.next_question].text + " <npc>");
     c.tokens.insert(c.tokens.end(), turn.begin(), turn.end());
-    asked_[engine_->submit(c.tokens, max_tokens_)] = character;
+    SamplingParams sampling = manner_.sampling;
+    sampling.seed += character << 32 | c.next_question;  // whoever ends first: the same draws
+    asked_[engine_->submit(c.tokens, manner_.max_tokens, sampling)] = character;
   }
 
   const Turn& hear(uint32_t id) {
@@ -105,7 +107,7 @@ class DialogueRunner {
   const World& world_;
   const Tokenizer& tokenizer_;
   Engine* engine_;
-  uint32_t max_tokens_;
+  Manner manner_;
   int32_t eos_;
   std::vector<Conversation> conversations_;  // by character
   std::map<uint32_t, size_t> asked_;         // generation -> character
@@ -145,9 +147,9 @@ std::string readable(const std::string& words) {
 }
 
 std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine,
-                               uint32_t max_tokens,
+                               const Manner& manner,
                                const std::function<void(const Turn&)>& on_turn) {
-  return DialogueRunner(world, tokenizer, engine, max_tokens).run(on_turn);
+  return DialogueRunner(world, tokenizer, engine, manner).run(on_turn);
 }
 
 }  // namespace npc

@@ -48,10 +48,16 @@ struct Turn {
   bool right = false;
 };
 
+// How characters answer.
+struct Manner {
+  uint32_t max_tokens = 32;
+  SamplingParams sampling;  // the seed is moved on for each character and question
+};
+
 // Asks every question of every character; `on_turn` sees each turn when it ends. Turns come back
 // ordered by character, then question.
 std::vector<Turn> run_dialogue(const World& world, const Tokenizer& tokenizer, Engine* engine,
-                               uint32_t max_tokens,
+                               const Manner& manner,
                                const std::function<void(const Turn&)>& on_turn);
 
 }  // namespace npc

@@ -4,20 +4,24 @@
 #include <string>
 #include <utility>
 
+#include "draft.h"
 #include "error.h"
-#include "ops.h"
 
 namespace npc {
 
 Engine::Engine(Model* model, const EngineOptions& options)
     : model_(model), options_(options), device_(open_device(options.device)) {
-  make_context();
-  attention_ = std::make_unique<Attention>(ctx_.get(), device_.get(), model_->config(), bounds());
+  make_cache();
+  const StepBounds b = bounds();
+  attention_ = std::make_unique<Attention>(cache_.get(), device_.get(), model_->config(),
+                                           model_->attention_weights(), b);
+  sampler_ = std::make_unique<Sampler>(cache_.get(), device_.get(), model_->config().vocab_size,
+                                       b.logit_rows);
   const radix_stats s = stats();
   block_bytes_ = s.kv_bytes / s.blocks_total;
 }
 
-void Engine::make_context() {
+void Engine::make_cache() {
   radix_config config = {};
   config.struct_size = sizeof config;
   config.abi = RADIXATTN_ABI;
@@ -28,9 +32,7 @@ void Engine::make_context() {
   config.block_size = options_.block_size;
   config.num_threads = device_->kind() == RADIX_DEV_CPU ? options_.threads : 0;
   model_->describe_cache(&config);
-  radix_ctx* ctx = nullptr;
-  check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
-  ctx_.reset(ctx);
+  cache_ = std::make_unique<Cache>(device_.get(), config);
 }
 
 // As plan_step() and submit() keep them.
@@ -38,98 +40,144 @@ StepBounds Engine::bounds() const {
   const uint32_t limit = model_->config().max_positions;
   const uint64_t pool = uint64_t{options_.num_blocks} * options_.block_size;
   StepBounds b;
-  b.rows = std::max(options_.step_tokens, options_.max_running + 1);
+  b.rows = std::max(options_.step_tokens, options_.max_running * (1 + options_.draft_tokens) + 1);
   b.seqs = options_.max_running;
   b.context_len = static_cast<uint32_t>(std::min<uint64_t>(limit, pool));
-  b.table_width = (b.context_len + options_.block_size - 1) / options_.block_size;
+  b.logit_rows = options_.max_running * (1 + options_.draft_tokens);
   return b;
 }
 
-radix_stats Engine::stats() const {
-  radix_stats s = {};
-  s.struct_size = sizeof s;
-  check(radix_get_stats(ctx_.get(), &s), "radix_get_stats");
-  return s;
-}
-
-void Engine::check_cache() const { check(radix_check(ctx_.get()), "radix_check"); }
-
-uint32_t Engine::submit(std::vector<int32_t> prompt, uint32_t max_new_tokens) {
+uint32_t Engine::submit(std::vector<int32_t> prompt, uint32_t max_new_tokens,
+                        const SamplingParams& params, uint32_t n) {
   const uint32_t limit = model_->config().max_positions;
   if (prompt.empty() || prompt.size() >= limit || max_new_tokens == 0) {
     throw Error("a prompt of " + std::to_string(prompt.size()) + " tokens: expected 1.." +
                 std::to_string(limit - 1) + ", and at least one token to generate");
   }
-  Generation& g = generations_.emplace_back();
-  g.id = static_cast<uint32_t>(generations_.size() - 1);
+  if (n == 0 || n > options_.max_running) {
+    throw Error(std::to_string(n) + " generations of a prompt: expected 1.." +
+                std::to_string(options_.max_running) + ", as many as may run at once");
+  }
+  const auto first = static_cast<uint32_t>(generations_.size());
+  for (uint32_t i = 0; i < n; ++i) {
+    Generation& g = generations_.emplace_back();
+    g.id = first + i;
+    g.prompt = prompt;
+  }
   Sequence& s = sequences_.emplace_back();
-  s.generation = &g;
-  s.tokens = prompt;
+  s.generation = &generations_[first];
+  s.params = params;
+  s.forks = n - 1;
   s.max_new_tokens = std::min(max_new_tokens, limit - static_cast<uint32_t>(prompt.size()));
   s.submitted = Clock::now();
-  g.prompt = std::move(prompt);
+  s.tokens = std::move(prompt);
   waiting_.push_back(&s);
-  return g.id;
+  return first;
 }
 
 std::vector<uint32_t> Engine::take_finished() { return std::exchange(finished_, {}); }
 
+std::vector<Hypothesis> Engine::beam_search(const std::vector<int32_t>& prompt,
+                                            const BeamOptions& options) {
+  const uint32_t limit = model_->config().max_positions;
+  if (!running_.empty() || !waiting_.empty())
+    throw Error("a beam search has the engine for itself: finish the other requests first");
+  const size_t ends = std::min<size_t>(model_->config().eos.size(), Sampler::kMaxCandidates);
+  const size_t widest = std::min<size_t>(options_.max_running, Sampler::kMaxCandidates - ends);
+  if (options.width == 0 || options.width > widest) {
+    throw Error("a beam search of width " + std::to_string(options.width) + ": expected 1.." +
+                std::to_string(widest));
+  }
+  if (prompt.empty() || options.max_new_tokens == 0 ||
+      prompt.size() + options.max_new_tokens > limit) {
+    throw Error("a beam search from " + std::to_string(prompt.size()) + " tokens to " +
+                std::to_string(options.max_new_tokens) + " more: expected 1.." +
+                std::to_string(limit) + " in all");
+  }
+  const BeamWorkshop workshop = {cache_.get(), model_, attention_.get(), sampler_.get(),
+                                 options_.step_tokens};
+  return npc::beam_search(workshop, prompt, options);
+}
+
 bool Engine::step() {
   if (waiting_.empty() && running_.empty()) return false;
   admission_closed_ = false;
+  draft();
   reserve_running();
   admit_waiting();
   track_memory();
   refresh_borrowers();
-  const std::vector<Chunk> chunks = plan_step();
-  build_batch(chunks);
-  model_->forward(attention_.get(), batch_, &logits_);
-  for (const Chunk& c : chunks) {
-    c.sequence->computed += c.num_tokens;
-    c.sequence->borrows = false;  // its lender ran no later: what was promised is written
+  std::vector<Part> parts = plan_step();
+  build_batch(parts);
+  model_->forward(attention_.get(), batch_, sampler_->logits());
+  for (const Part& p : parts) {
+    p.sequence->computed += p.num_tokens;
+    p.sequence->borrows = false;  // its lender ran no later: what was promised is written
   }
-  commit(chunks);
-  accept_tokens(chunks);
+  commit(parts, false);  // before forks: who borrows cannot be forked
+  parts = fork_finished_prompts(parts);
+  choose_tokens(parts);
+  commit(parts, true);
+  for (const Part& p : parts) {
+    if (p.sequence->generation->done) finish(p.sequence);
+  }
   ++steps_;
   return true;
 }
 
-// ---- memory: reserve, admit, preempt
+// ---- memory: draft, reserve, admit, preempt
+
+// A guess costs rows, not steps: the rows after the last token show whether it stands.
+void Engine::draft() {
+  if (options_.draft_tokens == 0) return;
+  for (Sequence* s : running_) {
+    if (!s->decoding() || s->reserved != s->computed) continue;
+    const size_t left = s->max_new_tokens - s->generation->output.size();
+    const auto most = static_cast<uint32_t>(std::min<size_t>(options_.draft_tokens, left - 1));
+    const std::vector<int32_t> guess = lookup_draft(s->tokens, options_.draft_ngram, most);
+    s->tokens.insert(s->tokens.end(), guess.begin(), guess.end());
+    s->num_drafts = static_cast<uint32_t>(guess.size());
+  }
+}
+
+// Only before slots are reserved for them.
+void Engine::drop_drafts(Sequence* s) {
+  s->tokens.resize(s->length());
+  s->num_drafts = 0;
+}
 
 // Slots for all tokens that `sequences` have beyond their reserved ones, all or none.
-radix_status Engine::append(const std::vector<Sequence*>& sequences) {
-  std::vector<radix_append> items;
-  for (const Sequence* s : sequences) {
-    radix_append item = {};
-    item.req = s->req;
-    item.tokens = s->tokens.data() + s->reserved;
-    item.num_tokens = static_cast<uint32_t>(s->tokens.size() - s->reserved);
-    items.push_back(item);
-  }
-  std::vector<radix_op> ops(items.size());  // at most one copy an item
-  radix_append_out out = {};
-  out.struct_size = sizeof out;
-  out.ops = ops.data();
-  out.ops_cap = static_cast<uint32_t>(ops.size());
-  const radix_status status =
-      radix_append_slot(ctx_.get(), items.data(), static_cast<uint32_t>(items.size()), &out);
-  if (status == RADIX_E_NO_BLOCKS) return status;
-  check(status, "radix_append_slot");
-  if (out.num_ops > 0)
-    check(radix_run_ops(ctx_.get(), ops.data(), out.num_ops, device_->stream()), "radix_run_ops");
+bool Engine::append(const std::vector<Sequence*>& sequences) {
+  std::vector<Append> items;
+  for (const Sequence* s : sequences)
+    items.push_back({s->req, std::span(s->tokens).subspan(s->reserved)});
+  if (!cache_->append(items)) return false;
   for (Sequence* s : sequences) s->reserved = s->tokens.size();
-  return RADIX_OK;
+  return true;
 }
 
 void Engine::reserve_running() {
   for (;;) {
     std::vector<Sequence*> growing;
+    bool drafts = false;
     for (Sequence* s : running_) {
       if (s->reserved < s->tokens.size()) growing.push_back(s);
+      drafts = drafts || s->num_drafts > 0;
     }
-    if (growing.empty() || append(growing) == RADIX_OK) return;
-    preempt_last();
+    if (growing.empty() || append(growing)) return;
+    if (drafts) {  // guesses take no blocks that somebody needs
+      for (Sequence* s : running_) drop_drafts(s);
+    } else {
+      preempt_last();
+    }
   }
+}
+
+void Engine::give_back(Sequence* s) {
+  cache_->free(s->req, options_.cache);
+  s->req = 0;
+  s->reserved = s->computed = 0;
+  s->borrows = false;
 }
 
 // Invariant 2: the last admitted goes, so a lender never goes before its borrowers.
@@ -141,11 +189,7 @@ void Engine::preempt_last() {
                 " tokens");
   }
   running_.pop_back();
-  check(radix_free_request(ctx_.get(), s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
-        "radix_free_request");
-  s->req = 0;
-  s->reserved = s->computed = 0;
-  s->borrows = false;
+  give_back(s);
   ++s->generation->preemptions;
   ++preemptions_;
   waiting_.push_front(s);
@@ -153,8 +197,10 @@ void Engine::preempt_last() {
 }
 
 void Engine::admit_waiting() {
-  while (!admission_closed_ && !waiting_.empty() && running_.size() < options_.max_running) {
-    if (!try_admit(waiting_.front())) return;
+  while (!admission_closed_ && !waiting_.empty()) {
+    size_t seats = 1 + waiting_.front()->forks;  // theirs are kept free
+    for (const Sequence* s : running_) seats += 1 + s->forks;
+    if (seats > options_.max_running || !try_admit(waiting_.front())) return;
     waiting_.pop_front();
   }
 }
@@ -162,27 +208,19 @@ void Engine::admit_waiting() {
 // NOTE: the whole prompt is reserved at once, though it may be computed in chunks: only so can the
 // next request, in this same step, see all of it as pending and borrow it.
 bool Engine::try_admit(Sequence* s) {
-  radix_request_desc d = {};
-  d.struct_size = sizeof d;
-  d.flags = options_.cache ? RADIX_BEGIN_SHARE_PENDING : RADIX_BEGIN_NO_MATCH;
-  d.tokens = s->tokens.data();
-  d.num_tokens = s->tokens.size();
-  radix_match m = {};
-  m.struct_size = sizeof m;
-  check(radix_begin_request(ctx_.get(), &d, &s->req, &m), "radix_begin_request");
-  s->reserved = s->computed = m.cached_tokens + m.pending_tokens;
-  s->borrows = m.pending_tokens > 0;
-  const uint64_t found = s->computed;
-  if (append({s}) != RADIX_OK) {
-    check(radix_free_request(ctx_.get(), s->req, 0), "radix_free_request");
-    s->req = 0;
-    s->reserved = s->computed = 0;
+  Found found;
+  s->req = cache_->begin(s->tokens,
+                         options_.cache ? RADIX_BEGIN_SHARE_PENDING : RADIX_BEGIN_NO_MATCH, &found);
+  s->reserved = s->computed = found.tokens();
+  s->borrows = found.pending > 0;
+  if (!append({s})) {
+    give_back(s);
     if (!running_.empty()) return false;
     throw Error("a pool of " + std::to_string(options_.num_blocks) +
                 " blocks is too small for one sequence of " + std::to_string(s->tokens.size()) +
                 " tokens");
   }
-  if (!s->begun) s->generation->cached_tokens = found;
+  if (!s->begun) s->generation->cached_tokens = found.tokens();
   s->begun = true;
   running_.push_back(s);
   return true;
@@ -193,9 +231,7 @@ bool Engine::try_admit(Sequence* s) {
 void Engine::refresh_borrowers() {
   for (Sequence* s : running_) {
     if (!s->borrows) continue;
-    radix_request_info info = {};
-    info.struct_size = sizeof info;
-    check(radix_get_request(ctx_.get(), s->req, &info), "radix_get_request");
+    const radix_request_info info = cache_->info(s->req);
     s->computed = std::min(s->computed, info.ready_tokens);
     s->borrows = info.pending_tokens > 0;
   }
@@ -208,88 +244,124 @@ void Engine::track_memory() {
 
 // ---- the batch
 
-// Every decoding sequence, then prompts in order of admission until the budget is spent. A borrower
-// waits behind its lender by that order alone: while an earlier prompt is not finished, the budget
-// is.
-std::vector<Engine::Chunk> Engine::plan_step() {
-  std::vector<Chunk> chunks;
+// Every decoding sequence, with its drafts if it has some, then prompts in order of admission until
+// the budget is spent. A borrower waits behind its lender by that order alone: while an earlier
+// prompt is not finished, the budget is.
+std::vector<Engine::Part> Engine::plan_step() {
+  std::vector<Part> parts;
   for (Sequence* s : running_) {
-    if (s->decoding() && s->tokens.size() - s->computed == 1) chunks.push_back({s, 1});
+    if (s->decoding() && s->num_drafts == 0) parts.push_back({s, 1, 1});
   }
-  batch_.num_decode = static_cast<uint32_t>(chunks.size());
-  uint64_t budget = std::max<uint64_t>(options_.step_tokens, chunks.size() + 1) - chunks.size();
+  batch_.num_decode = static_cast<uint32_t>(parts.size());
+  uint64_t rows = parts.size();
   for (Sequence* s : running_) {
-    const uint64_t left = s->tokens.size() - s->computed;
-    if (s->decoding() && left == 1) continue;
-    const uint64_t n = std::min(left, budget);
+    if (!s->decoding() || s->num_drafts == 0) continue;
+    parts.push_back({s, 1 + s->num_drafts, 1 + s->num_drafts});
+    rows += 1 + s->num_drafts;
+  }
+  uint64_t budget = std::max<uint64_t>(options_.step_tokens, rows + 1) - rows;
+  for (Sequence* s : running_) {
+    if (s->decoding()) continue;
+    const uint64_t left = s->tokens.size() - s->computed, n = std::min(left, budget);
     if (n == 0) break;
-    chunks.push_back({s, static_cast<uint32_t>(n)});
+    parts.push_back({s, static_cast<uint32_t>(n), n == left ? 1u : 0u});
     budget -= n;
   }
-  return chunks;
+  return parts;
 }
 
-void Engine::build_batch(const std::vector<Chunk>& chunks) {
-  StepBatch& b = batch_;
-  b.tokens.clear();
-  b.positions.clear();
-  b.slots.clear();
-  b.context_lens.clear();
-  b.cu_q_lens.assign(1, 0);
-  b.logit_rows.clear();
-  std::vector<radix_req> reqs;
-  uint64_t longest = 0;
-  for (const Chunk& c : chunks) {
-    reqs.push_back(c.sequence->req);
-    longest = std::max(longest, c.sequence->reserved);
-  }
-  b.table_stride = static_cast<int64_t>((longest + options_.block_size - 1) / options_.block_size);
-  b.tables.resize(chunks.size() * static_cast<size_t>(b.table_stride));
-  check(radix_get_block_tables(ctx_.get(), reqs.data(), static_cast<uint32_t>(reqs.size()),
-                               b.tables.data(), b.table_stride, nullptr, nullptr),
-        "radix_get_block_tables");
-  for (size_t i = 0; i < chunks.size(); ++i)
-    add_rows(chunks[i], b.tables.data() + i * static_cast<size_t>(b.table_stride));
-}
-
-void Engine::add_rows(const Chunk& chunk, const int32_t* table) {
-  StepBatch& b = batch_;
-  Sequence& s = *chunk.sequence;
-  const uint64_t end = s.computed + chunk.num_tokens;
-  for (uint64_t position = s.computed; position < end; ++position) {
-    b.tokens.push_back(s.tokens[position]);
-    b.positions.push_back(static_cast<int32_t>(position));
-    const uint64_t block = position / options_.block_size, offset = position % options_.block_size;
-    b.slots.push_back(int64_t{table[block]} * options_.block_size + static_cast<int64_t>(offset));
-  }
-  const uint64_t prompt_end = std::min<uint64_t>(end, s.generation->prompt.size());
-  if (prompt_end > s.computed) s.generation->computed_tokens += prompt_end - s.computed;
-  b.context_lens.push_back(static_cast<int32_t>(end));
-  if (b.context_lens.size() > b.num_decode)
-    b.cu_q_lens.push_back(static_cast<int32_t>(b.rows() - b.num_decode));
-  if (end == s.tokens.size()) b.logit_rows.push_back(b.rows() - 1);
-}
-
-void Engine::commit(const std::vector<Chunk>& chunks) {
-  if (!options_.cache) return;
-  std::vector<radix_commit_item> items;
-  for (const Chunk& c : chunks) items.push_back({c.sequence->req, c.sequence->computed});
-  check(radix_commit(ctx_.get(), items.data(), static_cast<uint32_t>(items.size()), nullptr),
-        "radix_commit");
-}
-
-// ---- sampling
-
-void Engine::accept_tokens(const std::vector<Chunk>& chunks) {
-  const float* row = logits_.data();
-  for (const Chunk& c : chunks) {
-    if (c.sequence->computed < c.sequence->tokens.size()) continue;  // a prompt still on its way
-    accept(c.sequence, row);
-    row += model_->config().vocab_size;
+void Engine::build_batch(const std::vector<Part>& parts) {
+  batch_.chunks.clear();
+  batch_.logit_rows.clear();
+  uint32_t row = 0;
+  for (const Part& p : parts) {
+    Sequence& s = *p.sequence;
+    const uint64_t end = s.computed + p.num_tokens;
+    batch_.chunks.push_back({s.req, s.tokens.data(), s.computed, end});
+    const uint64_t prompt_end = std::min<uint64_t>(end, s.generation->prompt.size());
+    if (prompt_end > s.computed) s.generation->computed_tokens += prompt_end - s.computed;
+    row += p.num_tokens;
+    // A row for each sequence that goes on from here.
+    const uint32_t times = p.num_logits == 1 ? 1 + s.forks : 1;
+    for (uint32_t i = p.num_logits; i > 0; --i)
+      batch_.logit_rows.insert(batch_.logit_rows.end(), times, row - i);
   }
 }
 
-void Engine::accept(Sequence* s, const float* logits) {
+// ---- tokens
+
+// The siblings of a prompt that is computed go on beside it, each from the same logits.
+std::vector<Engine::Part> Engine::fork_finished_prompts(const std::vector<Part>& parts) {
+  std::vector<Part> all;
+  for (const Part& p : parts) {
+    all.push_back(p);
+    if (p.num_logits == 0) continue;
+    for (uint32_t i = 1; i <= p.sequence->forks; ++i)
+      all.push_back({fork(p.sequence, i), p.num_tokens, p.num_logits});
+    p.sequence->forks = 0;
+  }
+  return all;
+}
+
+Engine::Sequence* Engine::fork(Sequence* parent, uint32_t index) {
+  Sequence& s = sequences_.emplace_back(*parent);
+  s.generation = &generations_[parent->generation->id + index];
+  s.generation->cached_tokens = s.generation->prompt.size();
+  s.params.seed += index;
+  s.forks = 0;
+  s.req = cache_->fork(parent->req);
+  running_.push_back(&s);
+  return &s;
+}
+
+void Engine::choose_tokens(const std::vector<Part>& parts) {
+  std::vector<Part> ready;
+  std::vector<SampleRow> rows;
+  std::vector<std::vector<int32_t>> drafts;
+  bool drafted = false;
+  for (const Part& p : parts) {
+    if (p.num_logits == 0) continue;  // a prompt still on its way
+    ready.push_back(p);
+    const std::span<const int32_t> tokens = p.sequence->tokens;
+    for (size_t n = tokens.size() - p.num_logits + 1; n <= tokens.size(); ++n)
+      rows.push_back({&p.sequence->params, tokens.first(n), p.sequence->generation->prompt.size()});
+    const auto guess = tokens.last(p.num_logits - 1);
+    drafts.emplace_back(guess.begin(), guess.end());
+    drafted = drafted || !guess.empty();
+  }
+  std::vector<std::vector<int32_t>> chosen;
+  if (drafted) {
+    chosen = sampler_->verify(rows, drafts);
+  } else {
+    for (const int32_t token : sampler_->sample(rows)) chosen.push_back({token});
+  }
+  const float* logits = sampler_->logits();
+  for (size_t i = 0; i < ready.size(); ++i) {
+    settle(ready[i], chosen[i], logits);
+    logits += size_t{ready[i].num_logits} * model_->config().vocab_size;
+  }
+}
+
+// Drafts that do not stand are cut off, from the tokens and from the cache; then the chosen tokens
+// are the sequence's.
+void Engine::settle(const Part& part, const std::vector<int32_t>& chosen, const float* logits) {
+  Sequence* s = part.sequence;
+  Generation& g = *s->generation;
+  const uint64_t stand = chosen.size() - 1;  // drafts, whose K/V is written
+  g.drafted_tokens += s->num_drafts;
+  g.accepted_drafts += stand;
+  if (stand < s->num_drafts) {
+    s->computed -= s->num_drafts - stand;
+    s->reserved = s->computed;
+    cache_->truncate(s->req, s->computed);
+  }
+  drop_drafts(s);
+  for (size_t i = 0; i < chosen.size() && !g.done; ++i)
+    g.done = accept(s, chosen[i], logits + i * model_->config().vocab_size);
+}
+
+// True: that was the last one.
+bool Engine::accept(Sequence* s, int32_t token, const float* logits) {
   const ModelConfig& config = model_->config();
   Generation& g = *s->generation;
   const double now = std::chrono::duration<double>(Clock::now() - s->submitted).count();
@@ -301,19 +373,25 @@ void Engine::accept(Sequence* s, const float* logits) {
     g.logits.insert(g.logits.end(), logits, logits + config.vocab_size);
     kept_logit_bytes_ += bytes;
   }
-  const auto token = static_cast<int32_t>(argmax(logits, config.vocab_size));
   g.output.push_back(token);
   s->tokens.push_back(token);
   const bool ends = std::find(config.eos.begin(), config.eos.end(), token) != config.eos.end();
-  if (!ends && g.output.size() < s->max_new_tokens) return;
   g.total_s = now;
-  finish(s);
+  return ends || g.output.size() == s->max_new_tokens;
+}
+
+// K/V behind a draft counts only when it is known which of it stands.
+void Engine::commit(const std::vector<Part>& parts, bool drafted) {
+  if (!options_.cache) return;
+  std::vector<radix_commit_item> items;
+  for (const Part& p : parts) {
+    if ((p.num_logits > 1) == drafted) items.push_back({p.sequence->req, p.sequence->computed});
+  }
+  cache_->commit(items);
 }
 
 void Engine::finish(Sequence* s) {
-  check(radix_free_request(ctx_.get(), s->req, options_.cache ? 0 : RADIX_FREE_DISCARD),
-        "radix_free_request");
-  s->generation->done = true;
+  cache_->free(s->req, options_.cache);
   finished_.push_back(s->generation->id);
   running_.erase(std::find(running_.begin(), running_.end(), s));
   sequences_.remove_if([s](const Sequence& other) { return &other == s; });

@@ -1,8 +1,9 @@
 // Continuous batching over a radixattn context: many sequences advance together, one step at a
 // time.
 //
-// A step: reserve slots for running sequences, admit waiting ones, build one batch (decode rows,
-// then chunks of prompts up to a budget), run the model, commit, sample greedily.
+// A step: draft, reserve slots for running sequences, admit waiting ones, build one batch (decode
+// rows, then drafts and chunks of prompts up to a budget), run the model, choose tokens, cut off
+// drafts that do not stand, commit.
 //
 // Invariants
 //   1. Running sequences stand in order of admission, and prompts are computed in that order. A
@@ -13,6 +14,8 @@
 //   always finishes or the
 //      engine throws because the pool is too small for one sequence.
 //   3. With the cache off nothing is matched, published or kept: the baseline to compare with.
+//   4. Tokens are those of one sequence alone, without cache and without drafts, but for the
+//   rounding of logits.
 // Thread rule: one thread. The context's own threads work inside the attention launches.
 #pragma once
 
@@ -24,8 +27,11 @@
 #include <vector>
 
 #include "attention.h"
+#include "beam.h"
+#include "cache.h"
 #include "device_memory.h"
 #include "model.h"
+#include "sampler.h"
 
 namespace npc {
 
@@ -35,9 +41,11 @@ struct EngineOptions {
   uint32_t block_size = 16;
   uint32_t num_blocks = 1024;
   uint32_t max_running = 16;
-  uint32_t step_tokens = 512;                    // rows a step computes at most
-  uint32_t threads = 1;                          // of attention on the CPU
-  int32_t kv_dtype = 2;                          // RADIX_F16
+  uint32_t step_tokens = 512;  // rows a step computes at most
+  uint32_t threads = 1;        // of attention on the CPU
+  int32_t kv_dtype = 2;        // RADIX_F16
+  uint32_t draft_tokens = 0;   // guessed by prompt lookup for each sequence and step
+  uint32_t draft_ngram = 3;    // tokens that a guess goes by, at most
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
 
@@ -52,6 +60,7 @@ struct Generation {
       0;  // prompt tokens not computed for this request: cached, or borrowed from another
   uint64_t computed_tokens = 0;  // prompt tokens computed, again after each preemption
   uint32_t preemptions = 0;
+  uint64_t drafted_tokens = 0, accepted_drafts = 0;
   double first_token_s = 0;  // from submit to the first token
   double total_s = 0;        // from submit to the last token
 
@@ -66,10 +75,17 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  uint32_t submit(std::vector<int32_t> prompt, uint32_t max_new_tokens);
+  // n generations of one prompt: it is computed once, then forked. They have the ids from the
+  // returned one on, and seeds from params.seed on.
+  uint32_t submit(std::vector<int32_t> prompt, uint32_t max_new_tokens,
+                  const SamplingParams& params = {}, uint32_t n = 1);
   bool step();                            // false: nothing was left to do
   std::vector<uint32_t> take_finished();  // ids since the last call, in order of finishing
   const Generation& generation(uint32_t id) const { return generations_.at(id); }
+
+  // While nothing else is submitted or running.
+  std::vector<Hypothesis> beam_search(const std::vector<int32_t>& prompt,
+                                      const BeamOptions& options);
 
   std::string device_name() const { return device_->name(); }
   uint64_t peak_kv_bytes() const {
@@ -77,14 +93,17 @@ class Engine {
   }  // blocks not free, with what the cache keeps for later
   uint64_t steps() const { return steps_; }
   uint64_t preemptions() const { return preemptions_; }
-  radix_stats stats() const;
-  void check_cache() const;  // the library's own check of every invariant
+  radix_stats stats() const { return cache_->stats(); }
+  void check_cache() const { cache_->check(); }
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Sequence {
     Generation* generation = nullptr;
-    std::vector<int32_t> tokens;  // prompt and output so far
+    SamplingParams params;
+    std::vector<int32_t> tokens;  // prompt and output so far, then drafts
+    uint32_t num_drafts = 0;
+    uint32_t forks = 0;  // siblings that begin when the prompt is computed
     uint32_t max_new_tokens = 0;
     Clock::time_point submitted;
     bool begun = false;     // admitted at least once
@@ -93,31 +112,37 @@ class Engine {
     uint64_t computed = 0;  // leading tokens whose K/V is written, or comes from a lender in time
     bool borrows = false;   // some of `computed` is still pending
 
-    bool decoding() const { return computed >= generation->prompt.size(); }
+    size_t length() const { return tokens.size() - num_drafts; }
+    bool decoding() const {
+      return length() - computed == 1 && computed >= generation->prompt.size();
+    }
   };
-  struct Chunk {
+  // A sequence's part of a step.
+  struct Part {
     Sequence* sequence;
     uint32_t num_tokens;
+    uint32_t num_logits;  // rows, the last ones of the part
   };
 
-  struct DestroyContext {
-    void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
-  };
-
-  void make_context();
+  void make_cache();
   StepBounds bounds() const;
+  void draft();
+  void drop_drafts(Sequence* s);
   void reserve_running();
   void admit_waiting();
   bool try_admit(Sequence* s);
-  radix_status append(const std::vector<Sequence*>& sequences);
+  bool append(const std::vector<Sequence*>& sequences);
+  void give_back(Sequence* s);
   void preempt_last();
   void refresh_borrowers();
-  std::vector<Chunk> plan_step();
-  void build_batch(const std::vector<Chunk>& chunks);
-  void add_rows(const Chunk& chunk, const int32_t* table);
-  void commit(const std::vector<Chunk>& chunks);
-  void accept_tokens(const std::vector<Chunk>& chunks);
-  void accept(Sequence* s, const float* logits);
+  std::vector<Part> plan_step();
+  void build_batch(const std::vector<Part>& parts);
+  void choose_tokens(const std::vector<Part>& parts);
+  void commit(const std::vector<Part>& parts, bool drafted);
+  std::vector<Part> fork_finished_prompts(const std::vector<Part>& parts);
+  Sequence* fork(Sequence* parent, uint32_t index);
+  void settle(const Part& part, const std::vector<int32_t>& chosen, const float* logits);
+  bool accept(Sequence* s, int32_t token, const float* logits);
   void finish(Sequence* s);
   void track_memory();
 
@@ -125,8 +150,9 @@ class Engine {
   EngineOptions options_;
   // In this order: the buffers go first and wait for the device, the device goes last.
   std::unique_ptr<DeviceMemory> device_;
-  std::unique_ptr<radix_ctx, DestroyContext> ctx_;
+  std::unique_ptr<Cache> cache_;
   std::unique_ptr<Attention> attention_;
+  std::unique_ptr<Sampler> sampler_;
   uint64_t block_bytes_ = 0;
   std::deque<Generation> generations_;  // by id
   std::list<Sequence> sequences_;
@@ -135,7 +161,6 @@ class Engine {
   std::vector<uint32_t> finished_;
   bool admission_closed_ = false;  // this step had to preempt
   StepBatch batch_;
-  std::vector<float> logits_;
   uint64_t kept_logit_bytes_ = 0;
   uint64_t peak_kv_bytes_ = 0;
   uint64_t steps_ = 0;

@@ -1,5 +1,6 @@
 // npc_demo: characters who share one world answer questions; then the same without the cache, or on
 // another device, and the comparison.
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -31,10 +32,11 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
   Engine engine(model, engine_options);
   const auto start = std::chrono::steady_clock::now();
   RunResult result;
-  result.turns = run_dialogue(world, tokenizer, &engine, o.max_tokens, [&](const Turn& turn) {
-    if (print)
-      print_turn(world.characters[turn.character], turn, engine.generation(turn.generation));
-  });
+  result.turns =
+      run_dialogue(world, tokenizer, &engine, {o.max_tokens, o.sampling}, [&](const Turn& turn) {
+        if (print)
+          print_turn(world.characters[turn.character], turn, engine.generation(turn.generation));
+      });
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   engine.check_cache();
   for (const Turn& turn : result.turns)
@@ -104,32 +106,68 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   return ids;
 }
 
+// The prompts of the command line, as tokens.
+std::vector<std::vector<int32_t>> read_prompts(const Options& o, const Tokenizer* tokenizer) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const std::string& prompt : o.prompts) {
+    std::vector<int32_t>& ids = prompts.emplace_back(tokenizer->prefix);
+    const std::vector<int32_t> text = tokenizer->encode(prompt);
+    ids.insert(ids.end(), text.begin(), text.end());
+  }
+  for (const std::string& ids : o.prompt_ids) prompts.push_back(parse_ids(ids));
+  return prompts;
+}
+
+void print_continuation(const Tokenizer* tokenizer, const std::vector<int32_t>& prompt,
+                        const std::vector<int32_t>& output) {
+  if (tokenizer != nullptr)
+    std::printf("%s%s\n", tokenizer->decode(prompt).c_str(), tokenizer->decode(output).c_str());
+  for (const int32_t token : output) std::printf("%d ", token);
+  std::printf("\n");
+}
+
+void print_generation(const Tokenizer* tokenizer, const Generation& g) {
+  using ull = unsigned long long;
+  std::printf("[%u] prompt %zu, cached %llu, computed %llu, ttft %.1f ms, %.1f tok/s", g.id,
+              g.prompt.size(), static_cast<ull>(g.cached_tokens),
+              static_cast<ull>(g.computed_tokens), g.first_token_s * 1e3, g.tokens_per_s());
+  if (g.drafted_tokens > 0) {
+    std::printf(", %llu of %llu drafted tokens stand", static_cast<ull>(g.accepted_drafts),
+                static_cast<ull>(g.drafted_tokens));
+  }
+  std::printf("\n");
+  print_continuation(tokenizer, g.prompt, g.output);
+}
+
+void run_beams(Engine* engine, const Options& o, const Tokenizer* tokenizer,
+               const std::vector<int32_t>& prompt) {
+  BeamOptions options;
+  options.width = o.beams;
+  options.max_new_tokens = o.max_tokens;
+  for (const Hypothesis& h : engine->beam_search(prompt, options)) {
+    std::printf("score %.4f, log-probability %.4f\n", h.score, h.logprob);
+    print_continuation(tokenizer, prompt, h.output);
+  }
+}
+
 // The tokenizer is needed for text only: ids work with any checkpoint.
 int run_prompts(Model* model, const Options& o) {
   std::unique_ptr<Tokenizer> tokenizer;
   const std::filesystem::path file = std::filesystem::path(o.model) / "tokenizer.json";
   if (!o.prompts.empty()) tokenizer = load_tokenizer(file);
-  Engine engine(model, o.engine);
-  for (const std::string& prompt : o.prompts) {
-    std::vector<int32_t> ids = tokenizer->prefix;
-    const std::vector<int32_t> text = tokenizer->encode(prompt);
-    ids.insert(ids.end(), text.begin(), text.end());
-    engine.submit(std::move(ids), o.max_tokens);
-  }
-  for (const std::string& ids : o.prompt_ids) engine.submit(parse_ids(ids), o.max_tokens);
-  while (engine.step()) {
-    for (const uint32_t id : engine.take_finished()) {
-      const Generation& g = engine.generation(id);
-      std::printf("[%u] prompt %zu, cached %llu, computed %llu, ttft %.1f ms, %.1f tok/s\n", id,
-                  g.prompt.size(), static_cast<unsigned long long>(g.cached_tokens),
-                  static_cast<unsigned long long>(g.computed_tokens), g.first_token_s * 1e3,
-                  g.tokens_per_s());
-      if (tokenizer)
-        std::printf("%s%s\n", tokenizer->decode(g.prompt).c_str(),
-                    tokenizer->decode(g.output).c_str());
-      for (const int32_t token : g.output) std::printf("%d ", token);
-      std::printf("\n");
+  EngineOptions options = o.engine;
+  options.max_running = std::max({options.max_running, o.num_samples, o.beams});
+  Engine engine(model, options);
+  for (const std::vector<int32_t>& prompt : read_prompts(o, tokenizer.get())) {
+    if (o.beams > 0) {
+      run_beams(&engine, o, tokenizer.get(), prompt);
+    } else {
+      engine.submit(prompt, o.max_tokens, o.sampling, o.num_samples);
     }
+  }
+  while (engine.step()) {
+    for (const uint32_t id : engine.take_finished())
+      print_generation(tokenizer.get(), engine.generation(id));
   }
   return 0;
 }

@@ -30,6 +30,10 @@ Linear load_linear(const Checkpoint& weights, uint32_t in, const std::vector<Wei
   return linear;
 }
 
+void append(std::vector<float>* to, const std::vector<float>& values) {
+  to->insert(to->end(), values.begin(), values.end());
+}
+
 }  // namespace
 
 Model::Model(ModelConfig config, const Checkpoint& weights) : config_(std::move(config)) {
@@ -54,17 +58,21 @@ Model::Layer Model::load_layer(const Checkpoint& weights, uint32_t index) const 
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
   const std::string attn = prefix + "self_attn.", mlp = prefix + "mlp.";
   Layer l;
-  l.attention_norm = weights.floats(prefix + "input_layernorm.weight", {c.hidden_size});
   l.mlp_norm = weights.floats(prefix + "post_attention_layernorm.weight", {c.hidden_size});
+  l.attention.norm = weights.floats(prefix + "input_layernorm.weight", {c.hidden_size});
   if (c.qk_norm) {
-    l.q_norm = weights.floats(attn + "q_norm.weight", {c.head_dim});
-    l.k_norm = weights.floats(attn + "k_norm.weight", {c.head_dim});
+    l.attention.q_norm = weights.floats(attn + "q_norm.weight", {c.head_dim});
+    l.attention.k_norm = weights.floats(attn + "k_norm.weight", {c.head_dim});
   }
-  l.qkv = load_linear(weights, c.hidden_size,
-                      {{attn + "q_proj", c.q_size(), c.qkv_bias},
-                       {attn + "k_proj", c.kv_size(), c.qkv_bias},
-                       {attn + "v_proj", c.kv_size(), c.qkv_bias}});
-  l.output = load_linear(weights, c.q_size(), {{attn + "o_proj", c.hidden_size, c.output_bias}});
+  for (const auto& [name, rows] :
+       {std::pair{"q_proj", c.q_size()}, std::pair{"k_proj", c.kv_size()},
+        std::pair{"v_proj", c.kv_size()}}) {
+    append(&l.attention.qkv, weights.floats(attn + name + ".weight", {rows, c.hidden_size}));
+    if (c.qkv_bias) append(&l.attention.qkv_bias, weights.floats(attn + name + ".bias", {rows}));
+  }
+  l.attention.output = weights.floats(attn + "o_proj.weight", {c.hidden_size, c.q_size()});
+  if (c.output_bias)
+    l.attention.output_bias = weights.floats(attn + "o_proj.bias", {c.hidden_size});
   l.gate_up = load_linear(weights, c.hidden_size,
                           {{mlp + "gate_proj", c.intermediate_size, c.mlp_bias},
                            {mlp + "up_proj", c.intermediate_size, c.mlp_bias}});
@@ -79,76 +87,57 @@ void Model::describe_cache(radix_config* cache) const {
   cache->head_dim = config_.head_dim;
 }
 
-void Model::forward(Attention* attention, const StepBatch& batch, std::vector<float>* logits) {
+std::vector<const AttentionWeights*> Model::attention_weights() const {
+  std::vector<const AttentionWeights*> weights;
+  for (const Layer& l : layers_) weights.push_back(&l.attention);
+  return weights;
+}
+
+void Model::forward(Attention* attention, const StepBatch& batch, float* logits) {
   const ModelConfig& c = config_;
-  const size_t rows = batch.rows();
-  scratch_.normed.resize(rows * c.hidden_size);
+  const size_t rows = batch.rows(), wanted = batch.logit_rows.size();
+  scratch_.normed.resize(std::max(rows, wanted) * c.hidden_size);
   scratch_.gate_up.resize(rows * 2 * c.intermediate_size);
   scratch_.activated.resize(rows * c.intermediate_size);
-  embed(batch);
+  float* x = attention->x();
+  embed(batch, x);
   attention->begin_step(batch);
   for (uint32_t layer = 0; layer < c.num_layers; ++layer) {
-    attention_block(attention, batch, layer);
-    mlp_block(batch, layer);
+    attention->run(layer);
+    mlp_block(rows, layers_[layer], x);
   }
-  const size_t wanted = batch.logit_rows.size();
   for (size_t i = 0; i < wanted; ++i) {
-    rms_norm(scratch_.x.data() + batch.logit_rows[i] * size_t{c.hidden_size}, final_norm_.data(),
-             c.hidden_size, c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
+    rms_norm(x + batch.logit_rows[i] * size_t{c.hidden_size}, final_norm_.data(), c.hidden_size,
+             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
   }
-  logits->resize(wanted * c.vocab_size);
-  head_.apply(scratch_.normed.data(), wanted, logits->data());
+  head_.apply(scratch_.normed.data(), wanted, logits);
 }
 
-void Model::embed(const StepBatch& batch) {
+void Model::embed(const StepBatch& batch, float* x) const {
   const size_t hidden = config_.hidden_size;
-  scratch_.x.resize(batch.rows() * hidden);
-  for (size_t i = 0; i < batch.rows(); ++i) {
-    const int32_t token = batch.tokens[i];
-    if (token < 0 || static_cast<uint32_t>(token) >= config_.vocab_size) {
-      throw Error("token " + std::to_string(token) + " is outside the vocabulary");
-    }
-    std::copy_n(embedding_.data() + static_cast<size_t>(token) * hidden, hidden,
-                scratch_.x.data() + i * hidden);
-  }
-}
-
-void Model::attention_block(Attention* attention, const StepBatch& batch, uint32_t layer) {
-  const ModelConfig& c = config_;
-  const Layer& l = layers_[layer];
-  const size_t rows = batch.rows();
-  float* qkv = attention->qkv();
-  for (size_t i = 0; i < rows; ++i) {
-    rms_norm(scratch_.x.data() + i * c.hidden_size, l.attention_norm.data(), c.hidden_size,
-             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
-  }
-  l.qkv.apply(scratch_.normed.data(), rows, qkv);
-  if (c.qk_norm) {
-    for (size_t i = 0; i < rows; ++i) {
-      float* head = qkv + i * l.qkv.out();
-      for (uint32_t h = 0; h < c.num_q_heads + c.num_kv_heads; ++h, head += c.head_dim) {
-        const std::vector<float>& weight = h < c.num_q_heads ? l.q_norm : l.k_norm;
-        rms_norm(head, weight.data(), c.head_dim, c.rms_norm_eps, head);
+  for (const Chunk& c : batch.chunks) {
+    for (uint64_t i = c.begin; i < c.end; ++i, x += hidden) {
+      const int32_t token = c.tokens[i];
+      if (token < 0 || static_cast<uint32_t>(token) >= config_.vocab_size) {
+        throw Error("token " + std::to_string(token) + " is outside the vocabulary");
       }
+      std::copy_n(embedding_.data() + static_cast<size_t>(token) * hidden, hidden, x);
     }
   }
-  l.output.apply(attention->run(batch, layer), rows, scratch_.x.data(), true);
 }
 
-void Model::mlp_block(const StepBatch& batch, uint32_t layer) {
+void Model::mlp_block(size_t rows, const Layer& layer, float* x) {
   const ModelConfig& c = config_;
-  const Layer& l = layers_[layer];
-  const size_t rows = batch.rows();
   for (size_t i = 0; i < rows; ++i) {
-    rms_norm(scratch_.x.data() + i * c.hidden_size, l.mlp_norm.data(), c.hidden_size,
-             c.rms_norm_eps, scratch_.normed.data() + i * c.hidden_size);
+    rms_norm(x + i * c.hidden_size, layer.mlp_norm.data(), c.hidden_size, c.rms_norm_eps,
+             scratch_.normed.data() + i * c.hidden_size);
   }
-  l.gate_up.apply(scratch_.normed.data(), rows, scratch_.gate_up.data());
+  layer.gate_up.apply(scratch_.normed.data(), rows, scratch_.gate_up.data());
   for (size_t i = 0; i < rows; ++i) {
     swiglu(scratch_.gate_up.data() + i * 2 * c.intermediate_size, c.intermediate_size,
            scratch_.activated.data() + i * c.intermediate_size);
   }
-  l.down.apply(scratch_.activated.data(), rows, scratch_.x.data(), true);
+  layer.down.apply(scratch_.activated.data(), rows, x, true);
 }
 
 }  // namespace npc

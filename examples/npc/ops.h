@@ -19,13 +19,4 @@ inline void swiglu(const float* row, size_t n, float* y) {
   for (size_t i = 0; i < n; ++i) y[i] = row[i] / (1.f + std::exp(-row[i])) * row[n + i];
 }
 
-// The index of the largest value, the first of equals.
-inline size_t argmax(const float* x, size_t n) {
-  size_t best = 0;
-  for (size_t i = 1; i < n; ++i) {
-    if (x[i] > x[best]) best = i;
-  }
-  return best;
-}
-
 }  // namespace npc

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <functional>
 #include <map>
+#include <sstream>
 
 #include "error.h"
 
@@ -24,6 +25,28 @@ uint32_t number(const std::string& name, const std::string& text, uint32_t low, 
   return value;
 }
 
+float real(const std::string& name, const std::string& text, float low, float high) {
+  float value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() ||
+      !(value >= low && value <= high)) {
+    std::ostringstream message;
+    message << name << " is \"" << text << "\": expected a number of " << low << ".." << high;
+    throw Error(message.str());
+  }
+  return value;
+}
+
+int32_t as_int(uint32_t value) { return static_cast<int32_t>(value); }
+
+uint64_t seed(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size())
+    throw Error("--seed is \"" + text + "\": expected 0..2^64-1");
+  return value;
+}
+
 int32_t kv_dtype(const std::string& text) {
   if (text == "f32") return RADIX_F32;
   if (text == "f16") return RADIX_F16;
@@ -38,9 +61,13 @@ int32_t device(const std::string& text) {
 }
 
 void check_together(const Options& o) {
-  const bool demo = o.eval.empty() && o.prompts.empty() && o.prompt_ids.empty();
-  if (o.compare_devices && !demo)
+  const bool prompts = !o.prompts.empty() || !o.prompt_ids.empty();
+  if (o.compare_devices && (prompts || !o.eval.empty()))
     throw Error("--compare-devices asks the questions of --data: expected no --eval, no --prompt");
+  if (!prompts && (o.num_samples > 1 || o.beams > 0))
+    throw Error("--num-samples and --beams go with --prompt or --prompt-ids");
+  if (o.beams > 0 && (o.num_samples > 1 || o.engine.draft_tokens > 0 || o.sampling.temperature > 0))
+    throw Error("--beams goes without --num-samples, --draft and --temperature");
 }
 
 }  // namespace
@@ -58,6 +85,15 @@ const char* usage() {
          "  --device D        where K/V lives and attention runs: cpu or cuda (cpu)\n"
          "  --compare-devices ask the same questions on both devices, compare answers and logits\n"
          "  --max-tokens N    tokens to generate for one request (32)\n"
+         "  --temperature T   draw tokens (0: take the likeliest)\n"
+         "  --top-k N  --top-p P  --min-p P  --typical-p P\n"
+         "                    draw from the likeliest, or most typical, only (0: all)\n"
+         "  --repetition-penalty R  --presence-penalty X  --frequency-penalty X\n"
+         "                    of tokens that stand already (0: none)\n"
+         "  --seed N          of the draws: the same seed, the same tokens (0)\n"
+         "  --num-samples N   continuations of each prompt, forked from one computation (1)\n"
+         "  --draft N         tokens guessed by prompt lookup for each request and step (0)\n"
+         "  --beams N         beam search of that width instead\n"
          "  --threads N       threads of the attention kernels on the CPU (1)\n"
          "  --block-size N    tokens in a block of the KV cache (16)\n"
          "  --num-blocks N    blocks in the pool (1024)\n"
@@ -84,6 +120,28 @@ Options parse_options(int argc, const char* const* argv) {
       {"--prompt-ids", [&](Value v) { o.prompt_ids.push_back(v); }},
       {"--device", [&](Value v) { o.engine.device = device(v); }},
       {"--max-tokens", [&](Value v) { o.max_tokens = number("--max-tokens", v, 1, 1u << 20); }},
+      {"--temperature",
+       [&](Value v) { o.sampling.temperature = real("--temperature", v, 0.f, 100.f); }},
+      {"--top-k", [&](Value v) { o.sampling.top_k = as_int(number("--top-k", v, 0, 1u << 20)); }},
+      {"--top-p", [&](Value v) { o.sampling.top_p = real("--top-p", v, 0.f, 1.f); }},
+      {"--min-p", [&](Value v) { o.sampling.min_p = real("--min-p", v, 0.f, 1.f); }},
+      {"--typical-p", [&](Value v) { o.sampling.typical_p = real("--typical-p", v, 0.f, 1.f); }},
+      {"--repetition-penalty",
+       [&](Value v) {
+         o.sampling.repetition_penalty = real("--repetition-penalty", v, 0.f, 100.f);
+       }},
+      {"--presence-penalty",
+       [&](Value v) {
+         o.sampling.presence_penalty = real("--presence-penalty", v, -100.f, 100.f);
+       }},
+      {"--frequency-penalty",
+       [&](Value v) {
+         o.sampling.frequency_penalty = real("--frequency-penalty", v, -100.f, 100.f);
+       }},
+      {"--seed", [&](Value v) { o.sampling.seed = seed(v); }},
+      {"--num-samples", [&](Value v) { o.num_samples = number("--num-samples", v, 1, 1024); }},
+      {"--draft", [&](Value v) { o.engine.draft_tokens = number("--draft", v, 0, 64); }},
+      {"--beams", [&](Value v) { o.beams = number("--beams", v, 1, 1024); }},
       {"--threads", [&](Value v) { o.engine.threads = number("--threads", v, 1, 1024); }},
       {"--block-size", [&](Value v) { o.engine.block_size = number("--block-size", v, 1, 256); }},
       {"--num-blocks",

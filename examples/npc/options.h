@@ -19,6 +19,9 @@ struct Options {
   std::vector<std::string> prompts;     // generate freely instead
   std::vector<std::string> prompt_ids;  // the same from token ids "1,2,3"
   uint32_t max_tokens = 32;
+  uint32_t num_samples = 1;  // of each prompt
+  uint32_t beams = 0;        // 0: no beam search
+  SamplingParams sampling;
   EngineOptions engine;
 };
 

@@ -63,6 +63,12 @@ uint64_t RunResult::cached_tokens() const {
 uint64_t RunResult::computed_tokens() const {
   return sum(generations, [](const Generation& g) { return g.computed_tokens; });
 }
+uint64_t RunResult::drafted_tokens() const {
+  return sum(generations, [](const Generation& g) { return g.drafted_tokens; });
+}
+uint64_t RunResult::accepted_drafts() const {
+  return sum(generations, [](const Generation& g) { return g.accepted_drafts; });
+}
 uint64_t RunResult::right_answers() const {
   return static_cast<uint64_t>(
       std::count_if(turns.begin(), turns.end(), [](const Turn& t) { return t.right; }));
@@ -133,6 +139,16 @@ void print_summary(const RunResult& cached, const RunResult& uncached, const Com
               tokens_per_s(uncached));
   std::printf("%-34s %14.2f %14.2f %9.1fx\n", "seconds", cached.seconds, uncached.seconds,
               c.speedup);
+  std::printf("%-34s %14llu %14llu\n", "steps", static_cast<ull>(cached.steps),
+              static_cast<ull>(uncached.steps));
+  if (cached.drafted_tokens() > 0) {
+    std::printf("%-34s %14llu %14llu\n", "drafted tokens",
+                static_cast<ull>(cached.drafted_tokens()),
+                static_cast<ull>(uncached.drafted_tokens()));
+    std::printf("%-34s %14llu %14llu\n", "  of these, right",
+                static_cast<ull>(cached.accepted_drafts()),
+                static_cast<ull>(uncached.accepted_drafts()));
+  }
   std::printf("%-34s %14llu %14llu\n", "right answers", static_cast<ull>(cached.right_answers()),
               static_cast<ull>(uncached.right_answers()));
   std::printf("\nrequests %zu, prompt tokens %llu\n", cached.turns.size(),

@@ -23,6 +23,8 @@ struct RunResult {
   uint64_t prompt_tokens() const;
   uint64_t cached_tokens() const;
   uint64_t computed_tokens() const;
+  uint64_t drafted_tokens() const;
+  uint64_t accepted_drafts() const;
   uint64_t right_answers() const;
 };
 

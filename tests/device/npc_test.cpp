@@ -152,6 +152,56 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"HeadNorms", "Qwen3ForCausalLM", "{}", RADIX_F32, true, 1e-3f}),
     [](const auto& test) { return std::string(test.param.name); });
 
+// Draws, penalties, drafts and forks on the device: what is chosen is what the CPU chooses.
+TEST_F(NpcDevice, ChoosesTheTokensOfTheCpu) {
+  Model model = load_llama();
+  EngineOptions options;
+  options.kv_dtype = RADIX_F32;
+  options.num_blocks = 64;
+  options.draft_tokens = 3;
+  std::vector<Generation> of[2];
+  for (const int32_t kind : {RADIX_DEV_CPU, RADIX_DEV_CUDA}) {
+    options.device = kind;
+    Engine engine(&model, options);
+    SamplingParams params;
+    params.temperature = 0.9f;
+    params.top_p = 0.95f;
+    params.repetition_penalty = 1.1f;
+    params.logit_bias = {{5, -1.f}};
+    params.seed = 3;
+    const std::vector<std::vector<int32_t>> prompts = make_prompts();
+    const uint32_t first = engine.submit(prompts[0], 12, params, 3);
+    engine.submit(std::vector<int32_t>(30, 9), 12);  // greedy, repetitive
+    while (engine.step()) engine.check_cache();
+    for (uint32_t id = first; id < first + 4; ++id)
+      of[kind == RADIX_DEV_CUDA].push_back(engine.generation(id));
+  }
+  uint64_t drafted = 0;
+  for (size_t i = 0; i < of[0].size(); ++i) {
+    EXPECT_EQ(of[0][i].output, of[1][i].output) << "generation " << i;
+    EXPECT_EQ(of[0][i].accepted_drafts, of[1][i].accepted_drafts);
+    drafted += of[0][i].drafted_tokens;
+  }
+  EXPECT_GT(drafted, 0u);
+}
+
+TEST_F(NpcDevice, SearchesTheBeamsOfTheCpu) {
+  Model model = load_llama();
+  EngineOptions options;
+  options.kv_dtype = RADIX_F32;
+  options.num_blocks = 64;
+  Engine cpu(&model, options);
+  options.device = RADIX_DEV_CUDA;
+  Engine cuda(&model, options);
+  const std::vector<int32_t> prompt = make_prompts()[3];
+  const auto a = cpu.beam_search(prompt, {3, 5, 1}), b = cuda.beam_search(prompt, {3, 5, 1});
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].output, b[i].output);
+    EXPECT_NEAR(a[i].logprob, b[i].logprob, 1e-3);
+  }
+}
+
 // ---- failures -----------------------------------------------------------------------------------
 
 TEST_F(NpcDevice, WithoutADeviceTheMessageSaysSo) {
