@@ -180,6 +180,34 @@ TEST(Layer, ACachedPrefixChangesNoBit) {
   EXPECT_TRUE(same_bits(all->y, 24, cached->y, 0, 4));
 }
 
+// K and V of the whole step are written before anybody attends: decode comes first, and here it
+// reads what prefill's rows write.
+TEST(Layer, ARowMaySeeTokensThatTheSameStepComputes) {
+  Model model(full_shape());
+  LayerEngine e(&model);
+  const Tokens p = range(0, 9), q = plus(range(0, 8), 80);
+  const radix_req lender = e.ctx().begin(p);
+  const std::unique_ptr<Step> lends = e.prepare({}, {{lender, p}});
+  const radix_req borrower = e.ctx().begin(q, RADIX_BEGIN_SHARE_PENDING);
+  ASSERT_EQ(e.ctx().info(borrower).pending_tokens, 8u);
+  const std::unique_ptr<Step> step = e.prepare({{borrower, q}}, {});
+  Matrix x(RADIX_F32, 10, model.shape.hidden), y(RADIX_F32, 10, model.shape.hidden);
+  for (uint32_t r = 0; r < 10; ++r) {
+    for (uint32_t i = 0; i < x.columns; ++i)
+      x.numbers.set(x.index(r, i), r == 0 ? step->x.get(0, i) : lends->x.get(r - 1, i));
+  }
+  step->x = x;
+  step->y = y;
+  step->d.x = step->x.matrix();
+  step->d.y = step->y.matrix();
+  step->d.prefill = &lends->prefill.attn;
+  step->d.prefill_rope = &lends->prefill.rope;
+  e.give_workspace(step.get());
+  e.launch(step.get());
+  e.expect_rows(*step, 0, q, 8);
+  e.expect_rows(*step, 1, p, 0);
+}
+
 TEST(Layer, XItselfMayBeTheResult) {
   for (const uint32_t flags : {0u, uint32_t{RADIX_LAYER_ADD}}) {
     for (const bool norm : {false, true}) {

@@ -242,7 +242,8 @@ void finish(const GemmParams& p, uint32_t row, uint32_t begin, uint32_t n, const
 // The sums of one group ([vectors][R][kLanes]) and one panel over a chunk of n elements.
 template <uint32_t R, class T>
 RADIX_INLINE void multiply_plain(const float* x, const PlainWeights<T>& w, uint32_t n, Sums<R>* s) {
-  const uint32_t whole = n / kLanes, rest = n % kLanes;
+  constexpr auto kWidth = static_cast<uint32_t>(kLanes);
+  const uint32_t whole = n / kWidth, rest = n % kWidth;
   multiply<R>(x, w, whole, s);
   if (rest == 0) return;
   VF row[R];
