@@ -90,13 +90,14 @@ RADIX_DEVICE Result choose(Scratch& s, const SampleParams& p, uint32_t row, cons
 template <class Items>
 RADIX_DEVICE uint32_t find_top(Scratch& s, const Items& items, uint32_t n) {
   uint64_t count = 0;
-  items.each(s, [&](uint32_t id, float x) { count += token_of(s.cut, id, x).stays ? 1 : 0; });
+  items.each_rarely(s,
+                    [&](uint32_t id, float x) { count += token_of(s.cut, id, x).stays ? 1 : 0; });
   count = block_sum(s, count);
   if (count < n) n = static_cast<uint32_t>(count);
   const uint64_t last = select(s, items, Order::kRank, {true, n}).place;
   if (threadIdx.x == 0) s.num_listed = 0;
   __syncthreads();
-  items.each(s, [&](uint32_t id, float x) {
+  items.each_rarely(s, [&](uint32_t id, float x) {
     const uint64_t rank = rank_of(x, id);
     if (!token_of(s.cut, id, x).stays || rank > last) return;
     const uint32_t at = atomicAdd(&s.num_listed, 1u);
@@ -115,48 +116,39 @@ RADIX_DEVICE uint32_t find_top(Scratch& s, const Items& items, uint32_t n) {
   return n;
 }
 
-// Of what the token was drawn from.
+// What log-probabilities are of: the cut of the scratch, and what they are relative to.
+struct Shares {
+  bool final;       // of what the token was drawn from, else of the logits
+  uint32_t listed;  // as in Result
+  uint64_t total;   // logits: sum of weights
+
+  RADIX_DEVICE float log_p(const Scratch& s, float score) const {
+    return final ? log_share(weight_of(score, s.cut.max, s.cut.scale), s.cut.total)
+                 : log_softmax(score, s.cut.max, total);
+  }
+};
+
 template <class S>
-RADIX_DEVICE void report_final(Scratch& s, const SampleParams& p, uint32_t row,
-                               const Row<S>& scores, const Result& result) {
-  const RowCut& cut = s.cut;
-  if (p.out_logprobs != nullptr && threadIdx.x == 0)
-    p.out_logprobs[row] =
-        log_share(weight_of(scores.at(result.token), cut.max, cut.scale), cut.total);
-  if (p.num_top == 0) return;
-  const uint32_t n = result.listed != 0 ? find_top(s, List{result.listed}, p.num_top)
-                                        : find_top(s, scores, p.num_top);
+RADIX_DEVICE void report_top(Scratch& s, const SampleParams& p, uint32_t row, const Row<S>& from,
+                             const Shares& shares) {
+  const uint32_t n = shares.listed != 0 ? find_top(s, List{shares.listed}, p.num_top)
+                                        : find_top(s, from, p.num_top);
   if (threadIdx.x >= p.num_top) return;
   const uint64_t at = uint64_t{row} * p.num_top + threadIdx.x;
   const bool kept = threadIdx.x < n;
   const uint64_t rank = kept ? s.top[threadIdx.x] : 0;
   p.out_top_tokens[at] = kept ? static_cast<int32_t>(id_of(rank)) : -1;
-  p.out_top_logprobs[at] =
-      kept ? log_share(weight_of(score_of(rank), cut.max, cut.scale), cut.total) : -INFINITY;
+  p.out_top_logprobs[at] = kept ? shares.log_p(s, score_of(rank)) : -INFINITY;
 }
 
-// Of the logits themselves, whose highest is `max`.
+// The cut that takes nothing, of the logits.
 template <class T>
-RADIX_DEVICE void report_raw(Scratch& s, const SampleParams& p, uint32_t row, const Row<T>& logits,
-                             float max, uint32_t token) {
-  begin_cut(s, max, score_scale(1.f), 0);
+RADIX_DEVICE Shares shares_of_logits(Scratch& s, const SampleParams& p, const Row<T>& logits) {
+  begin_cut(s, s.highest_logit, score_scale(1.f), 0);
   uint64_t total = 0;
   logits.each(s, [&](uint32_t, float x) { total += weight_of(x, s.cut.max, s.cut.scale); });
   total = block_sum(s, total);
-  if (p.out_logprobs != nullptr && threadIdx.x == 0)
-    p.out_logprobs[row] = log_softmax(logits.at(token), max, total);
-  if (p.num_top == 0) return;
-  const uint32_t listed = narrow(s, logits, p.num_top, 1.f);
-  if (listed != 0) {
-    find_top(s, List{listed}, p.num_top);
-  } else {
-    find_top(s, logits, p.num_top);
-  }
-  if (threadIdx.x >= p.num_top) return;
-  const uint64_t at = uint64_t{row} * p.num_top + threadIdx.x;
-  const uint64_t rank = s.top[threadIdx.x];
-  p.out_top_tokens[at] = static_cast<int32_t>(id_of(rank));
-  p.out_top_logprobs[at] = log_softmax(score_of(rank), max, total);
+  return {false, p.num_top != 0 ? narrow(s, logits, p.num_top, 1.f) : 0, total};
 }
 
 RADIX_DEVICE void report_bad(const SampleParams& p, uint32_t row) {
@@ -178,10 +170,29 @@ RADIX_DEVICE Result sample_row(Scratch& s, const SampleParams& p, uint32_t row,
   return choose(s, p, row, scores, top.rank);
 }
 
+template <class T, class S>
+RADIX_DEVICE void report(Scratch& s, const SampleParams& p, uint32_t row, const Row<T>& logits,
+                         const Row<S>& scores, const Result& result) {
+  const bool final = (p.flags & RADIX_SAMPLE_FINAL_LOGPROBS) != 0;
+  const Shares shares = final ? Shares{true, result.listed, 0} : shares_of_logits(s, p, logits);
+  if (p.out_logprobs != nullptr && threadIdx.x == 0) {
+    const float score = final ? scores.at(result.token) : logits.at(result.token);
+    p.out_logprobs[row] = shares.log_p(s, score);
+  }
+  if (p.num_top == 0) return;
+  if constexpr (std::is_same_v<T, S>) {
+    report_top(s, p, row, final ? scores : logits, shares);
+  } else if (final) {
+    report_top(s, p, row, scores, shares);
+  } else {
+    report_top(s, p, row, logits, shares);
+  }
+}
+
 // The token, its status and the cut to memory, then what is reported beside them.
 template <class T, class S>
 RADIX_DEVICE void finish_row(Scratch& s, const SampleParams& p, const SampleSpace& space,
-                             uint32_t row, const Row<T>& logits, float max, const Row<S>& scores,
+                             uint32_t row, const Row<T>& logits, const Row<S>& scores,
                              const Result& result) {
   const bool ok = result.status == RADIX_ROW_OK;
   if (threadIdx.x == 0) {
@@ -190,18 +201,17 @@ RADIX_DEVICE void finish_row(Scratch& s, const SampleParams& p, const SampleSpac
     if (ok && space.cuts != nullptr) space.cuts[row] = s.cut;
   }
   if (p.out_logprobs == nullptr && p.num_top == 0) return;
-  if (!ok) {
-    report_bad(p, row);
-  } else if ((p.flags & RADIX_SAMPLE_FINAL_LOGPROBS) != 0) {
-    report_final(s, p, row, scores, result);
+  if (ok) {
+    report(s, p, row, logits, scores, result);
   } else {
-    report_raw(s, p, row, logits, max, result.token);
+    report_bad(p, row);
   }
 }
 
 // kAdjusted: the row's scores are made in the workspace. grid (num_rows)
+// Two blocks an SM; of the others ptxas would spill for that.
 template <class T, bool kAdjusted>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kAdjusted ? 1 : 2)
     sample_kernel(const __grid_constant__ SampleParams p,
                   const __grid_constant__ SampleSpace space) {
   RADIX_SHARED(Scratch, s);
@@ -212,10 +222,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool good = check_params(s, p, row) && check_lists(p, row);
   Result result = {RADIX_ROW_OK, 0, 0};
   if (__syncthreads_and(good ? 1 : 0) == 0) result.status = RADIX_ROW_PARAMETER;
-  float max = 0.f;  // of the logits
   if (result.status == RADIX_ROW_OK && (kAdjusted || allowed != nullptr)) {
     const Top top = top_of(s, raw);
-    max = score_of(top.rank);
+    if (threadIdx.x == 0) s.highest_logit = score_of(top.rank);
     if (top.bad) result.status = RADIX_ROW_NAN;
   }
   if constexpr (kAdjusted) {
@@ -225,11 +234,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       make_scores(s, p, row, logits, scores, space.slots + row * space.stride);
       result = sample_row(s, p, row, adjusted);
     }
-    finish_row(s, p, space, row, raw, max, adjusted, result);
+    finish_row(s, p, space, row, raw, adjusted, result);
   } else {
     if (result.status == RADIX_ROW_OK) result = sample_row(s, p, row, logits);
-    if (allowed == nullptr && result.status == RADIX_ROW_OK) max = s.cut.max;
-    finish_row(s, p, space, row, raw, max, logits, result);
+    if (allowed == nullptr && threadIdx.x == 0) s.highest_logit = s.cut.max;
+    __syncthreads();
+    finish_row(s, p, space, row, raw, logits, result);
   }
 }
 

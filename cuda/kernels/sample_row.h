@@ -52,16 +52,17 @@ struct Group {
 // What one block keeps in shared memory: what all its threads would else hold in registers, too.
 // Functions return with a barrier behind their last access, or say what they leave to read.
 struct Scratch {
-  RowCut cut;  // of the row
+  RowCut cut;           // of the row
+  float highest_logit;  // for log-probabilities
   RowParams params;
-  Tally all;    // what `narrow` found to stay
-  Group group;  // of the selection that goes on
-  uint64_t weights[kDigits];
+  Tally all;                  // what `narrow` found to stay
+  Group group;                // of the selection that goes on
   uint64_t list[kMaxListed];  // ranks
   uint64_t top[kMaxTop];      // ranks
   uint64_t partial[kWarps];
   uint64_t found[4];  // what `find` and `locate` report
   uint32_t counts[kDigits];
+  uint32_t low[kDigits], high[kDigits];  // halves of sums of weights
   uint32_t partial_counts[kWarps];
   uint32_t found_counts[4];
   uint32_t num_listed;
@@ -176,6 +177,12 @@ struct Row {
     each_element(data, 0, vocab, threadIdx.x, kThreads,
                  [&](uint32_t id, float x) { f(id, mask(id, x)); });
   }
+  // The same for passes that few rows need: little code, small loads.
+  template <class F>
+  RADIX_DEVICE void each_rarely(const Scratch&, F f) const {
+    RADIX_ROLLED
+    for (uint32_t id = threadIdx.x; id < vocab; id += kThreads) f(id, at(id));
+  }
 };
 
 RADIX_DEVICE uint64_t rank_of(float score, uint32_t id) {
@@ -194,7 +201,8 @@ RADIX_DEVICE float score_of(uint64_t rank) {
 struct List {
   uint32_t size;
   template <class F>
-  RADIX_DEVICE void each(const Scratch& s, F f) const {
+  RADIX_DEVICE void each_rarely(const Scratch& s, F f) const {
+    RADIX_ROLLED
     for (uint32_t i = threadIdx.x; i < size; i += kThreads)
       f(id_of(s.list[i]), score_of(s.list[i]));
   }
@@ -246,12 +254,21 @@ struct Amount {
 
 RADIX_DEVICE void clear_histogram(Scratch& s) {
   for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads)
-    s.weights[i] = 0, s.counts[i] = 0;
+    s.counts[i] = 0, s.low[i] = 0, s.high[i] = 0;
   __syncthreads();
 }
+// Shared memory adds 32 bits in one go, 64 by trying again and again. A sum is right when all have
+// added: whoever makes the low half wrap carries. Most tokens of a row weigh less than 2^32.
 RADIX_DEVICE void add_to_histogram(Scratch& s, uint32_t digit, uint64_t weight) {
   atomicAdd(&s.counts[digit], 1u);
-  atomic_add(&s.weights[digit], weight);
+  const auto low = static_cast<uint32_t>(weight);
+  const uint32_t before = atomicAdd(&s.low[digit], low);
+  const uint32_t carry = before + low < before ? 1 : 0;
+  const uint32_t high = static_cast<uint32_t>(weight >> 32) + carry;
+  if (high != 0) atomicAdd(&s.high[digit], high);
+}
+RADIX_DEVICE Tally tally_of(const Scratch& s, uint32_t digit) {
+  return {uint64_t{s.high[digit]} << 32 | s.low[digit], s.counts[digit]};
 }
 
 // The digit of the histogram at which `amount` is reached: everything of it, in all threads.
@@ -263,32 +280,33 @@ RADIX_DEVICE Found find(Scratch& s, Amount amount) {
   const uint32_t first = threadIdx.x * kDigitsPerThread;
   Tally sum = {0, 0};
   RADIX_UNROLL
-  for (int i = 0; i < kDigitsPerThread; ++i)
-    sum.weight += s.weights[first + i], sum.count += s.counts[first + i];
+  for (uint32_t i = 0; i < kDigitsPerThread; ++i) {
+    const Tally own = tally_of(s, first + i);
+    sum.weight += own.weight, sum.count += own.count;
+  }
   Tally before = block_before(s, sum);
   const auto part = [&](const Tally& t) { return amount.of_counts ? t.count : t.weight; };
   if (part(before) < amount.value && amount.value <= part(before) + part(sum)) {
     uint32_t digit = first;
-    for (;; ++digit) {
-      const Tally own = {s.weights[digit], s.counts[digit]};
+    Tally own = tally_of(s, digit);
+    for (;; own = tally_of(s, ++digit)) {
       if (amount.value <= part(before) + part(own) || digit == first + kDigitsPerThread - 1) break;
       before.weight += own.weight, before.count += own.count;
     }
-    s.found[0] = before.weight, s.found[1] = s.weights[digit];
-    s.found_counts[0] = before.count, s.found_counts[1] = s.counts[digit];
+    s.found[0] = before.weight, s.found[1] = own.weight;
+    s.found_counts[0] = before.count, s.found_counts[1] = own.count;
     s.found_counts[2] = digit;
   }
   __syncthreads();
   return {s.found_counts[2], {s.found[0], s.found_counts[0]}, {s.found[1], s.found_counts[1]}};
 }
 
-// Copies tokens that `wanted` takes to the list, in any order; they fit.
-template <class Items, class Wanted>
-RADIX_DEVICE List make_list(Scratch& s, const Items& items, Wanted wanted) {
+// Tokens to the list, in any order; they fit. `each` calls its argument with all that belong there.
+template <class Each>
+RADIX_DEVICE List make_list(Scratch& s, Each each) {
   if (threadIdx.x == 0) s.num_listed = 0;
   __syncthreads();
-  items.each(s, [&](uint32_t id, float x) {
-    if (!wanted(id, x)) return;
+  each([&](uint32_t id, float x) {
     const uint32_t at = atomicAdd(&s.num_listed, 1u);
     if (at < kMaxListed) s.list[at] = rank_of(x, id);
   });
@@ -308,7 +326,7 @@ RADIX_DEVICE bool in_group(const Scratch& s, uint64_t place) {
 template <class Items>
 RADIX_DEVICE void descend(Scratch& s, const Items& items, Order order, Amount amount) {
   clear_histogram(s);
-  items.each(s, [&](uint32_t id, float x) {
+  items.each_rarely(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
     if (!t.stays) return;
     const uint64_t place = place_of(order, s.cut, t, id, x);
@@ -333,7 +351,7 @@ RADIX_DEVICE void descend(Scratch& s, const Items& items, Order order, Amount am
 
 // The only token of the group.
 RADIX_DEVICE uint64_t locate(Scratch& s, List list, Order order) {
-  list.each(s, [&](uint32_t id, float x) {
+  list.each_rarely(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
     const uint64_t place = place_of(order, s.cut, t, id, x);
     if (t.stays && in_group(s, place)) s.found[2] = place;
@@ -364,9 +382,11 @@ RADIX_DEVICE Selected select(Scratch& s, const Row<S>& row, Order order, Amount 
   do {
     descend(s, row, order, amount);
   } while (s.group.shift > 0 && s.group.own.count > kMaxListed);
-  const List list = make_list(s, row, [&](uint32_t id, float x) {
-    const Token t = token_of(s.cut, id, x);
-    return t.stays && in_group(s, place_of(order, s.cut, t, id, x));
+  const List list = make_list(s, [&](auto add) {
+    row.each_rarely(s, [&](uint32_t id, float x) {
+      const Token t = token_of(s.cut, id, x);
+      if (t.stays && in_group(s, place_of(order, s.cut, t, id, x))) add(id, x);
+    });
   });
   return select_listed(s, list, order, amount);
 }
@@ -392,8 +412,10 @@ RADIX_DEVICE uint32_t narrow(Scratch& s, const Row<S>& row, uint32_t top_k, floa
   });
   __syncthreads();
   Tally all = {0, 0};
-  for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads)
-    all.weight += s.weights[i], all.count += s.counts[i];
+  for (uint32_t i = threadIdx.x; i < kDigits; i += kThreads) {
+    const Tally own = tally_of(s, i);
+    all.weight += own.weight, all.count += own.count;
+  }
   all.weight = block_sum(s, all.weight);
   all.count = static_cast<uint32_t>(block_sum(s, all.count));
   if (threadIdx.x == 0) s.all = all;
@@ -407,35 +429,21 @@ RADIX_DEVICE uint32_t narrow(Scratch& s, const Row<S>& row, uint32_t top_k, floa
   const Found end = find(s, amount);
   const uint32_t size = end.before.count + end.own.count, last = end.digit;
   if (size > kMaxListed) return 0;
-  make_list(s, row, [&](uint32_t id, float x) {
-    const Token t = token_of(s.cut, id, x);
-    return t.stays && bin_of(t.steps) <= last;
+  make_list(s, [&](auto add) {
+    row.each(s, [&](uint32_t id, float x) {
+      const Token t = token_of(s.cut, id, x);
+      if (t.stays && bin_of(t.steps) <= last) add(id, x);
+    });
   });
   return size;
 }
 
+// The mean distance for typical_p, and the weight that it has to reach.
 template <class Items>
-RADIX_DEVICE void cut_by_rank(Scratch& s, const Items& items) {
-  uint64_t total = s.all.weight;
-  if (s.params.top_k != 0 && s.params.top_k < s.all.count) {
-    const Selected end = select(s, items, Order::kRank, {true, s.params.top_k});
-    if (threadIdx.x == 0) s.cut.last = end.place;
-    total = end.weight;
-    __syncthreads();
-  }
-  if (s.params.top_p < 1.f) {
-    const Amount amount = {false, target_weight(s.params.top_p, total)};
-    const uint64_t last = select(s, items, Order::kRank, amount).place;
-    if (threadIdx.x == 0) s.cut.last = last;
-    __syncthreads();
-  }
-}
-
-template <class Items>
-RADIX_DEVICE void cut_by_typical(Scratch& s, const Items& items) {
+RADIX_DEVICE uint64_t begin_typical(Scratch& s, const Items& items) {
   TypicalSum sum;
   uint64_t total = 0;
-  items.each(s, [&](uint32_t id, float x) {
+  items.each_rarely(s, [&](uint32_t id, float x) {
     const Token t = token_of(s.cut, id, x);
     if (!t.stays) return;
     typical_add(&sum, t.steps, t.weight);
@@ -446,21 +454,37 @@ RADIX_DEVICE void cut_by_typical(Scratch& s, const Items& items) {
   total = block_sum(s, total);
   if (threadIdx.x == 0) s.cut.typical_mean = typical_mean(sum);
   __syncthreads();
-  const Amount amount = {false, target_weight(s.params.typical_p, total)};
-  const uint64_t last = select(s, items, Order::kTypical, amount).place;
-  if (threadIdx.x == 0) s.cut.typical_last = last;
-  __syncthreads();
+  return target_weight(s.params.typical_p, total);
 }
 
 // All cuts of a row that is not greedy; the cut holds max and scale, and s.all is there if it has a
-// top_k or a top_p.
+// top_k or a top_p. One loop, so that the selection's code is there once.
 template <class Items>
 RADIX_DEVICE void make_cuts(Scratch& s, const Items& items) {
-  cut_by_rank(s, items);
-  if (s.params.min_p > 0.f && threadIdx.x == 0)
-    s.cut.least = target_weight(s.params.min_p, kMaxWeight);
-  __syncthreads();
-  if (s.params.typical_p < 1.f) cut_by_typical(s, items);
+  enum { kTopK, kTopP, kTypicalP, kEnd };
+  uint64_t total = s.all.weight;
+  RADIX_ROLLED
+  for (int which = kTopK; which != kEnd; ++which) {
+    Amount amount = {which == kTopK, 0};
+    if (which == kTopK) {
+      if (s.params.top_k == 0 || s.params.top_k >= s.all.count) continue;
+      amount.value = s.params.top_k;
+    } else if (which == kTopP) {
+      if (s.params.top_p == 1.f) continue;
+      amount.value = target_weight(s.params.top_p, total);
+    } else {
+      if (threadIdx.x == 0 && s.params.min_p > 0.f)
+        s.cut.least = target_weight(s.params.min_p, kMaxWeight);
+      __syncthreads();
+      if (s.params.typical_p == 1.f) continue;
+      amount.value = begin_typical(s, items);
+    }
+    const Order order = which == kTypicalP ? Order::kTypical : Order::kRank;
+    const Selected end = select(s, items, order, amount);
+    if (threadIdx.x == 0) (which == kTypicalP ? s.cut.typical_last : s.cut.last) = end.place;
+    total = end.weight;
+    __syncthreads();
+  }
 }
 
 // ---- the draw -----------------------------------------------------------------------------------
@@ -523,7 +547,7 @@ RADIX_DEVICE Drawn draw_of(Scratch& s, const Row<S>& row, uint64_t bits) {
 }
 RADIX_DEVICE Drawn draw_of(Scratch& s, List list, uint64_t bits) {
   uint64_t total = 0;
-  list.each(s, [&](uint32_t id, float x) { total += weight_in(s.cut, id, x); });
+  list.each_rarely(s, [&](uint32_t id, float x) { total += weight_in(s.cut, id, x); });
   total = block_sum(s, total);
   const Amount amount = {false, draw_below(bits, total) + 1};
   return {static_cast<uint32_t>(select(s, list, Order::kId, amount).place), total};

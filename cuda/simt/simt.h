@@ -160,10 +160,6 @@ RADIX_DEVICE float add_rn(float a, float b) {
 #endif
 }
 
-RADIX_DEVICE uint64_t atomic_add(uint64_t* to, uint64_t v) {  // CUDA's is for unsigned long long
-  return atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(v));
-}
-
 // ---- shared memory ------------------------------------------------------------------------------
 
 RADIX_DEVICE uint32_t smem_u32(const void* p) {

@@ -212,17 +212,6 @@ TEST(Emulator, BlocksVote) {
   emu::cfg.order = emu::Order::seq;
 }
 
-__global__ void add_to_wide_sums(uint64_t* sums) {
-  atomic_add(&sums[threadIdx.x % 2], (uint64_t{1} << 40) + threadIdx.x);
-}
-
-TEST(Emulator, SumsOf64Bits) {
-  std::vector<uint64_t> sums(2, 5);
-  EXPECT_EQ(run(add_to_wide_sums, 64, sums.data()), "");
-  EXPECT_EQ(sums[0], 5 + (uint64_t{32} << 40) + 31 * 32);
-  EXPECT_EQ(sums[1], 5 + (uint64_t{32} << 40) + 32 * 32);
-}
-
 __global__ void rows_in_one_bank(uint32_t* out, int stride) {
   RADIX_DYN_SMEM(smem);
   uint32_t r[4];

@@ -62,7 +62,7 @@ SampleCase one_row(uint32_t vocab, int32_t dtype = RADIX_F32, float spread = 5.f
 }
 
 TEST(CudaSample, RandomRows) {
-  for_random_cases("cuda sample", 150, [](uint64_t seed) {
+  for_random_cases("cuda sample", 100, [](uint64_t seed) {
     SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
     Rng rng(seed);
     SampleCase c = random_sample_case(&rng);

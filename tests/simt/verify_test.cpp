@@ -25,7 +25,7 @@ Verified check(VerifyCase& c, int schedules = 1) {
 
 TEST(CudaVerify, RandomTrees) {
   int stood = 0, failed = 0;
-  for_random_cases("cuda verify", 200, [&](uint64_t seed) {
+  for_random_cases("cuda verify", 120, [&](uint64_t seed) {
     SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
     Rng rng(seed);
     VerifyCase c = random_verify_case(&rng);
@@ -33,8 +33,8 @@ TEST(CudaVerify, RandomTrees) {
     for (const int32_t n : want.num_tokens) stood += n > 1 ? 1 : 0, failed += n == 0 ? 1 : 0;
   });
   if (environment("RADIX_TEST_ONLY", 0) != 0) return;
-  EXPECT_GT(stood, 10) << "hardly a draft stood: the cases test little";
-  EXPECT_GT(failed, 5);
+  EXPECT_GT(stood, 5) << "hardly a draft stood: the cases test little";
+  EXPECT_GT(failed, 2);
 }
 
 // Nodes of one sequence: the root, and `n` children of it with these tokens.
