@@ -2,7 +2,7 @@
 
     ./run bench hf [--json FILE] [--rounds N]
 
-16 prompts of 1,024 tokens, 16 new tokens each, on a random Llama of 8 layers x 512 (f32, CPU):
+16 prompts of 1,024 tokens, 32 new tokens each, on a random Llama of 8 layers x 512 (f32, CPU):
   shared    the first 1,000 tokens of every prompt are the same
   unshared  nothing is
 one after the other (serial: a request is sent when the one before has ended) or all at once (batch),
@@ -33,7 +33,7 @@ import transformers
 from radixattn.hf import Engine, SamplingParams, make_context
 from transformers.generation.streamers import BaseStreamer
 
-PROMPTS, PROMPT_TOKENS, SHARED_TOKENS, NEW_TOKENS, VOCABULARY = 16, 1024, 1000, 16, 4096
+PROMPTS, PROMPT_TOKENS, SHARED_TOKENS, NEW_TOKENS, VOCABULARY = 16, 1024, 1000, 32, 4096
 
 
 @dataclass
