@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): greedy")
     parser.add_argument("--top-k", type=int, default=0)
     parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--min-p", type=float, default=0.0)
+    parser.add_argument("--typical-p", type=float, default=1.0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    parser.add_argument("--presence-penalty", type=float, default=0.0)
+    parser.add_argument("--frequency-penalty", type=float, default=0.0)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--stop", action="append", default=[], help="may be given several times")
     parser.add_argument("--ignore-eos", action="store_true")
@@ -54,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     params = SamplingParams(
         max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature,
-        top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed,
+        top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
+        typical_p=arguments.typical_p, repetition_penalty=arguments.repetition_penalty,
+        presence_penalty=arguments.presence_penalty,
+        frequency_penalty=arguments.frequency_penalty, seed=arguments.seed,
         stop=tuple(arguments.stop), ignore_eos=arguments.ignore_eos,
     )  # fmt: skip
     prompts = read_prompts(arguments.prompts)

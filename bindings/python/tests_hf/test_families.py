@@ -34,10 +34,10 @@ def logits_of(monkeypatch):
     seen = {}
     real = engine_module.sample
 
-    def spy(logits, params, indices):
-        for row, how, index in zip(logits, params, indices, strict=True):
-            seen[how.seed, index] = row.clone()
-        return real(logits, params, indices)
+    def spy(ctx, logits, rows):
+        for x, row in zip(logits, rows, strict=True):
+            seen[row.params.seed, len(row.tokens) - row.prompt_len] = x.clone()
+        return real(ctx, logits, rows)
 
     monkeypatch.setattr(engine_module, "sample", spy)
     return seen

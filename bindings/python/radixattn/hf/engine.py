@@ -20,18 +20,25 @@ import numpy as np
 import torch
 
 from radixattn.context import Context
+from radixattn.enums import RowStatus
 from radixattn.hf import attention
 from radixattn.hf.models import check_context, geometry, make_context
 from radixattn.hf.outputs import Event, Output
 from radixattn.hf.paged import StepCache
 from radixattn.hf.progress import Progress
-from radixattn.hf.sampling import SamplingParams, sample
+from radixattn.hf.sampling import Choice, Row, SamplingParams, sample
 from radixattn.hf.scheduler import Entry, Scheduler, Seq
 from radixattn.hf.step import Step
 from radixattn.hf.text import TextStream
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_REASONS = {
+    RowStatus.NAN: "the model's logits are no numbers",
+    RowStatus.EMPTY: "every token is banned",
+    RowStatus.PARAMETER: "logit_bias or the prompt has a token outside of the logits",
+}
 
 Prompt: TypeAlias = "str | Sequence[int] | torch.Tensor"
 """Text (with a tokenizer), or token ids."""
@@ -234,12 +241,12 @@ class Engine:
         if batch:
             complete = [self._live[e.sequence.number] for e in batch if e.complete]
             try:
-                tokens = self._next_tokens(batch, complete)
+                choices = self._choose(batch, complete)
             except BaseException:
                 self._scheduler.abandon(batch)
                 raise
             self._scheduler.commit(batch)
-            events += self._advance(complete, tokens)
+            events += self._advance(complete, choices)
         told = [(self._live[event.request_id].on_event, event) for event in events]
         for event in events:
             if event.finished:
@@ -257,12 +264,14 @@ class Engine:
             if live.output.finished
         ]
 
-    def _next_tokens(self, batch: Sequence[Entry], complete: Sequence[_Live]) -> list[int]:
+    def _choose(self, batch: Sequence[Entry], complete: Sequence[_Live]) -> list[Choice]:
         """Computes a step; returns the next token of each of its complete entries."""
+        rows = [
+            Row(live.params, live.sequence.tokens, len(live.output.prompt_token_ids))
+            for live in complete
+        ]
         with torch.inference_mode():
-            logits = self._forward(batch)
-            indices = [len(live.output.token_ids) for live in complete]
-            return sample(logits, [live.params for live in complete], indices)
+            return sample(self.ctx, self._forward(batch), rows)
 
     def _forward(self, batch: Sequence[Entry]) -> torch.Tensor:
         """Logits [complete entries, vocabulary] after the step's tokens."""
@@ -289,19 +298,30 @@ class Engine:
         rows: torch.Tensor = logits[0]
         return rows if len(rows) == len(last) else rows[last]  # some models keep all
 
-    def _advance(self, lives: Sequence[_Live], tokens: Sequence[int]) -> list[Event]:
-        """Each request has one more token."""
+    def _advance(self, lives: Sequence[_Live], choices: Sequence[Choice]) -> list[Event]:
+        """Each request has one more token, or an error."""
         now = time.monotonic()
-        for live, token in zip(lives, tokens, strict=True):
-            if live.output.time_to_first_token is None:
-                live.output.time_to_first_token = now - live.begun
-            live.output.token_ids.append(token)
-            live.sequence.tokens.append(token)
-        return [self._follow(live, token) for live, token in zip(lives, tokens, strict=True)]
+        for live, choice in zip(lives, choices, strict=True):
+            if choice.status != RowStatus.OK:
+                continue
+            output = live.output
+            if output.time_to_first_token is None:
+                output.time_to_first_token = now - live.begun
+            output.token_ids.append(choice.token)
+            live.sequence.tokens.append(choice.token)
+            if live.params.logprobs is not None:
+                output.logprobs.append(choice.logprob)
+                output.top_logprobs.append(choice.top_logprobs)
+        return [self._follow(live, choice) for live, choice in zip(lives, choices, strict=True)]
 
-    def _follow(self, live: _Live, token: int) -> Event:
+    def _follow(self, live: _Live, choice: Choice) -> Event:
         """What a request's new token leads to."""
-        output = live.output
+        output, token = live.output, choice.token
+        if choice.status != RowStatus.OK:
+            error = ValueError(
+                f"token {len(output.token_ids)} cannot be chosen: {_REASONS[choice.status]}"
+            )
+            return self._end(live, "error", error=error)
         if token in live.ends:
             return self._end(live, "stop", token=token, reason=token)
         text = live.text.add(token) if live.text else ""

@@ -12,6 +12,9 @@ class Output:
     prompt_token_ids, token_ids  the prompt; what was generated, the ending token included
     text                what was generated, without special tokens and what ended it; "" without a
                         tokenizer
+    logprobs            of each generated token, in the model's own distribution; [] unless
+                        SamplingParams.logprobs asks for them
+    top_logprobs        for each generated token {token id: its log-probability}, likeliest first
     finish_reason       "stop" (an ending token or string), "length", "abort", "error"; None: still
                         running
     stop_reason         the token id or string that ended it
@@ -27,6 +30,8 @@ class Output:
     prompt_token_ids: list[int]
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     error: Exception | None = None

@@ -1,38 +1,59 @@
-"""How the next token is chosen. The only module that looks at logits.
+"""How the next token is chosen: the library's sampling, with the parameters of each request.
 
-Greedy rows take the highest logit, the lowest id of equal ones. Other rows draw with one uniform
-number that depends on the seed and the index of the token alone: not on the batch, nor on whether
-the request was preempted.
+A token depends on its logits, its request's parameters and seed, and its position alone: not on the
+batch, nor on whether the request was preempted or its prefix found cached. What each parameter
+means, and in which order they act: docs/sampling.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from radixattn.context import Context
+from radixattn.enums import RowStatus
+
+_MAX_TOP = 128
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How a request generates.
 
-    max_new_tokens  at most so many
-    temperature     0 = greedy; else logits are divided by it
-    top_k           > 0: only the k likeliest tokens, after temperature
-    top_p           only the likeliest tokens whose probabilities together reach it (after top_k)
-    seed            of the draws; None = 0: runs repeat
-    stop            strings that end the text; they are not part of it
-    stop_token_ids  tokens that end it, besides the model's own end-of-sequence tokens
-    ignore_eos      generate past end-of-sequence tokens
+    max_new_tokens      at most so many
+    temperature         0 = greedy, the likeliest token; else logits are divided by it
+    top_k               > 0: only the k likeliest tokens
+    top_p               only the likeliest tokens whose probabilities together reach it
+    min_p               only tokens with at least this share of the likeliest one's probability
+    typical_p           only the most typical tokens whose probabilities together reach it
+    repetition_penalty  > 1: tokens of prompt and output lose likelihood, each once
+    presence_penalty    taken from the logits of tokens that stand in the output
+    frequency_penalty   the same, as often as they stand there
+    logit_bias          {token id: what is added to its logit}; -inf bans it
+    seed                of the draws; None = 0: runs repeat
+    logprobs            None: none; n: the log-probability of each token, and of the n likeliest
+                        (0 to 128), in the model's own distribution
+    stop                strings that end the text; they are not part of it
+    stop_token_ids      tokens that end it, besides the model's own end-of-sequence tokens
+    ignore_eos          generate past end-of-sequence tokens
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
+    logprobs: int | None = None
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = field(default=())
     ignore_eos: bool = False
@@ -40,12 +61,28 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        infinity = float("inf")
         for name, fine, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or more"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("temperature", 0 <= self.temperature < infinity, "0 (greedy) or more"),
+            ("top_k", 0 <= self.top_k < 2**31, "0 (all) or more"),
             ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 (all) to 1"),
+            ("typical_p", 0 < self.typical_p <= 1, "more than 0, at most 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < infinity, "more than 0"),
+            ("presence_penalty", abs(self.presence_penalty) < infinity, "a finite number"),
+            ("frequency_penalty", abs(self.frequency_penalty) < infinity, "a finite number"),
+            (
+                "logit_bias",
+                all(value < infinity for value in self.logit_bias.values()),
+                "finite numbers or -inf",
+            ),
             ("seed", self.seed is None or 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
+            (
+                "logprobs",
+                self.logprobs is None or 0 <= self.logprobs <= _MAX_TOP,
+                f"None, or 0 to {_MAX_TOP}",
+            ),
             ("stop", all(self.stop), "strings that are not empty"),
         ):
             if not fine:
@@ -55,37 +92,125 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def penalises(self) -> bool:
+        return bool(
+            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
+        )
 
-def sample(
-    logits: torch.Tensor, params: Sequence[SamplingParams], indices: Sequence[int]
-) -> list[int]:
-    """The next token of each row.
 
-    logits   [rows, vocabulary]
-    params   one a row
-    indices  which generated token of its request each row makes, from 0
+class Row(NamedTuple):
+    """What a row of logits belongs to: the sequence so far, of which the first tokens are prompt."""
+
+    params: SamplingParams
+    tokens: Sequence[int]
+    prompt_len: int
+
+
+class Choice(NamedTuple):
+    """The next token of a row; -1 and why where none can be chosen."""
+
+    token: int
+    status: RowStatus
+    logprob: float
+    top_logprobs: dict[int, float]
+
+
+_FLOATS = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Parameters that are numbers, and their values when they are off."""
+
+
+class _Arrays:
+    """Arrays of a launch, where the logits are."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._logits = logits
+
+    def __call__(self, values: Any, dtype: Any) -> torch.Tensor:
+        array = np.asarray(values, dtype)
+        if array.dtype == np.uint64:
+            array = array.view(np.int64)
+        return torch.from_numpy(array).to(self._logits.device)
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return self._logits.new_empty(shape, dtype=dtype)
+
+
+def sample(ctx: Context, logits: torch.Tensor, rows: Sequence[Row]) -> list[Choice]:
+    """The next token of each row of logits, [len(rows), vocabulary].
+
+    Errors: as Context.sample.
     """
-    tokens: list[int] = torch.argmax(logits, dim=-1).tolist()
-    for row, (how, index) in enumerate(zip(params, indices, strict=True)):
-        if not how.greedy:
-            tokens[row] = _draw(logits[row], how, index)
-    return tokens
+    if not rows:
+        return []
+    send, n = _Arrays(logits), len(rows)
+    num_top = max(row.params.logprobs or 0 for row in rows)
+    num_top = min(num_top, logits.shape[-1])
+    outputs: dict[str, Any] = {"tokens": send.empty(n), "status": send.empty(n)}
+    if any(row.params.logprobs is not None for row in rows):
+        outputs["logprobs"] = send.empty(n, dtype=torch.float32)
+    if num_top > 0:
+        outputs["top_tokens"] = send.empty(n, num_top)
+        outputs["top_logprobs"] = send.empty(n, num_top, dtype=torch.float32)
+    chosen = ctx.sample(logits, num_top=num_top, **outputs, **_options(send, rows))
+    said = {name: array.tolist() for name, array in outputs.items()}
+    del chosen  # its arrays are `outputs`
+    return [_choice(said, i, row.params.logprobs or 0) for i, row in enumerate(rows)]
 
 
-def _draw(logits: torch.Tensor, how: SamplingParams, index: int) -> int:
-    """A token of one row, [vocabulary]."""
-    scores, ids = torch.sort(logits.double() / how.temperature, descending=True, stable=True)
-    if how.top_k:
-        scores, ids = scores[: how.top_k], ids[: how.top_k]
-    probabilities = torch.softmax(scores, dim=-1)
-    total = torch.cumsum(probabilities, dim=-1)
-    # The token that reaches top_p is the last one kept.
-    kept = int((total < how.top_p).sum()) + 1 if how.top_p < 1 else len(total)
-    total = total[:kept]
-    point = _uniform(how.seed or 0, index) * float(total[-1])
-    return int(ids[min(int((total <= point).sum()), len(total) - 1)])
+def _choice(said: dict[str, Any], i: int, num_top: int) -> Choice:
+    top: dict[int, float] = {}
+    if num_top > 0:
+        top = dict(
+            zip(said["top_tokens"][i][:num_top], said["top_logprobs"][i][:num_top], strict=True)
+        )
+    logprob = said["logprobs"][i] if "logprobs" in said else float("nan")
+    return Choice(said["tokens"][i], RowStatus(said["status"][i]), logprob, top)
 
 
-def _uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) of (seed, index)."""
-    return float(np.random.Generator(np.random.Philox(key=[seed, index])).random())
+def _options(send: _Arrays, rows: Sequence[Row]) -> Any:
+    """SampleOptions, without what is off in every row."""
+    options: dict[str, Any] = {}
+    for name, off in _FLOATS.items():
+        values = [getattr(row.params, name) for row in rows]
+        if any(value != off for value in values):
+            options[name] = send(values, np.float32)
+    if any(row.params.top_k for row in rows):
+        options["top_k"] = send([row.params.top_k for row in rows], np.int32)
+    if not all(row.params.greedy for row in rows):
+        options["seeds"] = send([row.params.seed or 0 for row in rows], np.uint64)
+        options["positions"] = send([len(row.tokens) for row in rows], np.uint64)
+    if any(row.params.penalises for row in rows):
+        options |= _history(send, rows)
+    if any(row.params.logit_bias for row in rows):
+        options |= _bias(send, rows)
+    return options
+
+
+def _history(send: _Arrays, rows: Sequence[Row]) -> dict[str, Any]:
+    """Tokens that penalties count, row after row; none of rows without."""
+    each = [row.tokens if row.params.penalises else () for row in rows]
+    begin = np.cumsum([0, *(len(tokens) for tokens in each)])
+    output = [b + min(row.prompt_len, len(t)) for b, row, t in zip(begin, rows, each, strict=False)]
+    return {
+        "history": send([token for tokens in each for token in tokens], np.int32),
+        "history_begin": send(begin, np.int64),
+        "output_begin": send(output, np.int64),
+    }
+
+
+def _bias(send: _Arrays, rows: Sequence[Row]) -> dict[str, Any]:
+    each = [row.params.logit_bias for row in rows]
+    return {
+        "bias": send([token for biases in each for token in biases], np.int32),
+        "bias_values": send([x for biases in each for x in biases.values()], np.float32),
+        "bias_begin": send(np.cumsum([0, *(len(biases) for biases in each)]), np.int64),
+    }
