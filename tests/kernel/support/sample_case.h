@@ -352,12 +352,14 @@ inline VerifyCase random_verify_case(Rng* rng) {
       const int32_t node = i - c.node_begin[seq];
       c.draft_tokens.push_back(static_cast<int32_t>(rng->below(std::min(c.target.vocab, 5u))));
       if (rng->one_in(20)) c.draft_tokens.back() = rng->pick({-1, INT32_MIN, INT32_MAX});
-      if (!chain) c.parents.push_back(node > 0 ? static_cast<int32_t>(rng->below(node)) : 7);
+      if (!chain)
+        c.parents.push_back(node > 0 ? static_cast<int32_t>(rng->below(static_cast<uint32_t>(node)))
+                                     : 7);
       if (!chain && wild) c.parents.back() = rng->pick({-3, 0, 1, 2, INT32_MAX, node});
     }
   }
-  c.draft_tokens.resize(rows, 0);
-  if (!chain) c.parents.resize(rows, 0);
+  c.draft_tokens.resize(c.target.rows, 0);
+  if (!chain) c.parents.resize(c.target.rows, 0);
   if (rng->one_in(3)) return c;
   c.draft_stride = rng->one_in(2) ? 0 : c.target.vocab + 3;
   add_draft_probs(&c, rng);
