@@ -1,7 +1,7 @@
 // The attention layer's shape: what is multiplied by what, and where it lies in the workspace.
 //
-//   x [rows, hidden] --norm--> normed --W_qkv--> qkv [rows, q | k | v] --> heads [rows, q_heads *
-//   head_dim_v] --W_o--> y
+//   x [rows, hidden] --norm--> normed --W_qkv--> qkv [rows, q | k | v]
+//                                                 --> heads [rows, q_heads * head_dim_v] --W_o--> y
 //
 // Rows [0, decode_rows) are decode's, the others prefill's; both parts are slices of the same
 // matrices. q, k and v of a row lie side by side whether the weights are fused or apart, so that

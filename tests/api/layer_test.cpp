@@ -226,6 +226,25 @@ TEST(Layer, XItselfMayBeTheResult) {
   }
 }
 
+TEST(Layer, APartWithoutSequencesIsNoWork) {
+  Twins t(full_shape());
+  const Tokens p = range(0, 9);
+  const radix_req r = t.begin(p);
+  const std::unique_ptr<Step> alone = t.a.run({}, {{r, p}}), step = t.b.prepare({}, {{r, p}});
+  step->d.decode = &step->decode.attn;
+  step->d.decode_rope = &step->decode.rope;
+  t.b.give_workspace(step.get());
+  t.b.launch(step.get());
+  EXPECT_TRUE(same_bits(alone->y, 0, step->y, 0, 9));
+  const Tokens q = plus(p, 70);
+  const std::unique_ptr<Step> one = t.a.run({{r, q}}, {}), with = t.b.prepare({{r, q}}, {});
+  with->d.prefill = &with->prefill.attn;
+  with->d.prefill_rope = &with->prefill.rope;
+  t.b.give_workspace(with.get());
+  t.b.launch(with.get());
+  EXPECT_TRUE(same_bits(one->y, 0, with->y, 0, 1));
+}
+
 // ---- plans
 
 TEST(Layer, StepsOfPlansGiveTheBitsOfTables) {
