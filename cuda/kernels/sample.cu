@@ -181,7 +181,9 @@ RADIX_DEVICE void report(Scratch& s, const SampleParams& p, uint32_t row, const 
   }
   if (p.num_top == 0) return;
   if constexpr (std::is_same_v<T, S>) {
-    report_top(s, p, row, final ? scores : logits, shares);
+    const Row<S> from = {final ? scores.data : logits.data, final ? scores.allowed : nullptr,
+                         p.vocab};
+    report_top(s, p, row, from, shares);
   } else if (final) {
     report_top(s, p, row, scores, shares);
   } else {
