@@ -1,7 +1,8 @@
 // One token from each row of logits: radix_sample's definition, with the integer weights of
 // sample/weights.h, so that the token is the CPU backend's, whatever the batch.
 //
-// Work split. A thread block has one row. What it reads of the row (misses are in L2 by then):
+// Work split. A thread block has one row. How often it reads it, from the L2 cache but for
+// the first time:
 //
 //   greedy             once: the lowest (rank_key, id)
 //   temperature, min_p twice: maximum; sums of weights, one for each warp's part of the row. The
