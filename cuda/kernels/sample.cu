@@ -1,7 +1,8 @@
 // One token from each row of logits: radix_sample's definition, with the integer weights of
 // sample/weights.h, so that the token is the CPU backend's, whatever the batch.
 //
-// Work split. A thread block has one row. What it reads of the row (misses are in L2 by then):
+// Work split. A thread block has one row. How often it reads it, from the L2 cache but for
+// the first time:
 //
 //   greedy             once: the lowest (rank_key, id)
 //   temperature, min_p twice: maximum; sums of weights, one for each warp's part of the row. The
@@ -181,7 +182,9 @@ RADIX_DEVICE void report(Scratch& s, const SampleParams& p, uint32_t row, const 
   }
   if (p.num_top == 0) return;
   if constexpr (std::is_same_v<T, S>) {
-    report_top(s, p, row, final ? scores : logits, shares);
+    const Row<S> from = {final ? scores.data : logits.data, final ? scores.allowed : nullptr,
+                         p.vocab};
+    report_top(s, p, row, from, shares);
   } else if (final) {
     report_top(s, p, row, scores, shares);
   } else {

@@ -6,7 +6,7 @@ BUGS = []
 BUGS += plant(
     KERNELS + "sample_row.h", "sample",
     bug("last piece of a row lost", "pieces = (end - first) / kSize;", "pieces = (end - first) / (kSize + 1);",
-        "CudaSample.EveryVocabularyAlignmentAndStride"),
+        "CudaSample.*"),
     bug("elements before the first aligned one lost", "if (thread < head) f(begin + thread,",
         "if (thread + 1 < head) f(begin + thread,", "CudaSample.EveryVocabularyAlignmentAndStride"),
     bug("elements behind the last piece lost", "if (tail < end) f(tail,", "if (tail + 1 < end) f(tail,",

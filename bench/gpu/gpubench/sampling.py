@@ -42,6 +42,7 @@ class SampleWork:
         }
         order = torch.arange(case.rows, dtype=torch.int64, device=backend.device)
         self.arrays |= {"seeds": order * 7919 + 1, "positions": order}
+        self.workspace = torch.empty(0, dtype=torch.uint8, device=backend.device)
         self.launches = [self._sample(batch, None) for batch in range(self.batches)]
 
     def _filled(self, value: float) -> torch.Tensor:
@@ -57,10 +58,10 @@ class SampleWork:
             logprobs.data_ptr() if logprobs is not None else None,
         )
         size = context.sample_workspace_bytes(made)
-        if size > 0:
+        if size + 64 > self.workspace.numel():  # the first one: all launches are of one shape
             self.workspace = torch.empty(size + 64, dtype=torch.uint8, device=self.backend.device)
-            made.workspace = (self.workspace.data_ptr() + 63) // 64 * 64
-            made.workspace_size = size
+        made.workspace = (self.workspace.data_ptr() + 63) // 64 * 64
+        made.workspace_size = size
         return made
 
     def close(self) -> None:
