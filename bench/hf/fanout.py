@@ -11,8 +11,10 @@ by
   off       the engine with prefix_caching=False
   on        the engine; its cache is empty when a workload begins
 Cases run in turn, round after round, and medians of the rounds are compared. ttft is the median over
-requests 2 to 16 in serial, over all requests in batch. Nothing is timed before one round has warmed
-up, and the tokens of all cases of a workload must be equal.
+requests 2 to 16 in serial, over all requests in batch. A round of two prompts warms up, untimed, and
+the tokens of all cases of a workload must be equal. --clock cpu counts the CPU seconds of this
+process instead, which others on the machine disturb less; with --threads 1 they are nearly those of
+an idle machine.
 """
 
 from __future__ import annotations
@@ -36,6 +38,13 @@ from transformers.generation.streamers import BaseStreamer
 PROMPTS, PROMPT_TOKENS, SHARED_TOKENS, NEW_TOKENS, VOCABULARY = 16, 1024, 1000, 32, 4096
 
 
+clock: Callable[[], float] = time.perf_counter  # or time.process_time, see --clock
+
+
+def now() -> float:
+    return clock()
+
+
 @dataclass
 class Result:
     """A run of a workload: time to first token of each request, seconds of all, tokens of all."""
@@ -54,10 +63,14 @@ class FirstToken(BaseStreamer):
     def put(self, value: torch.Tensor) -> None:
         self.puts += 1
         if self.puts == 2:
-            self.when = time.perf_counter()
+            self.when = now()
 
     def end(self) -> None:
         pass
+
+
+Table = dict[str, dict[str, Callable[[], Result]]]
+"""Workload -> way -> run."""
 
 
 def make_model() -> transformers.LlamaForCausalLM:
@@ -72,9 +85,7 @@ def make_model() -> transformers.LlamaForCausalLM:
 
 def make_prompts(shared: bool) -> list[list[int]]:
     generator = torch.Generator().manual_seed(6)
-    prompts = torch.randint(
-        1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator
-    )
+    prompts = torch.randint(1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator)
     if shared:
         prompts[:, :SHARED_TOKENS] = prompts[0, :SHARED_TOKENS]
     return prompts.tolist()
@@ -82,16 +93,16 @@ def make_prompts(shared: bool) -> list[list[int]]:
 
 def plain_serial(model: torch.nn.Module, prompts: list[list[int]]) -> Result:
     model.set_attn_implementation("sdpa")
-    begin, ttft, tokens = time.perf_counter(), [], []
+    begin, ttft, tokens = now(), [], []
     for prompt in prompts:
-        ids, first, sent = torch.tensor([prompt]), FirstToken(), time.perf_counter()
+        ids, first, sent = torch.tensor([prompt]), FirstToken(), now()
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False,
             streamer=first,
         )  # fmt: skip
         ttft.append(first.when - sent)
         tokens.append(out[0, len(prompt) :].tolist())
-    return Result(ttft, time.perf_counter() - begin, tokens)
+    return Result(ttft, now() - begin, tokens)
 
 
 class FirstStep(transformers.StoppingCriteria):
@@ -100,53 +111,44 @@ class FirstStep(transformers.StoppingCriteria):
     def __init__(self) -> None:
         self.when = 0.0
 
-    def __call__(
-        self, input_ids: torch.Tensor, scores: object, **_: object
-    ) -> torch.Tensor:
-        self.when = self.when or time.perf_counter()
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        self.when = self.when or now()
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
 def plain_batch(model: torch.nn.Module, prompts: list[list[int]]) -> Result:
     model.set_attn_implementation("sdpa")
-    ids, first, begin = torch.tensor(prompts), FirstStep(), time.perf_counter()
+    ids, first, begin = torch.tensor(prompts), FirstStep(), now()
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False,
         stopping_criteria=transformers.StoppingCriteriaList([first]),
     )  # fmt: skip
-    seconds = time.perf_counter() - begin
-    return Result(
-        [first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist()
-    )
+    seconds = now() - begin
+    return Result([first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist())
 
 
 def engine_run(
-    model: torch.nn.Module,
-    ctx: rx.Context,
-    prompts: list[list[int]],
-    caching: bool,
-    serial: bool,
+    model: torch.nn.Module, ctx: rx.Context, prompts: list[list[int]], caching: bool, serial: bool
 ) -> Result:
     ctx.clear()
     params = SamplingParams(max_new_tokens=NEW_TOKENS)
     with Engine(model, ctx=ctx, prefix_caching=caching, max_num_seqs=PROMPTS) as engine:
-        begin = time.perf_counter()
-        if serial:
-            outputs = [engine.generate([prompt], params)[0] for prompt in prompts]
-        else:
-            outputs = engine.generate(prompts, params)
-        seconds = time.perf_counter() - begin
-    ttft = [output.time_to_first_token or 0.0 for output in outputs]
-    return Result(ttft, seconds, [output.token_ids for output in outputs])
+        begin, ttft, tokens = now(), [], {}
+        for group in [[prompt] for prompt in prompts] if serial else [prompts]:
+            sent, first = now(), {}
+            for event in engine.stream(group, params):
+                first.setdefault(event.request_id, now() - sent)
+                tokens[event.request_id] = event.output.token_ids
+            ttft += first.values()
+        seconds = now() - begin
+    return Result(ttft, seconds, [tokens[number] for number in sorted(tokens)])
 
 
-def cases(
-    model: torch.nn.Module, ctx: rx.Context
-) -> dict[str, dict[str, Callable[[], Result]]]:
+def cases(model: torch.nn.Module, ctx: rx.Context, count: int) -> Table:
     """Workload -> way -> run."""
-    table: dict[str, dict[str, Callable[[], Result]]] = {}
+    table: Table = {}
     for kind in ("shared", "unshared"):
-        prompts = make_prompts(kind == "shared")
+        prompts = make_prompts(kind == "shared")[:count]
         for order, plain in (("serial", plain_serial), ("batch", plain_batch)):
             serial = order == "serial"
             table[f"{kind}.{order}"] = {
@@ -157,34 +159,28 @@ def cases(
     return table
 
 
-def measure(
-    table: dict[str, dict[str, Callable[[], Result]]], rounds: int
-) -> list[dict[str, object]]:
+def run_round(table: Table) -> dict[tuple[str, str], Result]:
+    """Every case once; the program ends when one generates other tokens than plain."""
+    results = {}
+    for workload, ways in table.items():
+        for way, run in ways.items():
+            result = results[workload, way] = run()
+            if result.tokens != results[workload, "plain"].tokens:
+                raise SystemExit(f"{workload}: {way} generated other tokens than plain")
+    return results
+
+
+def measure(table: Table, rounds: int) -> list[dict[str, object]]:
     times: dict[tuple[str, str], list[Result]] = {}
-    for number in range(rounds + 1):
-        for workload, ways in table.items():
-            results = {way: run() for way, run in ways.items()}
-            for way, result in results.items():
-                if result.tokens != results["plain"].tokens:
-                    raise SystemExit(
-                        f"{workload}: {way} generated other tokens than plain"
-                    )
-                if number:
-                    times.setdefault((workload, way), []).append(result)
-        print(
-            f"round {number} of {rounds}" + ("" if number else " (warm-up)"),
-            file=sys.stderr,
-        )
-    return [
-        row(workload, way, results, times) for (workload, way), results in times.items()
-    ]
+    for number in range(rounds):
+        for case, result in run_round(table).items():
+            times.setdefault(case, []).append(result)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    return [row(workload, way, results, times) for (workload, way), results in times.items()]
 
 
 def row(
-    workload: str,
-    way: str,
-    results: list[Result],
-    times: dict[tuple[str, str], list[Result]],
+    workload: str, way: str, results: list[Result], times: dict[tuple[str, str], list[Result]]
 ) -> dict[str, object]:
     first = 1 if workload.endswith("serial") else 0
 
@@ -209,19 +205,23 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="workloads whose names contain this")
-    parser.add_argument(
-        "--note", default="", help="said in the JSON, such as 'shared machine'"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--note", default="", help="said in the JSON, such as 'shared machine'")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
+    if arguments.clock == "cpu":
+        global clock
+        clock = time.process_time
     model = make_model()
-    with make_context(
-        model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64
-    ) as ctx:
-        chosen = {k: v for k, v in cases(model, ctx).items() if arguments.only in k}
-        rows = measure(chosen, arguments.rounds)
-    print(
-        "| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |"
-    )
+    with make_context(model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64) as ctx:
+        warm, table = (
+            {k: v for k, v in cases(model, ctx, count).items() if arguments.only in k}
+            for count in (2, PROMPTS)
+        )
+        run_round(warm)
+        rows = measure(table, arguments.rounds)
+    print("| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |")
     print("|---|---|---|---|---|")
     for r in rows:
         print("| " + " | ".join(str(value) for value in r.values()) + " |")
@@ -236,6 +236,7 @@ def main() -> None:
                 "transformers": transformers.__version__,
             },
             "rounds": arguments.rounds,
+            "clock": arguments.clock,
             "workload": {
                 "prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS, "shared_tokens": SHARED_TOKENS,
                 "new_tokens": NEW_TOKENS, "model": "Llama, 8 layers x 512, GQA 8:2, f32",

@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 import transformers as tf
-from families import attention_of, baseline, make_config, make_model, tokens
+from families import attention_of, baseline, baseline_logits, make_config, make_model, tokens
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 import radixattn as rx
@@ -248,6 +248,19 @@ def test_a_pool_that_is_too_small_says_so_and_recovers(llama):
         llama.set_attn_implementation("radixattn")
         cache.ctx.check()
     torch.testing.assert_close(ours, whole, atol=5e-5, rtol=0)
+
+
+def test_a_forward_pass_that_finds_blocks_for_its_known_tokens_only(llama):
+    with RadixCache(llama, num_blocks=7, block_size=4) as cache:
+        ids = torch.tensor([SYSTEM])
+        cache.begin(ids)
+        with torch.no_grad():
+            with pytest.raises(rx.RadixError):  # four tokens more than were begun with
+                llama(torch.tensor([[*SYSTEM, 1, 2, 3, 4]]), past_key_values=cache)
+            ours = llama(ids, past_key_values=cache).logits
+        cache.ctx.check()
+    whole = baseline_logits(llama, SYSTEM)
+    torch.testing.assert_close(ours[0], whole, atol=5e-5, rtol=0)
 
 
 def test_attention_weights_are_refused(cache, llama):

@@ -28,7 +28,7 @@ from radixattn.hf.paged import StepCache
 from radixattn.hf.progress import Progress
 from radixattn.hf.sampling import Choice, Row, SamplingParams, sample
 from radixattn.hf.scheduler import Entry, Scheduler, Seq
-from radixattn.hf.step import Step
+from radixattn.hf.step import Step, finish_launches
 from radixattn.hf.text import TextStream
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Engine:
         for live in list(self._live.values()):
             self._scheduler.remove(live.sequence)
         self._live.clear()
+        finish_launches(self.shape)
         self._plan.close()
         if self._owns_ctx:
             self.ctx.close()

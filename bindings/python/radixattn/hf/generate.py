@@ -24,9 +24,10 @@ from radixattn.context import Context
 from radixattn.hf import attention
 from radixattn.hf.models import UnsupportedModelError, check_context, geometry, make_context
 from radixattn.hf.paged import PagedCache
-from radixattn.hf.step import Step
+from radixattn.hf.step import Step, finish_launches
 from radixattn.plan import Plan
 from radixattn.request import Request
+from radixattn.results import AppendResult
 from radixattn.tensors import Array
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class RadixCache(PagedCache):
             return
         self._open = False
         self.reset()
+        finish_launches(self.shape)
         if self._plan is not None:
             self._plan.close()
         if self._owns_ctx:
@@ -286,15 +288,18 @@ class RadixCache(PagedCache):
 
     def _append(self, row: _Row, known: Array, count: int) -> Array:
         """Slots for count more tokens of a row, whose first ids are known."""
-        parts = []
+        slots = []
         if len(known):
-            parts.append(row.request.append(known))
+            slots.append(self._appended(row, row.request.append(known)))
         if count > len(known):
-            parts.append(row.request.append(count=count - len(known)))
-        for part in parts:
-            self.ctx.run_ops(part.ops)
-        row.reserved += count
-        return np.concatenate([part.slots for part in parts])
+            slots.append(self._appended(row, row.request.append(count=count - len(known))))
+        return np.concatenate(slots)
+
+    def _appended(self, row: _Row, result: AppendResult) -> Array:
+        """Takes note of an append at once, so that what follows may fail; returns its slots."""
+        self.ctx.run_ops(result.ops)
+        row.reserved += len(result.slots)
+        return result.slots
 
     def _padding(
         self, queries: list[int], length: int, end: int
@@ -315,6 +320,7 @@ class RadixCache(PagedCache):
         if self._plan is None or seqs > self._plan_size[0] or queries > self._plan_size[1]:
             size = (max(seqs, self._plan_size[0]), max(queries, seqs, 2 * self._plan_size[1]))
             if self._plan is not None:
+                finish_launches(self.shape)
                 self._plan.close()
             self._plan = self.ctx.plan(
                 size[0], num_q_heads=self.shape.num_q_heads, max_query_tokens=size[1]

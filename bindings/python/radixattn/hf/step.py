@@ -12,7 +12,15 @@ from typing import Any
 import torch
 
 from radixattn.context import Context
+from radixattn.hf.models import Geometry
 from radixattn.plan import Plan
+
+
+def finish_launches(shape: Geometry) -> None:
+    """Waits until a CUDA device has done what was launched: before memory that it uses goes away.
+    On the CPU launches have finished when they return."""
+    if shape.device.type == "cuda":
+        torch.cuda.synchronize(shape.device)
 
 
 @dataclass
