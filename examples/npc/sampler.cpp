@@ -32,7 +32,28 @@ void check_rows(const int32_t* status, size_t n) {
 }  // namespace
 
 Sampler::Sampler(Cache* cache, DeviceMemory* device, uint32_t vocab, uint32_t max_rows)
-    : cache_(cache), device_(device), vocab_(vocab), logits_(device, size_t{max_rows} * vocab) {}
+    : cache_(cache), device_(device), vocab_(vocab), logits_(device, size_t{max_rows} * vocab) {
+  reserve(max_rows);
+}
+
+// What every step may need is there before the first one.
+void Sampler::reserve(uint32_t max_rows) {
+  for (Growing<float>* g :
+       {&temperature_, &top_p_, &min_p_, &typical_p_, &repetition_, &presence_, &frequency_})
+    room(device_, &g->array, max_rows);
+  for (Growing<int32_t>* g : {&top_k_, &draft_tokens_, &out_tokens_, &out_num_, &out_status_})
+    room(device_, &g->array, max_rows);
+  room(device_, &node_begin_.array, max_rows + size_t{1});
+  room(device_, &seeds_.array, max_rows);
+  room(device_, &positions_.array, max_rows);
+  const SamplingParams greedy;
+  const radix_sample target = describe(std::vector<SampleRow>(max_rows, SampleRow{&greedy, {}, 0}));
+  radix_verify d = {};
+  d.struct_size = sizeof d;
+  d.num_seqs = d.max_tokens = max_rows;
+  d.target = &target;
+  add_workspace(&d, radix_verify_workspace, "radix_verify_workspace");
+}
 
 // ---- what the launches get
 

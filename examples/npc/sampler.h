@@ -66,11 +66,13 @@ class Sampler {
                                            const std::vector<std::vector<int32_t>>& drafts);
 
  private:
-  // Arrays that only some rows need: made when they are first needed, larger when they must be.
+  // Made for max_rows; arrays of history and biases when they are first needed, larger when they
+  // must be.
   template <class T>
   struct Growing {
     std::unique_ptr<DeviceArray<T>> array;
   };
+  void reserve(uint32_t max_rows);
   template <class T>
   const T* send(Growing<T>* to, const std::vector<T>& values);
   radix_sample describe(const std::vector<SampleRow>& rows);

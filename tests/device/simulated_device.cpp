@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -27,6 +28,8 @@ struct Memory {
 std::map<void*, Memory> memories;
 std::map<const char*, uint64_t> pinned;                      // host memory, by address: bytes
 std::map<void*, std::vector<std::function<void()>>> queues;  // by stream
+// Host memory that copies to the device have yet to read: from where to where.
+std::multimap<const char*, const char*> unread;
 int32_t current_device = 0;
 uint64_t next_stream = 1;
 cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
@@ -49,6 +52,13 @@ bool is_pinned(const void* memory, uint64_t bytes) {
   if (after == pinned.begin()) return false;
   --after;
   return at + bytes <= after->first + after->second;
+}
+
+bool is_unread(const void* memory, uint64_t bytes) {
+  const char* at = static_cast<const char*>(memory);
+  return std::any_of(unread.begin(), unread.end(), [&](const auto& range) {
+    return range.first < at + bytes && at < range.second;
+  });
 }
 
 // Runs a stream to its end. The others stand still meanwhile, or take turns with it at random.
@@ -116,6 +126,7 @@ void read(void* host, const void* device, uint64_t bytes) {
 
 void reset() {
   queues.clear();
+  unread.clear();
   settings = Settings();
   const Counters before = counters;
   counters = Counters();
@@ -269,8 +280,17 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
   counters.stream = stream;
   const bool to_host = kind == cudaMemcpyDeviceToHost;
   if (!radixattn::test::device::is_pinned(to_host ? dst : src, bytes)) ++counters.pageable_copies;
-  if (to_host) std::memset(dst, 0xff, bytes);
-  radixattn::test::device::queues[stream].push_back([=] { std::memcpy(dst, src, bytes); });
+  using radixattn::test::device::is_unread;
+  using radixattn::test::device::unread;
+  // Who looks at it too early finds NaN, or, where an upload has yet to read it, what was there.
+  if (to_host && !is_unread(dst, bytes)) std::memset(dst, 0xff, bytes);
+  const char* from = static_cast<const char*>(src);
+  if (!to_host) unread.emplace(from, from + bytes);
+  radixattn::test::device::queues[stream].push_back([=] {
+    std::memcpy(dst, src, bytes);
+    const auto range = unread.find(from);
+    if (!to_host && range != unread.end()) unread.erase(range);
+  });
   return cudaSuccess;
 }
 
