@@ -24,6 +24,8 @@ void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
 RowScan scan_row(const void* row, int32_t dtype, uint32_t vocab, float* copy, float* group_max);
 uint64_t sum_weights(const float* scores, uint32_t vocab, float max, float scale,
                      uint64_t* group_sums);
+uint32_t pick_group(const float* scores, uint32_t n, float bound, uint32_t* picked);
+void weigh_group(const float* scores, uint32_t n, float max, float scale, uint64_t* weights);
 
 }  // namespace RADIX_CPU_TARGET_NS
 }  // namespace radixattn

@@ -10,7 +10,8 @@ extern const CpuKernels
     kTable;  // declared first: a const at namespace scope would be local to this file
 const CpuKernels kTable = {
     RADIX_CPU_TARGET, RADIX_CPU_TARGET_NAME, decode_item, decode_merge, prefill_item,
-    rope_append,      merge_states,          scan_row,    sum_weights,
+    rope_append,      merge_states,          scan_row,    sum_weights,  pick_group,
+    weigh_group,
 };
 
 }  // namespace RADIX_CPU_TARGET_NS

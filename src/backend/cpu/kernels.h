@@ -53,6 +53,11 @@ struct CpuKernels {
   // finite.
   uint64_t (*sum_weights)(const float* scores, uint32_t vocab, float max, float scale,
                           uint64_t* group_sums);
+  // Of at most kGroupTokens scores, the indices of those that reach `bound`; returns how many.
+  // picked: [kPickRoom].
+  uint32_t (*pick_group)(const float* scores, uint32_t n, float bound, uint32_t* picked);
+  // Weights of at most kGroupTokens such scores.
+  void (*weigh_group)(const float* scores, uint32_t n, float max, float scale, uint64_t* weights);
 };
 
 // The kernels of `forced_target` (RADIX_CPU_*), or the best ones for RADIX_CPU_AUTO. Null when this

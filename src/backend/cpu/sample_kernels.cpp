@@ -51,11 +51,17 @@ RADIX_INLINE RowScan scan_as(const T* row, uint32_t vocab, float* copy, float* g
   return scan;
 }
 
+// The sum of n weights; `out`: each of them, or null.
 #if HWY_TARGET == HWY_SCALAR
 
-RADIX_INLINE uint64_t sum_full_group(const float* scores, float max, float scale) {
+RADIX_INLINE uint64_t weigh(const float* scores, uint32_t n, float max, float scale,
+                            uint64_t* out) {
   uint64_t sum = 0;
-  for (uint32_t i = 0; i < kGroupTokens; ++i) sum += weight_of(scores[i], max, scale);
+  for (uint32_t i = 0; i < n; ++i) {
+    const uint64_t weight = weight_of(scores[i], max, scale);
+    if (out != nullptr) out[i] = weight;
+    sum += weight;
+  }
   return sum;
 }
 
@@ -83,28 +89,41 @@ RADIX_INLINE VU64 even_weights(hn::Vec<DU> steps) {
   return hn::Shr(hn::ShiftLeft<kWeightBits - 32>(p), whole);
 }
 
-RADIX_INLINE uint64_t sum_full_group(const float* scores, float max, float scale) {
+// steps_below; what weighs nothing gets 127 << 24, which shifts every weight away.
+RADIX_INLINE hn::Vec<DU> vector_steps(VF x, VF top, VF scale) {
   const DF d;
   const DI di;
+  VF a = hn::Mul(hn::Sub(top, x), scale);
+  a = hn::IfThenElse(hn::Eq(x, top), hn::Zero(d), a);  // 0 times an infinite scale
+  const auto inside = hn::Lt(a, hn::Set(d, 41.f));
+  const VF units = hn::IfThenElseZero(inside, hn::Mul(a, hn::Set(d, 16777216.f)));
+  const auto steps =
+      hn::IfThenElse(hn::RebindMask(di, inside), hn::ConvertTo(di, units), hn::Set(di, 127 << 24));
+  return hn::BitCast(DU(), steps);
+}
+
+RADIX_INLINE uint64_t weigh(const float* scores, uint32_t n, float max, float scale,
+                            uint64_t* out) {
+  const DF d;
   const DU64 d64;
-  const VF top = hn::Set(d, max);
+  const VF top = hn::Set(d, max), factor = hn::Set(d, scale);
   VU64 sum = hn::Zero(d64);
-  for (uint32_t i = 0; i < kGroupTokens; i += kLanes) {
-    const VF x = hn::LoadU(d, scores + i);
-    VF a = hn::Mul(hn::Sub(top, x), hn::Set(d, scale));
-    a = hn::IfThenElse(hn::Eq(x, top), hn::Zero(d), a);
-    // 255 << 24 shifts every weight away; a NaN cannot be here, infinities compare.
-    const auto inside = hn::Lt(a, hn::Set(d, 41.f));
-    const VF units = hn::IfThenElseZero(inside, hn::Mul(a, hn::Set(d, 16777216.f)));
-    const auto steps = hn::IfThenElse(hn::RebindMask(di, inside), hn::ConvertTo(di, units),
-                                      hn::Set(di, static_cast<int32_t>(0x7f000000)));
-    const auto even = hn::BitCast(DU(), steps);
-    const auto odd = hn::BitCast(DU(), hn::ShiftRight<32>(hn::BitCast(d64, even)));
-    sum = hn::Add(sum, hn::Add(even_weights(even), even_weights(odd)));
+  uint32_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const auto steps = vector_steps(hn::LoadU(d, scores + i), top, factor);
+    const VU64 even = even_weights(steps);
+    const VU64 odd = even_weights(hn::BitCast(DU(), hn::ShiftRight<32>(hn::BitCast(d64, steps))));
+    if (out != nullptr) hn::StoreInterleaved2(even, odd, d64, out + i);
+    sum = hn::Add(sum, hn::Add(even, odd));
   }
   uint64_t lanes[kLanes], total = 0;
   hn::StoreU(sum, d64, lanes);
   for (size_t lane = 0; lane < kLanes / 2; ++lane) total += lanes[lane];
+  for (; i < n; ++i) {
+    const uint64_t weight = weight_of(scores[i], max, scale);
+    if (out != nullptr) out[i] = weight;
+    total += weight;
+  }
   return total;
 }
 
@@ -122,16 +141,33 @@ uint64_t sum_weights(const float* scores, uint32_t vocab, float max, float scale
                      uint64_t* group_sums) {
   uint64_t total = 0;
   for (uint32_t at = 0; at < vocab; at += kGroupTokens) {
-    uint64_t sum = 0;
-    if (vocab - at >= kGroupTokens) {
-      sum = sum_full_group(scores + at, max, scale);
-    } else {
-      for (uint32_t i = at; i < vocab; ++i) sum += weight_of(scores[i], max, scale);
-    }
+    const uint32_t n = vocab - at < kGroupTokens ? vocab - at : kGroupTokens;
+    const uint64_t sum = weigh(scores + at, n, max, scale, nullptr);
     group_sums[at / kGroupTokens] = sum;
     total += sum;
   }
   return total;
+}
+
+uint32_t pick_group(const float* scores, uint32_t n, float bound, uint32_t* picked) {
+  const DF d;
+  const DU du;
+  const VF least = hn::Set(d, bound);
+  uint32_t i = 0;
+  size_t count = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const auto mask = hn::RebindMask(du, hn::Ge(hn::LoadU(d, scores + i), least));
+    count += hn::CompressStore(hn::Iota(du, i), mask, du, picked + count);
+  }
+  for (; i < n; ++i) {
+    picked[count] = i;
+    count += scores[i] >= bound ? 1 : 0;
+  }
+  return static_cast<uint32_t>(count);
+}
+
+void weigh_group(const float* scores, uint32_t n, float max, float scale, uint64_t* weights) {
+  weigh(scores, n, max, scale, weights);
 }
 
 }  // namespace RADIX_CPU_TARGET_NS

@@ -9,6 +9,7 @@
 namespace radixattn {
 
 constexpr uint32_t kGroupTokens = 64;
+constexpr uint32_t kPickRoom = kGroupTokens + 16;  // whole vectors are stored
 
 inline uint32_t groups_of(uint32_t vocab) { return (vocab + kGroupTokens - 1) / kGroupTokens; }
 

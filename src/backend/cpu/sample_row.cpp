@@ -266,15 +266,17 @@ void RowSampler::cut_list(bool top_k, bool top_p) {
     total = sum_list();
   } else if (top_p) {
     total = kernels_.sum_weights(scores_.data, p_.vocab, scores_.max, scale_, scratch_.group_sums);
+    const uint64_t target = target_weight(r_.top_p, total);
     // All tokens below this weight together have less than what top_p leaves out.
-    const uint64_t dispensable = (total - target_weight(r_.top_p, total)) / p_.vocab;
-    list_from(scores_, least_score(std::max(least, dispensable)));
-    weigh();
+    const uint64_t sure = std::max(least, (total - target) / p_.vocab);
+    const uint64_t likely = std::max(sure, guess_dispensable(total - target));
+    list_heavy(likely);
+    if (likely > sure && sum_list() < target) list_heavy(sure);
   } else {
-    list_from(scores_, least_score(least));
-    weigh();
+    list_heavy(least);
   }
   if (top_p) keep_prefix(target_weight(r_.top_p, total));
+  if (!top_k) return;  // the list has no lighter ones
   const auto light = [&](const TokenEntry& e) { return e.weight < least; };
   TokenEntry* e = scratch_.entries;
   size_ = static_cast<uint32_t>(std::remove_if(e, e + size_, light) - e);
@@ -294,13 +296,51 @@ void RowSampler::keep_typical() {
 
 // Tokens with at least this score, each counting 1.
 void RowSampler::list_from(const RowScores& s, float bound) {
+  uint32_t picked[kPickRoom];
   size_ = 0;
   for (uint32_t at = 0; at < p_.vocab; at += kGroupTokens) {
     if (s.group_max[at / kGroupTokens] < bound) continue;
-    const uint32_t end = std::min(at + kGroupTokens, p_.vocab);
-    for (uint32_t id = at; id < end; ++id) {
-      scratch_.entries[size_] = {rank_key(s.data[id]), id, 1};
-      size_ += s.data[id] >= bound ? 1 : 0;
+    const uint32_t n =
+        kernels_.pick_group(s.data + at, std::min(kGroupTokens, p_.vocab - at), bound, picked);
+    for (uint32_t i = 0; i < n; ++i) {
+      const uint32_t id = at + picked[i];
+      scratch_.entries[size_++] = {rank_key(s.data[id]), id, 1};
+    }
+  }
+}
+
+// A power of 2 so that lighter tokens together have about half of `spare`, judging by one token of
+// each group: most of a vocabulary need not be listed. A wrong guess costs a second list.
+uint64_t RowSampler::guess_dispensable(uint64_t spare) const {
+  const uint32_t groups = groups_of(p_.vocab);
+  if (groups < 64) return 0;
+  uint64_t light = 0, by_power[kWeightBits + 2] = {};
+  for (uint32_t i = 0; i < groups; ++i) {
+    const uint64_t w = weight_of(scores_.data[i * kGroupTokens], scores_.max, scale_);
+    by_power[std::bit_width(w)] += w * kGroupTokens;
+  }
+  int power = 0;
+  while (power <= kWeightBits && light + by_power[power] <= spare / 2) light += by_power[power++];
+  return power > 0 ? uint64_t{1} << (power - 1) : 0;
+}
+
+// Tokens that weigh at least this much, which is not 0.
+void RowSampler::list_heavy(uint64_t least) {
+  constexpr uint32_t kMany = 8;  // from here on a whole group is weighed faster, by vectors
+  const float bound = least_score(least);
+  uint32_t picked[kPickRoom];
+  uint64_t weights[kGroupTokens];
+  size_ = 0;
+  for (uint32_t at = 0; at < p_.vocab; at += kGroupTokens) {
+    if (scores_.group_max[at / kGroupTokens] < bound) continue;
+    const float* x = scores_.data + at;
+    const uint32_t tokens = std::min(kGroupTokens, p_.vocab - at);
+    const uint32_t n = kernels_.pick_group(x, tokens, bound, picked);
+    if (n >= kMany) kernels_.weigh_group(x, tokens, scores_.max, scale_, weights);
+    for (uint32_t i = 0; i < n; ++i) {
+      const uint32_t t = picked[i];
+      const uint64_t weight = n >= kMany ? weights[t] : weight_of(x[t], scores_.max, scale_);
+      scratch_.entries[size_++] = {rank_key(x[t]), at + t, weight};
     }
   }
 }
@@ -353,8 +393,7 @@ float RowSampler::least_score(uint64_t weight) const {
 
 TokenEntry* RowSampler::list() {
   if (!listed_) {
-    list_from(scores_, least_score(1));
-    weigh();
+    list_heavy(1);
     listed_ = true;
   }
   return scratch_.entries;

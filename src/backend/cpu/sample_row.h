@@ -95,6 +95,8 @@ class RowSampler {
   void cut_list(bool top_k, bool top_p);
   void keep_typical();
   void list_from(const RowScores& s, float bound);
+  void list_heavy(uint64_t least);
+  uint64_t guess_dispensable(uint64_t spare) const;
   void weigh();
   void keep_prefix(uint64_t target);
   uint64_t sum_list() const;

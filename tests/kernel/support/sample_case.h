@@ -214,9 +214,9 @@ inline void add_filters(SampleCase* c, Rng* rng) {
   if (rng->one_in(2)) c->typical_p = random_shares(c->rows, rng);
 }
 
-inline SampleCase random_sample_case(Rng* rng) {
+inline SampleCase random_sample_case(Rng* rng, uint32_t max_rows = 5) {
   SampleCase c;
-  c.rows = rng->between(1, 5);
+  c.rows = rng->between(1, max_rows);
   c.vocab = rng->pick({1u, 2u, 31u, 63u, 64u, 65u, 200u, 1000u, 4099u});
   c.row_stride = rng->one_in(2) ? 0 : c.vocab + rng->between(1, 9);
   c.flags = rng->one_in(2) ? RADIX_SAMPLE_FINAL_LOGPROBS : 0;
@@ -321,7 +321,7 @@ inline void add_draft_probs(VerifyCase* c, Rng* rng) {
 
 inline VerifyCase random_verify_case(Rng* rng) {
   VerifyCase c;
-  c.target = random_sample_case(rng);
+  c.target = random_sample_case(rng, 16);
   c.target.num_top = 0;
   if (c.target.vocab > 8 && rng->one_in(2)) {
     c.target.vocab = 8;  // so that drafts stand now and then
@@ -330,6 +330,11 @@ inline VerifyCase random_verify_case(Rng* rng) {
     c.target.bias_tokens.clear();
     c.target.row_stride = c.target.stride() + 1000;
     fill_logits(&c.target, RADIX_F32, 1.f, 0, rng);
+    if (rng->one_in(2)) {  // uncut, so that children are rejected one after the other
+      c.target.temperature.assign(c.target.rows, 1.f);
+      for (auto* v : {&c.target.top_p, &c.target.min_p, &c.target.typical_p}) v->clear();
+      c.target.top_k.clear();
+    }
   }
   c.target.row_stride = c.target.stride();
   c.max_tokens = rng->between(1, 5);
@@ -337,7 +342,7 @@ inline VerifyCase random_verify_case(Rng* rng) {
   const auto rows = static_cast<int32_t>(c.target.rows);
   c.node_begin = {0};
   while (c.node_begin.back() < rows) {
-    c.node_begin.push_back(c.node_begin.back() + static_cast<int32_t>(rng->between(0, 5)));
+    c.node_begin.push_back(c.node_begin.back() + static_cast<int32_t>(rng->between(0, 9)));
   }
   if (rng->one_in(20)) c.node_begin.back() = rng->pick({-5, rows, INT32_MAX});
   const bool wild = rng->one_in(10);
@@ -347,12 +352,14 @@ inline VerifyCase random_verify_case(Rng* rng) {
       const int32_t node = i - c.node_begin[seq];
       c.draft_tokens.push_back(static_cast<int32_t>(rng->below(std::min(c.target.vocab, 5u))));
       if (rng->one_in(20)) c.draft_tokens.back() = rng->pick({-1, INT32_MIN, INT32_MAX});
-      if (!chain) c.parents.push_back(node > 0 ? static_cast<int32_t>(rng->below(node)) : 7);
+      if (!chain)
+        c.parents.push_back(node > 0 ? static_cast<int32_t>(rng->below(static_cast<uint32_t>(node)))
+                                     : 7);
       if (!chain && wild) c.parents.back() = rng->pick({-3, 0, 1, 2, INT32_MAX, node});
     }
   }
-  c.draft_tokens.resize(rows, 0);
-  if (!chain) c.parents.resize(rows, 0);
+  c.draft_tokens.resize(c.target.rows, 0);
+  if (!chain) c.parents.resize(c.target.rows, 0);
   if (rng->one_in(3)) return c;
   c.draft_stride = rng->one_in(2) ? 0 : c.target.vocab + 3;
   add_draft_probs(&c, rng);
