@@ -147,8 +147,8 @@ class TorchBackend:
     def prepare(self, case: Case) -> Work:
         # Here, not above: these modules import this one.
         from gpubench.attention import AttentionWork
-        from gpubench.sampling import SampleWork
         from gpubench.layer import LayerWork
+        from gpubench.sampling import SampleWork
         from gpubench.transfers import CopyWork, RopeWork, SwapWork
 
         kinds: list[tuple[type[Case], Any]] = [

@@ -94,13 +94,11 @@ class SamplingParams:
 
     @property
     def penalises(self) -> bool:
-        return bool(
-            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty
-        )
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
 
 
 class Row(NamedTuple):
-    """What a row of logits belongs to: the sequence so far, of which the first tokens are prompt."""
+    """What a row of logits belongs to: the sequence so far, its first prompt_len tokens prompt."""
 
     params: SamplingParams
     tokens: Sequence[int]
