@@ -85,9 +85,7 @@ def make_model() -> transformers.LlamaForCausalLM:
 
 def make_prompts(shared: bool) -> list[list[int]]:
     generator = torch.Generator().manual_seed(6)
-    prompts = torch.randint(
-        1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator
-    )
+    prompts = torch.randint(1, VOCABULARY, (PROMPTS, PROMPT_TOKENS), generator=generator)
     if shared:
         prompts[:, :SHARED_TOKENS] = prompts[0, :SHARED_TOKENS]
     return prompts.tolist()
@@ -113,9 +111,7 @@ class FirstStep(transformers.StoppingCriteria):
     def __init__(self) -> None:
         self.when = 0.0
 
-    def __call__(
-        self, input_ids: torch.Tensor, scores: object, **_: object
-    ) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
         self.when = self.when or now()
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
@@ -128,17 +124,11 @@ def plain_batch(model: torch.nn.Module, prompts: list[list[int]]) -> Result:
         stopping_criteria=transformers.StoppingCriteriaList([first]),
     )  # fmt: skip
     seconds = now() - begin
-    return Result(
-        [first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist()
-    )
+    return Result([first.when - begin] * len(prompts), seconds, out[:, len(prompts[0]) :].tolist())
 
 
 def engine_run(
-    model: torch.nn.Module,
-    ctx: rx.Context,
-    prompts: list[list[int]],
-    caching: bool,
-    serial: bool,
+    model: torch.nn.Module, ctx: rx.Context, prompts: list[list[int]], caching: bool, serial: bool
 ) -> Result:
     ctx.clear()
     params = SamplingParams(max_new_tokens=NEW_TOKENS)
@@ -186,16 +176,11 @@ def measure(table: Table, rounds: int) -> list[dict[str, object]]:
         for case, result in run_round(table).items():
             times.setdefault(case, []).append(result)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    return [
-        row(workload, way, results, times) for (workload, way), results in times.items()
-    ]
+    return [row(workload, way, results, times) for (workload, way), results in times.items()]
 
 
 def row(
-    workload: str,
-    way: str,
-    results: list[Result],
-    times: dict[tuple[str, str], list[Result]],
+    workload: str, way: str, results: list[Result], times: dict[tuple[str, str], list[Result]]
 ) -> dict[str, object]:
     first = 1 if workload.endswith("serial") else 0
 
@@ -222,27 +207,21 @@ def main() -> None:
     parser.add_argument("--only", default="", help="workloads whose names contain this")
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument(
-        "--note", default="", help="said in the JSON, such as 'shared machine'"
-    )
+    parser.add_argument("--note", default="", help="said in the JSON, such as 'shared machine'")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
     if arguments.clock == "cpu":
         global clock
         clock = time.process_time
     model = make_model()
-    with make_context(
-        model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64
-    ) as ctx:
+    with make_context(model, num_blocks=PROMPTS * (PROMPT_TOKENS + NEW_TOKENS) // 16 + 64) as ctx:
         warm, table = (
             {k: v for k, v in cases(model, ctx, count).items() if arguments.only in k}
             for count in (2, PROMPTS)
         )
         run_round(warm)
         rows = measure(table, arguments.rounds)
-    print(
-        "| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |"
-    )
+    print("| name | ttft, ms | tokens/s | ttft, plain / this | tokens/s, this / plain |")
     print("|---|---|---|---|---|")
     for r in rows:
         print("| " + " | ".join(str(value) for value in r.values()) + " |")
