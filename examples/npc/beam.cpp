@@ -64,7 +64,7 @@ class Search {
     if (!w_.cache->append(items)) throw Error("the pool is too small for this beam search");
   }
 
-  void forward(StepBatch batch) {
+  void forward(const StepBatch& batch) {
     w_.model->forward(w_.attention, batch, w_.sampler->logits());
     std::vector<radix_commit_item> items;
     for (const Chunk& c : batch.chunks) items.push_back({c.req, c.end});
@@ -81,7 +81,7 @@ class Search {
       const uint64_t end = std::min<uint64_t>(at + w_.step_rows, b.tokens.size());
       batch.chunks = {{b.req, b.tokens.data(), at, end}};
       if (end == b.tokens.size()) batch.logit_rows = {static_cast<uint32_t>(end - at - 1)};
-      forward(std::move(batch));
+      forward(batch);
       at = end;
     }
   }
@@ -96,7 +96,7 @@ class Search {
       batch.logit_rows.push_back(batch.num_decode++);
     }
     append(items);
-    forward(std::move(batch));
+    forward(batch);
   }
 
   // The best extensions of all beams: those that end are hypotheses, `width` others live on.
