@@ -47,8 +47,8 @@ struct Result {
   uint32_t listed;  // what stays is among so many tokens of the list; 0: in the row
 };
 
+// Behind a barrier after the last look at the cut before.
 RADIX_DEVICE void begin_cut(Scratch& s, float max, float scale, uint64_t least) {
-  __syncthreads();  // the cut before this one was read
   if (threadIdx.x == 0) {
     s.cut = {max, scale, kAll, kAll, least, 0, 0};
   }

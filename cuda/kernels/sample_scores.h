@@ -81,7 +81,7 @@ RADIX_DEVICE void add_biases(const SampleParams& p, uint32_t row, float* scores,
   const Range biases = biases_of(p, row);
   for (int64_t i = biases.begin + threadIdx.x; i < biases.end; i += kThreads)
     atomicExch(&slots[p.bias_tokens[i]], kFree);
-  __syncthreads();
+  __syncthreads();  // slots, and the copy of the scores
   for (int64_t first = biases.begin; first < biases.end; first += kThreads) {
     const int64_t i = first + threadIdx.x;
     bool pending = i < biases.end;
@@ -132,7 +132,6 @@ template <class T>
 RADIX_DEVICE void make_scores(Scratch& s, const SampleParams& p, uint32_t row, const Row<T>& logits,
                               float* scores, uint32_t* slots) {
   logits.each(s, [&](uint32_t id, float x) { scores[id] = x; });
-  __syncthreads();
   add_biases(p, row, scores, slots);
   __syncthreads();  // scores and slots of the last round
   add_penalties(p, s.params, row, scores, slots);

@@ -89,10 +89,10 @@ RADIX_DEVICE void reject(Scratch& s, Pairing<S>* pair) {
   if (sum != 0) pair->p_total = sum;
 }
 
-// The draft cannot draw a token again that it has drawn.
+// The draft cannot draw a token again that it has drawn. Behind reject, whose barrier is the last
+// readers'.
 template <class S>
 RADIX_DEVICE void lose(Pairing<S>* pair, uint32_t id, uint64_t q) {
-  __syncthreads();  // rest[id] was read
   if (threadIdx.x == 0) pair->rest[id] |= kLost;
   __syncthreads();
   pair->q_total -= q;

@@ -74,13 +74,12 @@ BUGS += plant(
     bug("negative scores divided", "x = x > 0.f ? x / r.repetition : mul_rn(x, r.repetition);",
         "x = x / r.repetition;", "CudaSample.LongHistoriesAreCountedOnce"),
     bug("presence of the prompt", "if (times == 0) return x;", "", "CudaSample.LongHistoriesAreCountedOnce"),
-    bug("missing barrier between copy and biases",
-        "scores[id] = x; });\n  __syncthreads();", "scores[id] = x; });", "CudaSample.BiasesOfOneToken*",
-        under="tsan"),
+    bug("missing barrier before biases", "__syncthreads();  // slots, and", "// slots, and",
+        "CudaSample.BiasesOfOneToken*", under="tsan"),
 )
 BUGS += plant(
     KERNELS + "sample.cu", "sample",
-    bug("+inf is a score", "!(x < INFINITY)", "isnan(x)", "CudaSample.RowsThatCannotBeSampled"),
+    bug("+inf is a score", "!(x < INFINITY)", "x != x", "CudaSample.RowsThatCannotBeSampled"),
     bug("NaN of a token that is not allowed", "const Top top = top_of(s, raw);", "const Top top = top_of(s, logits);",
         "CudaSample.RandomRows"),
     bug("rows of nothing drawn", "if (score_of(top.rank) == -INFINITY)", "if (false)",
@@ -91,8 +90,8 @@ BUGS += plant(
         "begin_cut(s, s.highest_logit, score_scale(1.f), 1);", "CudaSample.*"),
     bug("top tokens in any order", "place += s.top[i] < own ? 1 : 0;", "place += i < threadIdx.x ? 1 : 0;",
         "CudaSample.*"),
-    bug("missing barrier before the next cut", "__syncthreads();  // the cut before", "// the cut before",
-        "CudaSample.RowsThatCannotBeSampled", under="tsan"),
+    bug("missing barrier before the next cut", "s.highest_logit = s.cut.max;\n    __syncthreads();",
+        "s.highest_logit = s.cut.max;", "CudaSample.RandomRows:CudaSample.EveryVocabulary*", under="tsan"),
 )
 BUGS += plant(
     KERNELS + "verify.cu", "verify",
@@ -105,7 +104,7 @@ BUGS += plant(
     bug("draws of the first child for all", "kAcceptStream + i)", "kAcceptStream)", "CudaVerify.ManySiblings"),
     bug("q keeps what it has lost", "dense && (rest[id] & kLost) != 0 ? 0 : draft_weight(draft[id]);",
         "draft_weight(draft[id]);", "CudaVerify.ManySiblings:CudaVerify.RandomTrees"),
-    bug("q's sum keeps what it has lost", "pair->q_total -= q;", "", "CudaVerify.ManySiblings:CudaVerify.RandomTrees"),
+    bug("q's sum keeps what it has lost", "pair->q_total -= q;", "", "CudaVerify.*"),
     bug("p's sum stays", "if (sum != 0) pair->p_total = sum;", "", "CudaVerify.ManySiblings:CudaVerify.RandomTrees"),
     bug("p of nothing", "lost | (sum == 0 ? p :", "lost | (false ? p :", "CudaVerify.*"),
     bug("tokens outside of the vocabulary looked up", "if (id < vocab && pair->q_total != 0)",
@@ -113,6 +112,6 @@ BUGS += plant(
     bug("draw of the target after a rejection", "if (!pair->dense) return -1;", "return -1;",
         "CudaVerify.ManySiblings"),
     bug("failed sequences keep their tokens", "if (status != RADIX_ROW_OK) n = 0;", "", "CudaVerify.RandomTrees"),
-    bug("missing barrier before q is changed", "__syncthreads();  // rest[id] was read", "// rest[id] was read",
-        "CudaVerify.ManySiblings", under="tsan"),
+    bug("missing barrier before q is read again", "pair->rest[id] |= kLost;\n  __syncthreads();",
+        "pair->rest[id] |= kLost;", "CudaVerify.ManySiblings", under="tsan"),
 )

@@ -56,17 +56,32 @@ VerifyCase siblings(uint32_t vocab, const std::vector<int32_t>& tokens, uint64_t
 
 // Rejected one after the other: residuals of residuals, with and without replacement.
 TEST(CudaVerify, ManySiblings) {
-  uint32_t last = 0;
-  for (uint64_t seed = 0; seed < 40; ++seed) {
-    VerifyCase c = siblings(12, {3, 3, 99, 1, 0, -1, 5, 7, 3, 11}, seed);
+  uint32_t first = 0, later = 0, last = 0;
+  for (uint64_t seed = 0; seed < 150; ++seed) {
+    const std::vector<int32_t> many = {3, 3, 99, 1, 0, -1, 5, 7, 3, 11}, few = {3, 99, 1};
+    VerifyCase c = siblings(12, seed % 3 == 0 ? many : few, seed);
     c.flags = seed % 2 == 0 ? RADIX_VERIFY_NO_REPLACEMENT : 0;
-    for (float& q : c.draft_probs) q = 0.2f + 0.1f * q;
-    c.target.set(0, 2, 6.);  // drafts are wrong: most fall
+    Rng rng(seed);
+    for (float& q : c.draft_probs) q = rng.one_in(2) ? 0.02f : 0.3f;
     const Verified want = check(c);
-    last += want.num_tokens[0] == 1 ? 1 : 0;
+    const bool stood = want.num_tokens[0] == 2;
+    (!stood ? last : want.nodes[1] == 1 ? first : later) += 1;
   }
-  EXPECT_GT(last, 3u) << "all children were rejected";
-  EXPECT_LT(last, 37u) << "none was";
+  EXPECT_GT(first, 10u);
+  EXPECT_GT(later, 10u) << "of children that stood";
+  EXPECT_GT(last, 10u) << "all children were rejected";
+}
+
+// p and q are one token: nothing is left of p - q, and p stays.
+TEST(CudaVerify, ADraftThatIsTheTarget) {
+  VerifyCase c = siblings(8, {5, 2, 3}, 1);
+  c.target.temperature.clear();
+  c.target.set(0, 2, 9.);
+  std::fill(c.draft_probs.begin(), c.draft_probs.end(), 0.f);
+  c.draft_probs[2] = 1.f;
+  EXPECT_EQ(check(c).nodes[1], 2) << "the second child";
+  c.draft_tokens[2] = 4;
+  EXPECT_EQ(check(c).tokens[0], 2) << "drawn in the place of all children";
 }
 
 // A draft of one token that the target hardly has: without replacement nothing of q is left.
@@ -95,7 +110,7 @@ TEST(CudaVerify, LongVocabulariesAndManyNodes) {
     c.draft_tokens.clear();
     c.parents.clear();
     for (int32_t i = 0; i < 700; ++i) {
-      c.draft_tokens.push_back(i % 40);
+      c.draft_tokens.push_back(i < 560 ? -1 : i % 40);
       c.parents.push_back(i < 600 ? 0 : 599);  // children beyond the first threads
     }
     c.max_tokens = 6;
