@@ -75,7 +75,8 @@ BUGS += plant(
         "x = x / r.repetition;", "CudaSample.LongHistoriesAreCountedOnce"),
     bug("presence of the prompt", "if (times == 0) return x;", "", "CudaSample.LongHistoriesAreCountedOnce"),
     bug("missing barrier before biases", "__syncthreads();  // slots, and", "// slots, and",
-        "CudaSample.BiasesOfOneToken*", under="tsan"),
+        "CudaSample.BiasesOfOneToken*", under="tsan",
+        equivalent="the vote on who is left is a barrier, too"),
 )
 BUGS += plant(
     KERNELS + "sample.cu", "sample",
@@ -91,7 +92,8 @@ BUGS += plant(
     bug("top tokens in any order", "place += s.top[i] < own ? 1 : 0;", "place += i < threadIdx.x ? 1 : 0;",
         "CudaSample.*"),
     bug("missing barrier before the next cut", "s.highest_logit = s.cut.max;\n    __syncthreads();",
-        "s.highest_logit = s.cut.max;", "CudaSample.RandomRows:CudaSample.EveryVocabulary*", under="tsan"),
+        "s.highest_logit = s.cut.max;", "CudaSample.RandomRows:CudaSample.EveryVocabulary*", under="tsan",
+        equivalent="the thread that writes it is the one that reads it"),
 )
 BUGS += plant(
     KERNELS + "verify.cu", "verify",
@@ -113,5 +115,6 @@ BUGS += plant(
         "CudaVerify.ManySiblings"),
     bug("failed sequences keep their tokens", "if (status != RADIX_ROW_OK) n = 0;", "", "CudaVerify.RandomTrees"),
     bug("missing barrier before q is read again", "pair->rest[id] |= kLost;\n  __syncthreads();",
-        "pair->rest[id] |= kLost;", "CudaVerify.ManySiblings", under="tsan"),
+        "pair->rest[id] |= kLost;", "CudaVerify.ManySiblings", under="tsan",
+        equivalent="the search for the next child has barriers before anybody reads"),
 )
