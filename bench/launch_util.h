@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -114,6 +115,26 @@ inline void add_limit_cases(const char* first, const char* second, uint64_t half
                       0,
                       0,
                       {}});
+  }
+}
+
+// Launches (name, work, threads, prefill) whose cases follow those of the limits: prefill against
+// the FMA rate, decode against the read bandwidth, of as many threads.
+template <class Launch>
+void report(const std::vector<std::unique_ptr<Launch>>& launches, const std::vector<Case>& cases,
+            const Limits& limits, uint32_t max_threads, Report* out) {
+  for (size_t i = 0; i < launches.size(); ++i) {
+    const Launch& l = *launches[i];
+    const double rate = l.work / cases[2 * max_threads + i].median_ns;  // per ns: G per s
+    const double read = limits.bytes / cases[2 * (l.threads - 1)].median_ns;
+    const double fma = limits.flops[l.threads - 1] / cases[2 * (l.threads - 1) + 1].median_ns;
+    const std::string with =
+        " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
+    if (l.prefill) {
+      out->add({l.name, rate, "GFLOP/s", "f32 FMA rate" + with, fma, rate / fma});
+    } else {
+      out->add({l.name, rate, "GB/s", "read bandwidth" + with, read, rate / read});
+    }
   }
 }
 

@@ -142,24 +142,6 @@ std::unique_ptr<Launch> make_launch(const Weights& weights, radix_ctx* ctx, uint
   return l;
 }
 
-void report(const std::vector<std::unique_ptr<Launch>>& launches,
-            const std::vector<bench::Case>& cases, const bench::Limits& limits,
-            uint32_t max_threads, bench::Report* out) {
-  for (size_t i = 0; i < launches.size(); ++i) {
-    const Launch& l = *launches[i];
-    const double rate = l.work / cases[2 * max_threads + i].median_ns;  // per ns: G per s
-    const double read = limits.bytes / cases[2 * (l.threads - 1)].median_ns;
-    const double fma = limits.flops[l.threads - 1] / cases[2 * (l.threads - 1) + 1].median_ns;
-    const std::string with =
-        " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
-    if (l.prefill) {
-      out->add({l.name, rate, "GFLOP/s", "f32 FMA rate" + with, fma, rate / fma});
-    } else {
-      out->add({l.name, rate, "GB/s", "read bandwidth" + with, read, rate / read});
-    }
-  }
-}
-
 void bench_weights(const Weights& weights, const std::vector<radix_ctx*>& contexts,
                    const bench::Options& options, bench::Report* out) {
   bench::fill_random(weights.data, kWeightBytes, weights.dtype);
@@ -176,7 +158,7 @@ void bench_weights(const Weights& weights, const std::vector<radix_ctx*>& contex
   for (const auto& l : launches)
     cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});
   bench::run_interleaved(cases, options.quick ? 3 : 11);
-  report(launches, cases, limits, max_threads, out);
+  bench::report(launches, cases, limits, max_threads, out);
 }
 
 }  // namespace
