@@ -54,7 +54,9 @@ radix_status load_cublas_lt(const char* const* names, size_t num_names, CublasLt
 radix_status status_of_cublas_lt(const CublasLt& lt, int32_t native, const char* what) {
   const auto s = static_cast<cublasStatus_t>(native);
   if (s == CUBLAS_STATUS_SUCCESS) return RADIX_OK;
-  const radix_status st = s == CUBLAS_STATUS_ALLOC_FAILED ? RADIX_E_NOMEM : RADIX_E_DEVICE;
+  const radix_status st = s == CUBLAS_STATUS_ALLOC_FAILED    ? RADIX_E_NOMEM
+                          : s == CUBLAS_STATUS_NOT_SUPPORTED ? RADIX_E_UNSUPPORTED
+                                                             : RADIX_E_DEVICE;
   return fail_native(st, native, "%s: %s", what, lt.status_name(s));
 }
 

@@ -729,7 +729,8 @@ RADIX_API(radix_status) radix_set_tokens(radix_ctx *ctx, radix_req r, uint64_t p
  * REMAP_DUPLICATES gets the cached block in its row and gives its own back (listed in remaps);
  * any other keeps its row unchanged and gives the duplicate back when freed. Requests that share the
  * blocks (forks, borrowers) are committed along; they get their remaps from the next commit that names them. out may be
- * NULL when no remap is asked for. All items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE (ids unknown), BUFFER, NOMEM.
+ * NULL when no remap is asked for. All items take effect or none. Errors: STALE, INVALID (beyond num_tokens), STATE
+ * (ids unknown), BUFFER, NOMEM.
  * Cost: O(new blocks * block_size), O(log nodes), O(nodes above) and O(family). */
 RADIX_API(radix_status) radix_commit(radix_ctx *ctx, const radix_commit_item *items, uint32_t n,
                                      radix_commit_out *out) RADIX_NOEXCEPT;
@@ -910,8 +911,8 @@ RADIX_API(radix_status) radix_verify_launch(radix_ctx *ctx, const radix_verify *
  * attention's workspace grows with only: sized for the largest step, it serves all. */
 RADIX_API(radix_status) radix_layer_workspace(const radix_ctx *ctx, const radix_layer *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
 /* [D] See radix_layer. Errors: those of radix_rope_append_launch and the attention launches, INVALID (shape, dtype: named), BUFFER
- * (workspace), UNSUPPORTED (CUDA: no gemm given and cuBLASLt cannot be opened), CALLBACK (gemm). A failure after the
- * first product may leave K/V in the slots. */
+ * (workspace), UNSUPPORTED (CUDA: no gemm given, and cuBLASLt cannot be opened or takes no such product), CALLBACK
+ * (gemm). A failure after the first product may leave K/V in the slots. */
 RADIX_API(radix_status) radix_layer_launch(radix_ctx *ctx, const radix_layer *d, radix_stream s) RADIX_NOEXCEPT;
 
 /* @cdef-end */

@@ -35,7 +35,7 @@ class Search {
   ~Search() {
     for (const std::vector<Beam>* beams : {&beams_, &parents_}) {
       for (const Beam& b : *beams) {
-        if (b.req != 0) radix_free_request(w_.cache->ctx(), b.req, 0);
+        if (b.req != 0) radix_free_request(w_.cache->ctx(), b.req, RADIX_FREE_DISCARD);
       }
     }
   }
@@ -66,6 +66,7 @@ class Search {
 
   void forward(const StepBatch& batch) {
     w_.model->forward(w_.attention, batch, w_.sampler->logits());
+    if (!w_.cache_on) return;
     std::vector<radix_commit_item> items;
     for (const Chunk& c : batch.chunks) items.push_back({c.req, c.end});
     w_.cache->commit(items);
@@ -74,7 +75,7 @@ class Search {
   void read_prompt() {
     Beam& b = beams_[0];
     Found found;
-    b.req = w_.cache->begin(b.tokens, 0, &found);
+    b.req = w_.cache->begin(b.tokens, w_.cache_on ? 0u : RADIX_BEGIN_NO_MATCH, &found);
     append({{b.req, std::span(b.tokens).subspan(found.cached)}});
     for (uint64_t at = found.cached; at < b.tokens.size();) {
       StepBatch batch;
@@ -152,7 +153,7 @@ class Search {
       heirs[parent] = beams_[i].req;
     }
     for (Beam& b : parents_) {
-      if (b.req != 0) w_.cache->free(std::exchange(b.req, 0), true);
+      if (b.req != 0) w_.cache->free(std::exchange(b.req, 0), w_.cache_on);
     }
   }
 
@@ -171,7 +172,7 @@ class Search {
     double best = -INFINITY;
     for (const Beam& b : beams_) best = std::max(best, score(b.logprob, length));
     if (best > done_.back().score) return false;
-    for (Beam& b : beams_) w_.cache->free(std::exchange(b.req, 0), true);
+    for (Beam& b : beams_) w_.cache->free(std::exchange(b.req, 0), w_.cache_on);
     beams_.clear();
     return true;
   }

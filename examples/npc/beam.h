@@ -27,18 +27,20 @@ struct Hypothesis {
   double score = 0;             // logprob / output.size() ^ length_penalty
 };
 
-// What a search works with; step_rows: rows a step computes at most.
+// What a search works with. step_rows: rows a step computes at most; cache_on: prefixes are
+// matched, and kept for later.
 struct BeamWorkshop {
   Cache* cache;
   Model* model;
   Attention* attention;
   Sampler* sampler;
   uint32_t step_rows;
+  bool cache_on;
 };
 
 // Best first, at most `width`. A search ends when `width` hypotheses have ended and no living
 // beam's score, at its present length, is better than the worst of them, or at max_new_tokens.
-// Throws Error when blocks run out; nothing is kept then.
+// Throws Error when blocks run out; no request is left then.
 std::vector<Hypothesis> beam_search(const BeamWorkshop& workshop,
                                     const std::vector<int32_t>& prompt, const BeamOptions& options);
 

@@ -94,8 +94,8 @@ std::vector<Hypothesis> Engine::beam_search(const std::vector<int32_t>& prompt,
                 std::to_string(options.max_new_tokens) + " more: expected 1.." +
                 std::to_string(limit) + " in all");
   }
-  const BeamWorkshop workshop = {cache_.get(), model_, attention_.get(), sampler_.get(),
-                                 options_.step_tokens};
+  const BeamWorkshop workshop = {
+      cache_.get(), model_, attention_.get(), sampler_.get(), options_.step_tokens, options_.cache};
   return npc::beam_search(workshop, prompt, options);
 }
 

@@ -311,7 +311,7 @@ TEST_F(DeviceProducts, RefusalsOfCublasLtAreErrorsOfTheDevice) {
   EXPECT_FAILS(RADIX_E_DEVICE, product, backend_->gemm(c.p, nullptr));
   EXPECT_EQ(radix_error_detail(), int32_t{CUBLAS_STATUS_INTERNAL_ERROR});
   device::settings.failing_choice = -1;
-  EXPECT_FAILS(RADIX_E_DEVICE, "CUBLAS_STATUS_NOT_SUPPORTED", backend_->gemm(c.p, nullptr));
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "CUBLAS_STATUS_NOT_SUPPORTED", backend_->gemm(c.p, nullptr));
   EXPECT_EQ(radix_error_detail(), int32_t{CUBLAS_STATUS_NOT_SUPPORTED});
   device::settings.failing_product = CUBLAS_STATUS_EXECUTION_FAILED;
   EXPECT_FAILS(RADIX_E_DEVICE, product, backend_->gemm(c.p, nullptr));

@@ -208,6 +208,29 @@ TEST(Gemm, TheWorkspaceGrowsWithRowsWidthAndWorkers) {
   }
 }
 
+// A workspace for a large step serves every smaller one.
+TEST(Gemm, TheWorkspaceNeverFallsWithRows) {
+  for (const uint32_t in : {16u, 1000u, 1024u, 4096u, 20000u}) {
+    GemmParams p;
+    p.in = in;
+    p.out = 64;
+    uint64_t before = 0;
+    for (p.num_rows = 1; p.num_rows < 420; ++p.num_rows) {
+      const uint64_t bytes = gemm_workspace_bytes(p, 16);
+      ASSERT_GE(bytes, before) << p.num_rows << " rows of " << in;
+      before = bytes;
+    }
+  }
+}
+
+// Each number of rows around those where another way is taken, in exactly its workspace.
+TEST(Gemm, EveryNumberOfRowsFitsItsWorkspace) {
+  for (int rows = 1; rows < 30; ++rows) {
+    SCOPED_TRACE(rows);
+    check(shape_of(rows, 2100, 9), static_cast<uint64_t>(rows));
+  }
+}
+
 TEST(Gemm, RandomCases) {
   for_random_cases("gemm", 60, [](uint64_t seed) {
     SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);

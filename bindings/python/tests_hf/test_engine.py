@@ -392,6 +392,68 @@ def test_an_error_of_the_tokenizer_loses_no_token(engine, llama, monkeypatch):
     assert done[numbers[1]] == baseline(llama, [*SYSTEM, 4], NEW)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("where", ["begin", "run_ops", "stats", "commit"])
+def test_an_error_of_the_cache_leaves_no_hole(engine, llama, monkeypatch, where, steps):
+    numbers = [engine.add(SYSTEM, GREEDY)]
+    for _ in range(steps):
+        engine.step()  # one is running
+    numbers.append(engine.add([*SYSTEM, 4], GREEDY))
+    monkeypatch.setattr(engine.ctx, where, lambda *_args, **_options: 1 / 0, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    monkeypatch.undo()
+    done = {}
+    while engine.num_unfinished:
+        done |= {e.request_id: e.output.token_ids for e in engine.step() if e.finished}
+        engine.ctx.check()
+    assert done == {
+        numbers[0]: baseline(llama, SYSTEM, NEW), numbers[1]: baseline(llama, [*SYSTEM, 4], NEW)
+    }  # fmt: skip
+    assert engine.generate([SYSTEM], GREEDY)[0].token_ids == baseline(llama, SYSTEM, NEW)
+
+
+@pytest.mark.parametrize("extra_key", [-1, 2**64, "tenant", None])
+def test_a_bad_extra_key_fails_alone(engine, llama, extra_key):
+    engine.add(SYSTEM, GREEDY)
+    number = engine.add(SYSTEM, GREEDY, extra_key=extra_key)
+    events = engine.step()
+    [failed] = [e.output for e in events if e.finished]
+    assert failed.request_id == number
+    assert "extra_key is" in str(failed.error)
+    while engine.num_unfinished:
+        engine.step()
+
+
+def test_prompts_that_are_no_prompts_fail_alone(engine, llama):
+    bad = [None, 7, torch.tensor([SYSTEM]), ["text"], [2**70]]
+    outputs = engine.generate([SYSTEM, *bad], GREEDY)
+    assert [o.finish_reason for o in outputs] == ["length"] + ["error"] * len(bad)
+    assert engine.num_unfinished == 0
+
+
+def test_every_seed_draws(engine):
+    for seed in (0, 2**63 - 1, 2**63, 2**64 - 1):
+        how = SamplingParams(max_new_tokens=3, temperature=1.0, seed=seed)
+        first, second = (engine.generate([SYSTEM], how)[0] for _ in range(2))
+        assert first.token_ids == second.token_ids
+        assert first.finish_reason == "length"
+
+
+def test_a_callback_that_raises_silences_no_other(engine):
+    told = []
+
+    def raising(_event):
+        raise KeyError("planted")
+
+    engine.add(SYSTEM, SamplingParams(max_new_tokens=1), on_event=raising)
+    engine.add(SYSTEM, SamplingParams(max_new_tokens=1), on_event=told.append)
+    with pytest.raises(KeyError, match="planted"):
+        engine.step()
+    assert [e.finished for e in told] == [True]
+    assert engine.num_unfinished == 0
+
+
 def test_stop_strings_need_a_tokenizer(llama):
     with Engine(llama, num_blocks=32) as engine:
         outputs = engine.generate([SYSTEM, "text"], SamplingParams(max_new_tokens=2, stop="x"))

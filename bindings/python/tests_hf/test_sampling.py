@@ -137,6 +137,9 @@ def test_a_draw_depends_on_seed_and_position_only(ctx):
         ("top_p", 0.0), ("top_p", 1.5), ("seed", -1), ("stop", [""]), ("min_p", 1.1),
         ("typical_p", 0.0), ("repetition_penalty", 0.0), ("presence_penalty", math.nan),
         ("frequency_penalty", math.inf), ("logit_bias", {1: math.inf}), ("logprobs", 129),
+        ("logit_bias", {2**31: 1.0}), ("logit_bias", {-1: 1.0}), ("logit_bias", {"7": 1.0}),
+        ("logit_bias", {1: 1e39}), ("top_p", 1e-46), ("typical_p", 1e-46), ("temperature", 1e-46),
+        ("temperature", 1e39), ("repetition_penalty", 1e39), ("presence_penalty", -1e39),
     ],
 )  # fmt: skip
 def test_bad_parameters_name_themselves(name, value):

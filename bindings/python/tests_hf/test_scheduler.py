@@ -61,7 +61,7 @@ def test_an_abandoned_step_begins_again_in_order(ctx):
     for number in range(3):
         scheduler.add(Seq(number, list(range(10 * number, 10 * number + 6))))
     first = scheduler.schedule()
-    scheduler.abandon(first)
+    scheduler.abandon()
     assert [s.number for s in scheduler.waiting] == [0, 1, 2]
     assert spans(scheduler.schedule()) == spans(first)
 

@@ -306,6 +306,22 @@ TEST_F(Beams, AreThoseOfThePlainSearch) {
   EXPECT_TRUE(some_end_early);
 }
 
+TEST_F(Beams, WithoutTheCacheNothingIsKept) {
+  EngineOptions options = f32_options();
+  Engine with(&model_, options);
+  options.cache = false;
+  Engine without(&model_, options);
+  const Tokens prompt(20, 9);
+  for (int round = 0; round < 2; ++round) {
+    const auto a = with.beam_search(prompt, {3, 6, 1}), b = without.beam_search(prompt, {3, 6, 1});
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].output, b[i].output);
+  }
+  EXPECT_GT(with.stats().tokens_hit, 0u);
+  EXPECT_EQ(without.stats().tokens_hit, 0u);
+  EXPECT_EQ(without.stats().blocks_free, without.stats().blocks_total);
+}
+
 TEST_F(Beams, ASearchThatDoesNotFitLeavesNothing) {
   EngineOptions options = f32_options();
   options.num_blocks = 4;

@@ -30,7 +30,8 @@ struct GemmItem {
 static inline __attribute__((always_inline)) uint64_t gemm_scratch_floats(uint32_t rows,
                                                                           uint32_t in) {
   const uint32_t most = kGemmFewGroups * kGemmMaxGroup;
-  const uint64_t few = (rows < most ? rows + kGemmFewGroups : most) * gemm_padded(in);
+  const uint32_t full = rows + kGemmFewGroups;  // the rows of groups that are not full
+  const uint64_t few = (full < most ? full : most) * gemm_padded(in);
   const uint64_t block = (rows < kGemmRowBlock ? rows : kGemmRowBlock) + kGemmMaxGroup;
   const uint64_t chunk = gemm_padded(in < kGemmChunk ? in : kGemmChunk);
   const uint64_t many = (block + kGemmPanel) * chunk + block * kGemmOutBlock;

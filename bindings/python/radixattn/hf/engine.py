@@ -172,7 +172,7 @@ class Engine:
         self._live[number] = live
         try:
             self._prepare(live, prompt)
-        except ValueError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             output.finish_reason, output.error = "error", error
         else:
             self._scheduler.add(live.sequence)
@@ -180,6 +180,9 @@ class Engine:
 
     def _prepare(self, live: _Live, prompt: Prompt) -> None:
         params, output = live.params, live.output
+        key = live.sequence.extra_key
+        if not isinstance(key, int) or not 0 <= key < 2**64:
+            raise ValueError(f"extra_key is {key!r}: expected 0 to 2^64 - 1")
         output.prompt_token_ids = tokens = self._tokens(prompt)
         live.sequence.tokens = list(tokens)
         if not tokens:
@@ -233,29 +236,41 @@ class Engine:
     def step(self) -> list[Event]:
         """One forward pass; returns what it did to requests. [] when there is nothing to do.
 
-        An error of the model is raised; its requests then begin again in the next step.
+        An error of the model is raised; all requests then begin again in the next step. An error of
+        an on_event is raised when the others have been called.
         """
+        try:
+            batch = self._scheduler.schedule()
+            complete = [self._live[e.sequence.number] for e in batch if e.complete]
+            choices = self._choose(batch, complete) if batch else []
+            if batch:
+                self._scheduler.commit(batch)
+        except BaseException:
+            self._scheduler.abandon()
+            raise
         events = self._refused()
-        batch = self._scheduler.schedule()
         for sequence, error in self._scheduler.failed:
             events.append(self._end(self._live[sequence.number], "error", error=error))
-        if batch:
-            complete = [self._live[e.sequence.number] for e in batch if e.complete]
-            try:
-                choices = self._choose(batch, complete)
-            except BaseException:
-                self._scheduler.abandon(batch)
-                raise
-            self._scheduler.commit(batch)
-            events += self._advance(complete, choices)
+        events += self._advance(complete, choices)
+        self._tell(events)
+        return events
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Forgets what has finished, then calls whoever wants to know."""
         told = [(self._live[event.request_id].on_event, event) for event in events]
         for event in events:
             if event.finished:
                 del self._live[event.request_id]
+        first_error: BaseException | None = None
         for on_event, event in told:
-            if on_event is not None:
+            if on_event is None:
+                continue
+            try:
                 on_event(event)
-        return events
+            except BaseException as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
 
     def _refused(self) -> list[Event]:
         """Events of requests that add() found impossible."""
@@ -383,9 +398,11 @@ class Engine:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         each = _one_each(params, len(prompts))
-        ids = {self.add(prompt, how) for prompt, how in zip(prompts, each, strict=True)}
-        bar = Progress(len(ids), progress)
+        ids: set[int] = set()
+        bar = Progress(len(prompts), progress)
         try:
+            for prompt, how in zip(prompts, each, strict=True):
+                ids.add(self.add(prompt, how))
             while ids:
                 for event in self.step():
                     if event.request_id not in ids:

@@ -61,21 +61,28 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        infinity = float("inf")
+        infinity, f32 = float("inf"), _as_f32
         for name, fine, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < infinity, "0 (greedy) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or 0 < f32(self.temperature) < infinity,
+                "0 (greedy) or more",
+            ),
             ("top_k", 0 <= self.top_k < 2**31, "0 (all) or more"),
-            ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("top_p", 0 < f32(self.top_p) <= 1, "more than 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 (all) to 1"),
-            ("typical_p", 0 < self.typical_p <= 1, "more than 0, at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < infinity, "more than 0"),
-            ("presence_penalty", abs(self.presence_penalty) < infinity, "a finite number"),
-            ("frequency_penalty", abs(self.frequency_penalty) < infinity, "a finite number"),
+            ("typical_p", 0 < f32(self.typical_p) <= 1, "more than 0, at most 1"),
+            ("repetition_penalty", 0 < f32(self.repetition_penalty) < infinity, "more than 0"),
+            ("presence_penalty", abs(f32(self.presence_penalty)) < infinity, "a finite number"),
+            ("frequency_penalty", abs(f32(self.frequency_penalty)) < infinity, "a finite number"),
             (
                 "logit_bias",
-                all(value < infinity for value in self.logit_bias.values()),
-                "finite numbers or -inf",
+                all(
+                    isinstance(token, int) and 0 <= token < 2**31 and f32(value) < infinity
+                    for token, value in self.logit_bias.items()
+                ),
+                "token ids, and finite numbers or -inf",
             ),
             ("seed", self.seed is None or 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
             (
@@ -95,6 +102,12 @@ class SamplingParams:
     @property
     def penalises(self) -> bool:
         return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+
+
+def _as_f32(value: float) -> float:
+    """What the library is given."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 class Row(NamedTuple):
@@ -132,9 +145,11 @@ class _Arrays:
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
 
-    def __call__(self, values: Any, dtype: Any) -> torch.Tensor:
+    def __call__(self, values: Any, dtype: Any) -> Any:
         array = np.asarray(values, dtype)
-        if array.dtype == np.uint64:
+        if array.dtype == np.uint64:  # on a device the bits count
+            if self._logits.device.type == "cpu":
+                return array
             array = array.view(np.int64)
         return torch.from_numpy(array).to(self._logits.device)
 

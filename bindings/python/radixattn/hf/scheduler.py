@@ -122,10 +122,15 @@ class Scheduler:
         ends = np.array([e.end for e in batch if e.sequence.request is not None], np.uint64)
         self.ctx.commit(requests, ends)
 
-    def abandon(self, batch: Sequence[Entry]) -> None:
-        """The step was not computed: its requests begin again from what is published."""
-        for entry in reversed(batch):
-            self._preempt(entry.sequence)
+    def abandon(self) -> None:
+        """The step failed, wherever: all requests begin again from what is published."""
+        for sequence, _error in reversed(self.failed):
+            self.waiting.appendleft(sequence)
+        for sequence in self.waiting:
+            self._release(sequence)
+        for sequence in reversed(list(self.running)):
+            self._preempt(sequence)
+        self._batch, self.failed = [], []
 
     def _generate(self) -> bool:
         """One token for each sequence that has no more pending. Returns whether one was
