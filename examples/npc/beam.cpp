@@ -75,7 +75,8 @@ class Search {
   void read_prompt() {
     Beam& b = beams_[0];
     Found found;
-    b.req = w_.cache->begin(b.tokens, w_.cache_on ? 0u : RADIX_BEGIN_NO_MATCH, &found);
+    const uint32_t flags = w_.cache_on ? 0u : uint32_t{RADIX_BEGIN_NO_MATCH};
+    b.req = w_.cache->begin(b.tokens, flags, &found);
     append({{b.req, std::span(b.tokens).subspan(found.cached)}});
     for (uint64_t at = found.cached; at < b.tokens.size();) {
       StepBatch batch;
