@@ -225,9 +225,9 @@ TEST(Gemm, TheWorkspaceNeverFallsWithRows) {
 
 // Each number of rows around those where another way is taken, in exactly its workspace.
 TEST(Gemm, EveryNumberOfRowsFitsItsWorkspace) {
-  for (int rows = 1; rows < 30; ++rows) {
+  for (uint32_t rows = 1; rows < 30; ++rows) {
     SCOPED_TRACE(rows);
-    check(shape_of(rows, 2100, 9), static_cast<uint64_t>(rows));
+    check(shape_of(rows, 2100, 9), rows);
   }
 }
 
