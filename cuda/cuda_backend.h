@@ -27,6 +27,7 @@ class CudaBackend final : public Backend {
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
   radix_status merge_states(const MergeParams& p, radix_stream stream) override;
   DecodeListSize decode_list_size(const AttentionParams& bounds) const override;
+  RadixLimits radix_limits(const AttentionParams&) const override { return {}; }
   radix_status check_not_capturing(radix_stream stream) override;
   radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status match_batch(const MatchParams& p, radix_stream stream) override;

@@ -137,12 +137,19 @@ enum {                             /* radix_request_desc.flags */
   RADIX_BEGIN_SHARE_PENDING = 4,   /* may borrow full blocks that another live request has reserved, not committed */
   RADIX_BEGIN_REMAP_DUPLICATES = 8 /* commit swaps duplicates for the cached block (see radix_commit) */
 };
-enum { /* radix_attn.flags, radix_rope_append.flags */
-  RADIX_ATTN_SCALE_PER_HEAD = 1    /* k_scale and v_scale have one number a KV head; else one in all */
+enum { /* radix_attn.flags; radix_rope_append.flags takes the first alone */
+  RADIX_ATTN_SCALE_PER_HEAD = 1,   /* k_scale and v_scale have one number a KV head; else one in all */
+  RADIX_ATTN_BATCH_INVARIANT = 2,  /* a row's bits depend on its query, its position and the K/V that it sees, and on nothing
+                                    * else: not on the batch, on what is shared, on how a prompt was cut into launches, on decode
+                                    * or prefill, on threads or splits. Slower where few rows share K/V (docs/radix_attention.md) */
+  RADIX_ATTN_BF16_WEIGHTS = 4      /* CPU: when q, K and V are bf16, the softmax's weights are rounded to bf16, too, as tensor
+                                    * cores have them: faster prefill and shared prefixes, 2^-9 relative. Elsewhere no effect */
 };
 enum { /* radix_plan_config.flags */
-  RADIX_PLAN_BOUNDS = 1            /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
+  RADIX_PLAN_BOUNDS = 1,           /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
                                     * they serve every later step. Rows beyond the step's own are padding */
+  RADIX_PLAN_UNSHARED = 2,         /* every sequence reads all of its K/V by itself, shared or not */
+  RADIX_PLAN_BATCH_INVARIANT = 4   /* for launches with RADIX_ATTN_BATCH_INVARIANT; radix_plan_attn sets that flag */
 };
 enum { /* radix_plan_desc.flags */
   RADIX_PLAN_UPDATE_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
@@ -417,6 +424,28 @@ typedef struct radix_rope_append {
   const float *v_scale;
 } radix_rope_append;
 
+/* The radix tree below one (ns, extra_key) as arrays: what a device can search. The root holds nothing and is none of the
+ * nodes. Nodes stand breadth first: each behind its parent, the children of one side by side, sorted by the tokens of their
+ * first block (compared as signed numbers, the first difference decides), so that a child is found by binary search.
+ *   root -+- 0: [7 7|8 8] -+- 2: [1 1]      parent       -1 -1  0  0
+ *         |                +- 3: [5 6]      depth_blocks  0  0  2  2
+ *         +- 1: [9 9]                       block_begin   0  2  3  4  5
+ *   (blocks of two tokens)                  child_begin   0  2  4  4  4  4    of the root, of node 0, of node 1, ... */
+typedef struct radix_tree_view {
+  uint32_t struct_size;
+  uint32_t block_size;    /* tokens a block */
+  uint32_t nodes_cap;     /* export, in: room in the arrays by node */
+  uint32_t blocks_cap;    /* export, in: room in block_ids, and blocks_cap * block_size in tokens */
+  uint32_t num_nodes;     /* export: out */
+  uint32_t num_blocks;    /* of all nodes; export: out */
+  int32_t *parent;        /* [num_nodes] -1 = the root */
+  int32_t *depth_blocks;  /* [num_nodes] blocks above the node's first */
+  int32_t *child_begin;   /* [num_nodes + 2] children of node i: nodes [child_begin[i + 1], child_begin[i + 2]); i = -1: of the root */
+  int32_t *block_begin;   /* [num_nodes + 1] blocks of node i: [block_begin[i], block_begin[i + 1]) of the next two */
+  radix_block *block_ids; /* [num_blocks] */
+  radix_token *tokens;    /* [num_blocks, block_size] */
+} radix_tree_view;
+
 /* What a plan has room for. All arrays of a plan lie in one piece of memory of the context's device, at addresses that never
  * change. */
 typedef struct radix_plan_config {
@@ -441,12 +470,14 @@ typedef struct radix_plan_desc {
   uint32_t flags;              /* RADIX_PLAN_UPDATE_NO_WAIT */
   uint32_t num_seqs;
   uint32_t reserved0;
-  const radix_req *reqs;       /* [num_seqs] live requests; or NULL: the tables below, of a cache that is not ours */
+  const radix_req *reqs;       /* [num_seqs] live requests; or NULL: the tables or the tree below, of a cache that is not ours */
   const int32_t *q_lens;       /* [num_seqs] the last q_lens[i] tokens are queries, 0..length; NULL = decode, one each (an
                                 * empty sequence has a row, too, and its result is the empty state) */
   const int32_t *block_tables; /* without reqs: [num_seqs, block_table_stride], on the host, read during the call only */
   int64_t block_table_stride;
   const int32_t *context_lens; /* without reqs: [num_seqs], on the host; ignored with reqs */
+  const radix_tree_view *tree; /* without reqs and tables: a tree on the host; parent, block_begin and block_ids are read */
+  const int32_t *radix_indices; /* with tree: [num_seqs] a sequence's blocks are those from the root to this node; -1 = none */
 } radix_plan_desc;
 
 /* What the last update made. */
@@ -464,29 +495,11 @@ typedef struct radix_plan_info {
   uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */
   uint64_t device_bytes;     /* of the plan's memory on the context's device */
   uint64_t host_bytes;       /* besides that: staging, mirrors */
+  uint64_t tokens_seen;      /* K/V positions that the step's sequences have in sight, all together (windows aside) */
+  uint64_t tokens_read;      /* of these, read by launches with this plan: each shared run once for all rows of an item */
+  uint32_t num_nodes;        /* of the step's tree of shared blocks, its sequences' own ends not counted */
+  uint32_t num_shared;       /* of these, read once for all */
 } radix_plan_info;
-
-/* The radix tree below one (ns, extra_key) as arrays: what a device can search. The root holds nothing and is none of the
- * nodes. Nodes stand breadth first: each behind its parent, the children of one side by side, sorted by the tokens of their
- * first block (compared as signed numbers, the first difference decides), so that a child is found by binary search.
- *   root -+- 0: [7 7|8 8] -+- 2: [1 1]      parent       -1 -1  0  0
- *         |                +- 3: [5 6]      depth_blocks  0  0  2  2
- *         +- 1: [9 9]                       block_begin   0  2  3  4  5
- *   (blocks of two tokens)                  child_begin   0  2  4  4  4  4    of the root, of node 0, of node 1, ... */
-typedef struct radix_tree_view {
-  uint32_t struct_size;
-  uint32_t block_size;    /* tokens a block */
-  uint32_t nodes_cap;     /* export, in: room in the arrays by node */
-  uint32_t blocks_cap;    /* export, in: room in block_ids, and blocks_cap * block_size in tokens */
-  uint32_t num_nodes;     /* export: out */
-  uint32_t num_blocks;    /* of all nodes; export: out */
-  int32_t *parent;        /* [num_nodes] -1 = the root */
-  int32_t *depth_blocks;  /* [num_nodes] blocks above the node's first */
-  int32_t *child_begin;   /* [num_nodes + 2] children of node i: nodes [child_begin[i + 1], child_begin[i + 2]); i = -1: of the root */
-  int32_t *block_begin;   /* [num_nodes + 1] blocks of node i: [block_begin[i], block_begin[i + 1]) of the next two */
-  radix_block *block_ids; /* [num_blocks] */
-  radix_token *tokens;    /* [num_blocks, block_size] */
-} radix_tree_view;
 
 /* Prompts to look up in a radix_tree_view, one after the other in one array. */
 typedef struct radix_match_batch {
@@ -822,6 +835,11 @@ RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) 
  * plan's block_size, which nobody can check here. STATE: no step. */
 RADIX_API(radix_status) radix_plan_rope(const radix_plan *plan, radix_rope_append *io) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_plan_get_info(const radix_plan *plan, radix_plan_info *out) RADIX_NOEXCEPT; /* [F] */
+/* [F] The step's tree of shared blocks: which sequences begin with the same blocks of the pool, by block id, whether committed or
+ * not. Nodes as in radix_tree_export, in the order of a walk from the root, a parent before its children; tokens may be NULL and
+ * is not written, nor are children sorted. radix_indices [num_seqs]: the deepest node above each sequence, -1 = none. A
+ * sequence's own blocks belong to no node. BUFFER with num_nodes and num_blocks = needed; STATE: no step. */
+RADIX_API(radix_status) radix_plan_tree(const radix_plan *plan, radix_tree_view *io, int32_t *radix_indices) RADIX_NOEXCEPT;
 
 /* ---- what is shared: for schedulers and people ------------------------------------------------------------------ */
 

@@ -10,12 +10,16 @@
 namespace radixattn {
 namespace {
 
-// What only CUDA kernels know, and flags that nobody knows.
-radix_status check_scales(const radix_ctx& ctx, uint32_t flags, const float* k_scale,
-                          const float* v_scale) {
-  if ((flags & ~uint32_t{RADIX_ATTN_SCALE_PER_HEAD}) != 0) {
-    return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected RADIX_ATTN_*", flags);
-  }
+constexpr uint32_t kAttnFlags =
+    RADIX_ATTN_SCALE_PER_HEAD | RADIX_ATTN_BATCH_INVARIANT | RADIX_ATTN_BF16_WEIGHTS;
+
+radix_status check_flags(uint32_t flags, uint32_t known, const char* names) {
+  if ((flags & ~known) == 0) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "d->flags is 0x%x: expected %s", flags, names);
+}
+
+// What only CUDA kernels know.
+radix_status check_scales(const radix_ctx& ctx, const float* k_scale, const float* v_scale) {
   if (ctx.on_cuda() || (k_scale == nullptr && v_scale == nullptr)) return RADIX_OK;
   return fail(RADIX_E_UNSUPPORTED, "d->%s is given: expected NULL on the CPU, which has no fp8 K/V",
               k_scale != nullptr ? "k_scale" : "v_scale");
@@ -260,7 +264,8 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
                        AttentionParams* p) {
   KvView kv;
   radix_status st = check_attn_words(d);
-  if (st == RADIX_OK) st = check_scales(ctx, d.flags, d.k_scale, d.v_scale);
+  if (st == RADIX_OK) st = check_flags(d.flags, kAttnFlags, "RADIX_ATTN_*");
+  if (st == RADIX_OK) st = check_scales(ctx, d.k_scale, d.v_scale);
   if (st == RADIX_OK) st = check_tree_mask(d, prefill);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, need_data, &kv);
   if (st == RADIX_OK) st = read_attn_rows(ctx, d, kv, prefill, need_data, p);
@@ -286,6 +291,8 @@ radix_status read_attn(const radix_ctx& ctx, const radix_attn& d, bool prefill, 
   p->k_scale = d.k_scale;
   p->v_scale = d.v_scale;
   p->kv_scale_per_head = (d.flags & RADIX_ATTN_SCALE_PER_HEAD) != 0;
+  p->batch_invariant = (d.flags & RADIX_ATTN_BATCH_INVARIANT) != 0;
+  p->bf16_weights = (d.flags & RADIX_ATTN_BF16_WEIGHTS) != 0;
   p->tree_mask = d.tree_mask;
   p->tree_mask_stride = d.tree_mask_stride;
   p->alibi_slopes = d.alibi_slopes;
@@ -323,7 +330,9 @@ radix_status attention_workspace(const radix_ctx& ctx, const radix_attn& d, bool
 radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeAppendParams* p) {
   KvView kv;
   radix_status st = check_rope_words(d);
-  if (st == RADIX_OK) st = check_scales(ctx, d.flags, d.k_scale, d.v_scale);
+  if (st == RADIX_OK)
+    st = check_flags(d.flags, RADIX_ATTN_SCALE_PER_HEAD, "RADIX_ATTN_SCALE_PER_HEAD or 0");
+  if (st == RADIX_OK) st = check_scales(ctx, d.k_scale, d.v_scale);
   if (st == RADIX_OK) st = read_rope_scaling(d, p);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, true, &kv);
   if (st == RADIX_OK) st = read_rope_rows(ctx, d, kv, p);

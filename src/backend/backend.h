@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "backend/radix_list.h"
 #include "radixattn.h"
 
 namespace radixattn {
@@ -62,6 +63,19 @@ struct DecodeListSize {
   uint64_t workspace_bytes = 0;
 };
 
+// A plan's work list over the tree of shared blocks (backend/radix_list.h). Arrays lie where the
+// backend's launches read; their contents change from step to step while launches stay the same.
+struct RadixList {
+  const RadixListSizes* sizes = nullptr;  // null: no list
+  const RadixItem* items = nullptr;       // [max_items]
+  const RadixRow* rows = nullptr;         // [sorted rows]
+  const RadixMerge* merges = nullptr;     // [num_seqs]
+  const int32_t* terms = nullptr;
+  uint32_t max_items = 0;
+  uint32_t max_states = 0;
+  bool has_merges = true;  // false: every row of this step is written by an item
+};
+
 // One attention launch over paged K/V. Query row r of sequence s (rows [cu_q_lens[s],
 // cu_q_lens[s+1]) for prefill, row s for decode) stands at position p = context_len - q_len + (r -
 // first row) and sees the keys j in [max(0, p - window + 1), p] (window 0: from 0). For a visible
@@ -106,7 +120,15 @@ struct AttentionParams {
   const float* alibi_slopes = nullptr;  // [num_q_heads] or null
   const float* sinks = nullptr;         // [num_q_heads] or null
   DecodeList list;                      // of a plan, for decode
-  void* workspace = nullptr;            // 64-byte aligned, at least what workspace_bytes asked for
+  RadixList radix;                      // of a plan that found something to share, or that is
+                                        // batch-invariant
+  // A row's result has the same bits whatever else the launch holds and however it is cut, in
+  // decode and in prefill: segments of kSegmentTokens positions, each begun afresh, folded in
+  // order.
+  bool batch_invariant = false;
+  // CPU: bf16 queries, K and V meet in bf16 dot products throughout: weights are rounded to bf16.
+  bool bf16_weights = false;
+  void* workspace = nullptr;  // 64-byte aligned, at least what workspace_bytes asked for
   uint64_t workspace_bytes = 0;
 };
 
@@ -312,6 +334,9 @@ class Backend {
 
   // How a plan for launches within these bounds cuts decode.
   virtual DecodeListSize decode_list_size(const AttentionParams& bounds) const = 0;
+  // What a plan for launches within these bounds may hand to them in AttentionParams::radix. A
+  // smaller list always fits: one item for every wide_rows stacked rows of a sequence, no states.
+  virtual RadixLimits radix_limits(const AttentionParams& bounds) const = 0;
   // STATE: work for `stream` would become part of a graph.
   virtual radix_status check_not_capturing(radix_stream stream) = 0;
   virtual radix_status build_step(const StepParams& p, radix_stream stream) = 0;
