@@ -24,11 +24,13 @@ radix_tensor optional_view(const float* data, std::initializer_list<uint64_t> sh
 }  // namespace
 
 Attention::Attention(Cache* cache, DeviceMemory* device, const ModelConfig& config,
-                     const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds)
+                     const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds,
+                     const ReadOptions& options)
     : cache_(cache),
       device_(device),
       config_(config),
       bounds_(bounds),
+      options_(options),
       decode_plan_(make_plan(bounds.seqs)),
       prefill_plan_(make_plan(bounds.rows)),
       x_(device, bounds.rows * size_t{config.hidden_size}),
@@ -76,6 +78,8 @@ Attention::Plan Attention::make_plan(uint32_t query_tokens) const {
   config.max_query_tokens = query_tokens;
   config.max_context_len = bounds_.context_len;
   config.num_q_heads = config_.num_q_heads;
+  if (options_.batch_invariant) config.flags |= RADIX_PLAN_BATCH_INVARIANT;
+  if (!options_.shared) config.flags |= RADIX_PLAN_UNSHARED;
   radix_plan* plan = nullptr;
   check(radix_plan_create(cache_->ctx(), &config, &plan), "radix_plan_create");
   return Plan(plan);
@@ -89,6 +93,15 @@ void Attention::begin_step(const StepBatch& batch) {
   if (prefills_) plan_prefill(batch);
 }
 
+void Attention::update(radix_plan* plan, const radix_plan_desc& d) {
+  check(radix_plan_update(plan, &d, device_->stream()), "radix_plan_update");
+  radix_plan_info info = {};
+  info.struct_size = sizeof info;
+  check(radix_plan_get_info(plan, &info), "radix_plan_get_info");
+  reads_.seen += info.tokens_seen;
+  reads_.read += info.tokens_read;
+}
+
 void Attention::plan_decode(const StepBatch& batch) {
   std::vector<radix_req> reqs;
   for (uint32_t i = 0; i < batch.num_decode; ++i) reqs.push_back(batch.chunks[i].req);
@@ -96,7 +109,7 @@ void Attention::plan_decode(const StepBatch& batch) {
   d.struct_size = sizeof d;
   d.num_seqs = batch.num_decode;
   d.reqs = reqs.data();
-  check(radix_plan_update(decode_plan_.get(), &d, device_->stream()), "radix_plan_update");
+  update(decode_plan_.get(), d);
 }
 
 // A prompt has all its slots before all of it is computed: lengths are those of this step, not the
@@ -124,7 +137,7 @@ void Attention::plan_prefill(const StepBatch& batch) {
   d.block_tables = tables.data();
   d.block_table_stride = static_cast<int64_t>(longest);
   d.context_lens = context_lens.data();
-  check(radix_plan_update(prefill_plan_.get(), &d, device_->stream()), "radix_plan_update");
+  update(prefill_plan_.get(), d);
 }
 
 // ---- a layer
@@ -178,6 +191,7 @@ uint64_t Attention::largest_workspace() const {
   radix_attn decode = {}, prefill = {};
   const int32_t no_lens[2] = {};
   decode.struct_size = prefill.struct_size = sizeof decode;
+  if (options_.batch_invariant) decode.flags = prefill.flags = RADIX_ATTN_BATCH_INVARIANT;
   decode.num_seqs = prefill.num_seqs = bounds_.seqs;
   decode.max_context_len = prefill.max_context_len = bounds_.context_len;
   decode.max_query_len = 1;

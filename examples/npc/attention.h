@@ -46,6 +46,18 @@ struct StepBatch {
   }
 };
 
+// How K/V is read.
+struct ReadOptions {
+  bool batch_invariant = true;  // the same bits in every batch, cached or not
+  bool shared = true;           // blocks that several sequences begin with are read once for all
+};
+
+// Positions of K/V over all steps, in one layer.
+struct Reads {
+  uint64_t seen = 0;  // that sequences had in sight, all together
+  uint64_t read = 0;  // of these, from memory
+};
+
 // What no step passes.
 struct StepBounds {
   uint32_t rows = 0;
@@ -66,12 +78,14 @@ class Attention {
  public:
   // Everything outlives it: on the CPU the weights are used where they lie.
   Attention(Cache* cache, DeviceMemory* device, const ModelConfig& config,
-            const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds);
+            const std::vector<const AttentionWeights*>& weights, const StepBounds& bounds,
+            const ReadOptions& options);
 
   // Plans a step; its requests stay as they are until the last layer has run.
   void begin_step(const StepBatch& batch);
   float* x() { return x_.host(); }  // [rows, hidden] the residual stream
   void run(uint32_t layer);         // x += the layer's attention block
+  const Reads& reads() const { return reads_; }
 
  private:
   struct DestroyPlan {
@@ -90,6 +104,7 @@ class Attention {
   Plan make_plan(uint32_t query_tokens) const;
   Weight send(const std::vector<float>& weight, DeviceArray<float>* staging);
   void send_all(const std::vector<const AttentionWeights*>& weights);
+  void update(radix_plan* plan, const radix_plan_desc& d);
   void plan_decode(const StepBatch& batch);
   void plan_prefill(const StepBatch& batch);
   radix_rope_append rope(uint32_t layer) const;
@@ -100,6 +115,8 @@ class Attention {
   DeviceMemory* device_;
   const ModelConfig& config_;
   StepBounds bounds_;
+  ReadOptions options_;
+  Reads reads_;
   Plan decode_plan_, prefill_plan_;
   std::vector<LayerWeights> weights_;
   DeviceArray<float> x_;

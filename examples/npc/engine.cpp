@@ -14,7 +14,7 @@ Engine::Engine(Model* model, const EngineOptions& options)
   make_cache();
   const StepBounds b = bounds();
   attention_ = std::make_unique<Attention>(cache_.get(), device_.get(), model_->config(),
-                                           model_->attention_weights(), b);
+                                           model_->attention_weights(), b, options_.reads);
   sampler_ = std::make_unique<Sampler>(cache_.get(), device_.get(), model_->config().vocab_size,
                                        b.logit_rows);
   const radix_stats s = stats();

@@ -14,8 +14,8 @@
 //   always finishes or the
 //      engine throws because the pool is too small for one sequence.
 //   3. With the cache off nothing is matched, published or kept: the baseline to compare with.
-//   4. Tokens are those of one sequence alone, without cache and without drafts, but for the
-//   rounding of logits.
+//   4. Tokens are those of one sequence alone, without cache and without drafts: with
+//   batch-invariant reads on the CPU from the same bits, else but for the rounding of logits.
 // Thread rule: one thread. The context's own threads work inside the attention launches.
 #pragma once
 
@@ -44,8 +44,9 @@ struct EngineOptions {
   uint32_t step_tokens = 512;  // rows a step computes at most
   uint32_t threads = 1;        // of attention on the CPU
   int32_t kv_dtype = 2;        // RADIX_F16
-  uint32_t draft_tokens = 0;   // guessed by prompt lookup for each sequence and step
-  uint32_t draft_ngram = 3;    // tokens that a guess goes by, at most
+  ReadOptions reads;
+  uint32_t draft_tokens = 0;  // guessed by prompt lookup for each sequence and step
+  uint32_t draft_ngram = 3;   // tokens that a guess goes by, at most
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
 
@@ -92,6 +93,7 @@ class Engine {
     return peak_kv_bytes_;
   }  // blocks not free, with what the cache keeps for later
   uint64_t steps() const { return steps_; }
+  const Reads& reads() const { return attention_->reads(); }
   uint64_t preemptions() const { return preemptions_; }
   radix_stats stats() const { return cache_->stats(); }
   void check_cache() const { cache_->check(); }

@@ -60,6 +60,11 @@ int32_t device(const std::string& text) {
   throw Error("--device is \"" + text + "\": expected cpu or cuda");
 }
 
+bool yes(const std::string& name, const std::string& text) {
+  if (text != "yes" && text != "no") throw Error(name + " is \"" + text + "\": expected yes or no");
+  return text == "yes";
+}
+
 void check_together(const Options& o) {
   const bool prompts = !o.prompts.empty() || !o.prompt_ids.empty();
   if (o.compare_devices && (prompts || !o.eval.empty()))
@@ -100,10 +105,17 @@ const char* usage() {
          "  --step-tokens N   rows computed in one step at most (512)\n"
          "  --max-running N   requests in flight (16)\n"
          "  --kv-dtype T      f32, f16 or bf16 (f16)\n"
+         "  --batch-invariant yes|no\n"
+         "                    attention gives a row the same bits in every batch, cached or not "
+         "(yes)\n"
+         "  --share-reads yes|no\n"
+         "                    K/V that several requests begin with is read once for all (yes)\n"
          "  --help            this text\n"
          "\n"
-         "Exit status: 0; 1 when the two runs give different tokens, fewer than 95% of the answers "
-         "are right,\nor on error (--device cuda without a CUDA device is one).\n";
+         "Exit status: 0; 1 when the two runs give different tokens (on the CPU with "
+         "--batch-invariant: different bits),\nfewer than 95% of the answers are right, or on "
+         "error "
+         "(--device cuda without a CUDA device is one).\n";
 }
 
 Options parse_options(int argc, const char* const* argv) {
@@ -151,6 +163,9 @@ Options parse_options(int argc, const char* const* argv) {
       {"--max-running",
        [&](Value v) { o.engine.max_running = number("--max-running", v, 1, 1024); }},
       {"--kv-dtype", [&](Value v) { o.engine.kv_dtype = kv_dtype(v); }},
+      {"--batch-invariant",
+       [&](Value v) { o.engine.reads.batch_invariant = yes("--batch-invariant", v); }},
+      {"--share-reads", [&](Value v) { o.engine.reads.shared = yes("--share-reads", v); }},
   };
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];

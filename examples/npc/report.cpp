@@ -42,6 +42,10 @@ double tokens_per_s(const RunResult& r) {
   return r.seconds > 0 ? static_cast<double>(tokens) / r.seconds : 0;
 }
 
+double not_read(const Reads& r) {
+  return r.seen == 0 ? 0 : 1 - static_cast<double>(r.read) / static_cast<double>(r.seen);
+}
+
 double kib(uint64_t bytes) { return static_cast<double>(bytes) / 1024.0; }
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
@@ -141,6 +145,12 @@ void print_summary(const RunResult& cached, const RunResult& uncached, const Com
               c.speedup);
   std::printf("%-34s %14llu %14llu\n", "steps", static_cast<ull>(cached.steps),
               static_cast<ull>(uncached.steps));
+  std::printf("%-34s %14llu %14llu\n", "K/V positions seen by sequences",
+              static_cast<ull>(cached.reads.seen), static_cast<ull>(uncached.reads.seen));
+  std::printf("%-34s %14llu %14llu\n", "  of these, read from memory",
+              static_cast<ull>(cached.reads.read), static_cast<ull>(uncached.reads.read));
+  std::printf("%-34s %13.1f%% %13.1f%%\n", "  K/V bytes not read", 100 * not_read(cached.reads),
+              100 * not_read(uncached.reads));
   if (cached.drafted_tokens() > 0) {
     std::printf("%-34s %14llu %14llu\n", "drafted tokens",
                 static_cast<ull>(cached.drafted_tokens()),
@@ -155,16 +165,19 @@ void print_summary(const RunResult& cached, const RunResult& uncached, const Com
               static_cast<ull>(cached.prompt_tokens()));
   std::printf("tokens generated: %s\n",
               c.identical_tokens ? "identical in both runs" : "DIFFERENT");
+  if (c.identical_rows == c.rows) {
+    std::printf("logits: all %llu rows identical bit for bit\n", static_cast<ull>(c.rows));
+    return;
+  }
   std::printf("logits: %llu of %llu rows identical bit for bit; largest difference %g\n",
               static_cast<ull>(c.identical_rows), static_cast<ull>(c.rows),
               static_cast<double>(c.max_logit_diff));
-  if (c.identical_rows < c.rows) {
+  if (!c.must_be_identical) {
     std::printf(
-        "  Rows differ where attention had another shape: a prompt computed after its cached "
-        "prefix is cut into\n"
-        "  other tiles than the whole prompt, and float addition depends on the order of its "
-        "terms. The matrix\n"
-        "  products and norms give a row the same bits in any batch.\n");
+        "  Rows differ where attention had another shape: float addition depends on the order of "
+        "its "
+        "terms.\n  --batch-invariant yes fixes that order; the CPU's matrix products and norms "
+        "always do.\n");
   }
 }
 
@@ -178,11 +191,15 @@ void write_json(const std::string& path, const RunResult& cached, const RunResul
       {"computed_tokens", cached.computed_tokens()},
       {"computed_tokens_uncached", uncached.computed_tokens()},
       {"identical_tokens", c.identical_tokens},
+      {"logit_rows", c.rows},
+      {"identical_logit_rows", c.identical_rows},
       {"max_logit_diff", c.max_logit_diff},
       {"right_answers", cached.right_answers()},
       {"questions", cached.turns.size()},
       {"kv_bytes_peak", cached.peak_kv_bytes},
       {"kv_bytes_peak_uncached", uncached.peak_kv_bytes},
+      {"kv_positions_seen", cached.reads.seen},
+      {"kv_positions_read", cached.reads.read},
       {"speedup", c.speedup},
   };
   write_file(path, doc);

@@ -16,6 +16,7 @@ struct RunResult {
   std::vector<Generation> generations;  // [turns]
   uint64_t peak_kv_bytes = 0;
   uint64_t steps = 0;
+  Reads reads;
   double seconds = 0;
   std::string device;       // cpu or cuda
   std::string device_name;  // as the device calls itself
@@ -34,7 +35,8 @@ struct Comparison {
   uint64_t rows = 0;            // logit rows compared
   uint64_t identical_rows = 0;  // of these, equal bit for bit
   float max_logit_diff = 0;
-  double speedup = 0;  // seconds of the second run over seconds of the first
+  bool must_be_identical = false;  // bit for bit: batch-invariant attention on the CPU
+  double speedup = 0;              // seconds of the second run over seconds of the first
 };
 
 Comparison compare(const RunResult& first, const RunResult& second);

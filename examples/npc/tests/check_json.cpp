@@ -17,14 +17,18 @@ void expect(bool ok, const char* what) {
 void check_summary(const nlohmann::json& d) {
   for (const char* key :
        {"requests", "prompt_tokens", "cached_tokens", "computed_tokens", "computed_tokens_uncached",
-        "right_answers", "questions", "kv_bytes_peak", "kv_bytes_peak_uncached"}) {
+        "right_answers", "questions", "kv_bytes_peak", "kv_bytes_peak_uncached", "logit_rows",
+        "kv_positions_seen", "kv_positions_read"}) {
     expect(d.at(key).is_number_unsigned() && d.at(key).get<uint64_t>() > 0, key);
   }
   const auto count = [&](const char* key) { return d.at(key).get<uint64_t>(); };
-  expect(d.size() == 13, "13 keys");
+  expect(d.size() == 17, "17 keys");
   expect(d.at("device") == "cpu" || d.at("device") == "cuda", "device is cpu or cuda");
   expect(d.at("identical_tokens").get<bool>(), "identical_tokens");
   expect(d.at("max_logit_diff").get<double>() < 0.05, "max_logit_diff < 0.05");
+  if (d.at("device") == "cpu")
+    expect(count("identical_logit_rows") == count("logit_rows"), "every row has the same bits");
+  expect(count("kv_positions_read") * 2 < count("kv_positions_seen"), "half of K/V is not read");
   expect(count("right_answers") * 100 >= count("questions") * 95, "95% of the answers are right");
   expect(count("requests") == count("questions"), "one request a question");
   expect(count("questions") >= 16, "8 characters with 2 questions");

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
 
 #include "checkpoint_writer.h"
@@ -68,6 +69,10 @@ class EngineTest : public testing::Test {
     return largest;
   }
 
+  static bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  }
+
   Model model_ = load();
 };
 
@@ -81,7 +86,12 @@ TEST_F(EngineTest, CachedTokensEqualUncachedOnes) {
       return low + static_cast<uint32_t>(random() % (high - low + 1));
     };
     EngineOptions options;
+    options.reads.batch_invariant = seed % 2 == 1;
+    options.reads.shared = pick(0, 2) > 0;
     options.kv_dtype = RADIX_F32;
+    if (options.reads.batch_invariant)
+      options.kv_dtype = static_cast<int32_t>(pick(RADIX_F32, RADIX_BF16));
+    options.threads = pick(1, 3);
     options.block_size = pick(1, 20);
     options.step_tokens = pick(1, 200);
     options.max_running = pick(1, 8);
@@ -89,6 +99,8 @@ TEST_F(EngineTest, CachedTokensEqualUncachedOnes) {
     options.num_blocks = 125 / options.block_size + pick(2, 9);
     EngineOptions plain = options;
     plain.cache = false;
+    plain.reads.shared = false;
+    plain.threads = 1;
     plain.num_blocks = 4096;
     Engine with(&model_, options), without(&model_, plain);
     const auto a = run(&with, prompts, seed), b = run(&without, prompts, seed);
@@ -96,6 +108,7 @@ TEST_F(EngineTest, CachedTokensEqualUncachedOnes) {
       ASSERT_TRUE(a[i].done && b[i].done);
       ASSERT_EQ(a[i].output, b[i].output) << "prompt " << i;
       ASSERT_LT(largest_difference(a[i], b[i]), 1e-3f);
+      if (options.reads.batch_invariant) ASSERT_TRUE(same_bits(a[i].logits, b[i].logits));
       ASSERT_EQ(b[i].cached_tokens, 0u);
       ASSERT_EQ(b[i].computed_tokens, prompts[i].size());
       if (a[i].preemptions == 0) {
