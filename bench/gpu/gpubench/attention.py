@@ -15,7 +15,7 @@ import math
 import torch
 
 from gpubench import peers
-from gpubench.cases import Attention, Decode
+from gpubench.cases import Attention, Decode, Radix
 from gpubench.flow import Check, Contender, NoRoomError
 from gpubench.launches import Context, Plan, int32s
 from gpubench.report import OURS
@@ -27,6 +27,18 @@ from gpubench.torch_backend import TorchBackend, array, compare, int_array
 TOLERANCE = {"bf16": 6e-3, "f16": 1.5e-3, "f32": 1e-5}
 
 
+def _table(case: Attention) -> torch.Tensor:
+    """Blocks in random order, [batch, blocks_per_seq]; those of shared tokens in many rows."""
+    blocks = torch.randperm(case.num_blocks)
+    if not isinstance(case, Radix):
+        return blocks.view(case.batch, -1)
+    size = case.shape.block_size
+    shared, group = case.shared // size, case.group_shared // size
+    root, middle, own = blocks.split([shared, case.groups * group, case.batch * case.own // size])
+    groups = middle.view(case.groups, group).repeat_interleave(case.batch // case.groups, dim=0)
+    return torch.cat([root.expand(case.batch, -1), groups, own.view(case.batch, -1)], dim=1)
+
+
 class AttentionWork:
     """One case. flow.Work."""
 
@@ -36,20 +48,21 @@ class AttentionWork:
         if self.layers == 0:
             raise NoRoomError(f"needs {case.kv_bytes / 1e9:.1f} GB of device memory")
         shape = case.shape
-        blocks = case.batch * case.blocks_per_seq
-        pool = (self.layers, blocks, shape.block_size, shape.kv_heads, shape.head_dim)
+        pool = (self.layers, case.num_blocks, shape.block_size, shape.kv_heads, shape.head_dim)
         self.k = backend.random(pool, shape.dtype)
         self.v = backend.random(pool, shape.dtype)
-        self.table = backend.int32s(torch.randperm(blocks).view(case.batch, -1))
+        self.table = backend.int32s(_table(case))
         self.lens = backend.int32s(torch.tensor(case.lens))
         self.cu_q_lens = backend.int32s(torch.arange(case.batch + 1) * case.q_len)
         self.q = backend.random((case.rows, shape.q_heads, shape.head_dim), shape.q_dtype)
         self.out = torch.empty_like(self.q)
         self.context = backend.context
-        self.plan: Plan | None = None
+        self.plans: list[Plan] = []
         self.attn = [self._attn(layer) for layer in range(self.layers)]
         if isinstance(case, Decode) and case.plan:
-            self._make_plan()
+            invariant = isinstance(case, Radix) and case.invariant
+            self._make_context()
+            self._add_plan(self.attn, ["RADIX_PLAN_BATCH_INVARIANT"] if invariant else [])
         else:
             self._make_workspace()
 
@@ -61,8 +74,8 @@ class AttentionWork:
             attn.workspace = self.workspace.data_ptr() + -self.workspace.data_ptr() % 64
             attn.workspace_size = size
 
-    def _make_plan(self) -> None:
-        """A context of the K/V's shape, since plans need one, and the plan's own arrays."""
+    def _make_context(self) -> None:
+        """Of the K/V's shape: plans need one."""
         backend, shape = self.backend, self.shape
         self.context = Context(
             backend.lib,
@@ -75,11 +88,15 @@ class AttentionWork:
             num_kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
         )
+
+    def _add_plan(self, launches: list, flags: list[str]) -> None:
+        """A plan of the step, whose arrays and workspace the launches get."""
         tables, lens = int32s(self.table.flatten().tolist()), int32s(self.case.lens)
-        width, stream = self.case.blocks_per_seq, backend.stream()
-        self.plan = self.context.plan(tables, lens, width, shape.q_heads, stream)
-        for attn in self.attn:
-            self.plan.fill(attn)
+        width, stream = self.case.blocks_per_seq, self.backend.stream()
+        plan = self.context.plan(tables, lens, width, self.shape.q_heads, stream, flags)
+        self.plans.append(plan)
+        for attn in launches:
+            plan.fill(attn)
 
     def _attn(self, layer: int):
         decode = isinstance(self.case, Decode)
@@ -96,9 +113,10 @@ class AttentionWork:
 
     def close(self) -> None:
         """Gives the memory back, also where somebody still holds this object."""
-        if self.plan is not None:
+        if self.plans:
             self.backend.wait()
-            self.plan.close()
+            for plan in self.plans:
+                plan.close()
             self.context.close()
         self.__dict__.clear()
 
@@ -145,6 +163,8 @@ class AttentionWork:
     # ---- peers -----------------------------------------------------------------------------------
 
     def peer(self, name: str) -> Contender:
+        if name == "unshared":
+            return self._unshared()
         run = peers.make(name, self)
 
         def check() -> Check:
@@ -153,6 +173,18 @@ class AttentionWork:
             return self.check(out.reshape(self.out.shape), 0)
 
         return Contender(name, self.backend.sampler(run), check)
+
+    def _unshared(self) -> Contender:
+        """Ours by a plan that lets every sequence read all of its K/V."""
+        launches = [self._attn(layer) for layer in range(self.layers)]
+        self._add_plan(launches, ["RADIX_PLAN_UNSHARED"])
+
+        def launch(i: int) -> None:
+            self.context.decode(launches[i % self.layers], self.backend.stream())
+
+        return Contender(
+            "unshared", self.backend.sampler(launch), lambda: self._check_ours(launch, 0)
+        )
 
     def sequence(self, layer: int, s: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a sequence without its blocks, [its length, kv_heads, head_dim]."""

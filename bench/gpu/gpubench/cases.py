@@ -105,10 +105,14 @@ class Attention(Case):
         return [self.context] * self.batch
 
     @property
+    def num_blocks(self) -> int:
+        """Of the pool of one layer."""
+        return self.batch * self.blocks_per_seq
+
+    @property
     def kv_bytes(self) -> int:
         """K and V of all sequences in one layer, whole blocks of the longest."""
-        tokens = self.batch * self.blocks_per_seq * self.shape.block_size
-        return tokens * self.shape.token_bytes
+        return self.num_blocks * self.shape.block_size * self.shape.token_bytes
 
     @property
     def attention_flops(self) -> int:
@@ -146,6 +150,45 @@ class Decode(Attention):
     def bytes(self) -> int:
         """K and V once for each KV head, whatever the number of query heads."""
         return sum(self.lens) * self.shape.token_bytes
+
+
+@dataclass(frozen=True)
+class Radix(Decode):
+    """Decode of sequences that share blocks, read once for all: `shared` tokens lie under all of
+    them, then `group_shared` under each of `groups` groups. All are whole blocks."""
+
+    batch: int = 64
+    context: int = 4352
+    plan: bool = True
+    shared: int = 4096
+    groups: int = 1
+    group_shared: int = 0
+    invariant: bool = False  # batch-invariant
+    kind = "radix"
+
+    @property
+    def own(self) -> int:
+        """Tokens that each sequence has alone."""
+        return self.context - self.shared - self.group_shared
+
+    @property
+    def name(self) -> str:
+        level = f".g{self.groups}x{self.group_shared}" if self.group_shared else ""
+        end = self.shape.suffix + (".invariant" if self.invariant else "") + self.label
+        return f"gpu.radix.{self.shape.dtype}.b{self.batch}.s{self.shared}{level}.own{self.own}{end}"
+
+    @property
+    def distinct_tokens(self) -> int:
+        return self.shared + self.groups * self.group_shared + self.batch * self.own
+
+    @property
+    def num_blocks(self) -> int:
+        return self.distinct_tokens // self.shape.block_size
+
+    @property
+    def bytes(self) -> int:
+        """Each distinct block once."""
+        return self.distinct_tokens * self.shape.token_bytes
 
 
 @dataclass(frozen=True)
@@ -408,6 +451,24 @@ def other_grid() -> list[Case]:
     return made
 
 
+def radix_grid() -> list[Case]:
+    """One prefix at the sizes of the published figures, two levels, nothing shared."""
+    peers = ("unshared", "flashinfer_cascade")
+    made: list[Case] = [
+        Radix(rank=0, peers=peers),
+        Radix(rank=1, peers=peers, invariant=True),
+        Radix(rank=1, peers=peers, shared=0, context=4096, batch=32),
+        Radix(rank=1, peers=peers, shared=1024, groups=8, group_shared=2048, context=3328),
+    ]
+    mha = Shape(kv_heads=32)
+    for shared in (1024, 2048, 4096):  # ChunkAttention's
+        case = Radix(rank=4, peers=peers, shape=mha, batch=32, shared=shared, context=shared + 256)
+        made.append(case)
+    for batch, shared in ((256, 32768), (256, 2048), (8, 8192), (128, 16384)):
+        made.append(Radix(rank=4, peers=peers, batch=batch, shared=shared, context=shared + 256))
+    return made
+
+
 def sample_grid() -> list[Sample]:
     """Rows of a small and of a large vocabulary; the largest batch is what throughput is about."""
     made = []
@@ -419,7 +480,7 @@ def sample_grid() -> list[Sample]:
 
 def grid() -> list[Case]:
     """All cases, most important first."""
-    made = [*decode_grid(), *prefill_grid(), *other_grid(), *sample_grid()]
+    made = [*decode_grid(), *prefill_grid(), *other_grid(), *radix_grid(), *sample_grid()]
     return sorted(made, key=lambda case: case.rank)
 
 
@@ -451,6 +512,16 @@ def small_grid(device: str = "cuda") -> list[Case]:
         Rope(rank=0, tokens=300),
         CopyBlocks(rank=0, blocks=3, layers=2, pool_blocks=16, peers=("torch_index",)),
     ]
+    tree: dict[str, Any] = {
+        "rank": 0,
+        "peers": ("unshared", "flashinfer_cascade") if cuda else ("unshared",),
+        "batch": 6,
+        "shared": 64,
+        "groups": 2,
+        "group_shared": 32,
+        "context": 112,
+    }
+    made += [Radix(**tree), Radix(**tree, invariant=True, shape=Shape("f16"))]
     made += [Sample(rank=0, peers=("torch",), way=way, rows=5, vocab=3000) for way in SAMPLING]
     for out, runs in itertools.product((True, False), (False, True)):
         made.append(Swap(rank=0, blocks=4, layers=2, pool_blocks=16, out=out, runs=runs))

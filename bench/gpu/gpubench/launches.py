@@ -159,9 +159,18 @@ class Context:
 
     # ---- plans -----------------------------------------------------------------------------------
 
-    def plan(self, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None) -> Plan:
-        """A plan of one decode step: tables (int32s, rows of width) and lens lie on the host."""
-        return Plan(self, tables, lens, width, q_heads, stream)
+    def plan(
+        self,
+        tables: Any,
+        lens: Any,
+        width: int,
+        q_heads: int,
+        stream: int | None,
+        flags: Sequence[str] = (),
+    ) -> Plan:
+        """A plan of one decode step: tables (int32s, rows of width) and lens lie on the host; flags
+        are names of RADIX_PLAN_*."""
+        return Plan(self, tables, lens, width, q_heads, stream, flags)
 
     # ---- sampling --------------------------------------------------------------------------------
 
@@ -247,12 +256,20 @@ class Plan:
     """A radix_plan* of a step over tables of our own, not of the context's requests."""
 
     def __init__(
-        self, ctx: Context, tables: Any, lens: Any, width: int, q_heads: int, stream: int | None
+        self,
+        ctx: Context,
+        tables: Any,
+        lens: Any,
+        width: int,
+        q_heads: int,
+        stream: int | None,
+        flags: Sequence[str] = (),
     ) -> None:
         self.lib = lib = ctx.lib
         self.handle = ctypes.c_void_p()
         config = lib.struct(
             "radix_plan_config",
+            flags=sum(lib.constant(flag) for flag in flags),
             max_seqs=len(lens),
             max_context_len=max(lens),
             num_q_heads=q_heads,

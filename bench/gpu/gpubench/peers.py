@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from gpubench.cases import Decode
+from gpubench.cases import Decode, Radix
 
 if TYPE_CHECKING:
     from gpubench.attention import AttentionWork
@@ -28,6 +28,7 @@ def make(name: str, work: AttentionWork) -> Run:
         "sdpa_cudnn": lambda w: _sdpa(w, "CUDNN_ATTENTION"),
         "flex": _flex,
         "flashinfer": _flashinfer,
+        "flashinfer_cascade": _flashinfer_cascade,
     }
     if name not in makers:
         raise ValueError(f"no peer is named {name!r}: expected one of {', '.join(makers)}")
@@ -124,6 +125,49 @@ def _flashinfer(work: AttentionWork) -> Run:
     else:
         wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(space, "NHD")
         wrapper.plan(work.cu_q_lens, *pages, *geometry, causal=True, **dtypes)
+
+    def run(i: int) -> torch.Tensor:
+        layer = i % work.layers
+        return wrapper.run(work.q, (work.k[layer], work.v[layer]))
+
+    return run
+
+
+def _flashinfer_cascade(work: AttentionWork) -> Run:
+    """A level for what all share, one for each group's, one for each sequence's own."""
+    import flashinfer
+
+    case, shape = work.case, work.shape
+    if not isinstance(case, Radix):
+        raise ValueError("only of shared prefixes")
+    size = shape.block_size
+    widths = [case.shared // size, case.group_shared // size, case.own // size]
+    counts = [1, case.groups, case.batch]
+    levels = [i for i in range(3) if widths[i] > 0]
+    begins = [sum(widths[:i]) for i in range(3)]
+    space = torch.zeros(512 << 20, dtype=torch.uint8, device=work.backend.device)
+    wrapper = flashinfer.MultiLevelCascadeAttentionWrapper(len(levels), space, "NHD")
+
+    def ints(values: torch.Tensor) -> torch.Tensor:
+        return work.backend.int32s(values)
+
+    def pages(level: int) -> torch.Tensor:
+        rows = work.table[:: case.batch // counts[level]]
+        return rows[:, begins[level] : begins[level] + widths[level]].reshape(-1)
+
+    wrapper.plan(
+        [ints(torch.arange(counts[i] + 1) * (case.batch // counts[i])) for i in levels],
+        [ints(torch.arange(counts[i] + 1) * widths[i]) for i in levels],
+        [ints(pages(i)) for i in levels],
+        [ints(torch.full((counts[i],), size)) for i in levels],
+        shape.q_heads,
+        shape.kv_heads,
+        shape.head_dim,
+        size,
+        causal=False,
+        q_data_type=work.q.dtype,
+        kv_data_type=work.k.dtype,
+    )
 
     def run(i: int) -> torch.Tensor:
         layer = i % work.layers

@@ -7,7 +7,7 @@ import collections
 import pytest
 
 from gpubench import cases
-from gpubench.cases import CopyBlocks, Decode, Layer, Prefill, Rope, Sample, Shape, Swap
+from gpubench.cases import CopyBlocks, Decode, Layer, Prefill, Radix, Rope, Sample, Shape, Swap
 
 
 def test_the_headline_is_first_and_reads_each_kv_byte_once():
@@ -105,6 +105,19 @@ def test_sampling_reads_the_logits_once_and_says_what_cuts_them():
     assert all(c in cases.grid() for c in made)
 
 
+def test_shared_prefixes_count_each_block_once():
+    case = Radix(batch=64, shared=1024, groups=8, group_shared=2048, context=3328)
+    assert (case.own, case.distinct_tokens) == (256, 1024 + 8 * 2048 + 64 * 256)
+    assert case.bytes == case.distinct_tokens * 2 * 8 * 128 * 2
+    assert case.num_blocks == case.distinct_tokens // 16
+    assert case.name == "gpu.radix.bf16.b64.s1024.g8x2048.own256"
+    assert Radix(invariant=True).name == "gpu.radix.bf16.b64.s4096.own256.invariant"
+    for made in cases.radix_grid():
+        parts = (made.shared, made.group_shared, made.own)
+        assert made.batch % made.groups == 0
+        assert all(tokens % made.shape.block_size == 0 for tokens in parts)
+
+
 def test_copies_read_and_write_and_swaps_cross_the_bus_once():
     block = 32 * 16 * 2 * 8 * 128 * 2
     assert CopyBlocks(blocks=5).bytes == 2 * 5 * block
@@ -140,7 +153,7 @@ def test_the_grid_has_every_combination_and_what_is_near_the_headline_first():
     assert {"gpu.decode.e4m3.b32.c4096", "gpu.decode.bf16.b32.c4096.d64"} <= near
     assert "gpu.decode.f16.b1.c4096" not in near  # differs in two things
     kinds = {case.kind for case in grid if case.rank <= 1}
-    assert kinds == {"decode", "prefill", "layer", "rope", "copy", "swap", "sample"}
+    assert kinds == {"decode", "radix", "prefill", "layer", "rope", "copy", "swap", "sample"}
 
 
 def test_torch_s_attention_is_not_asked_for_fp8():
