@@ -175,7 +175,8 @@ class Radix(Decode):
     def name(self) -> str:
         level = f".g{self.groups}x{self.group_shared}" if self.group_shared else ""
         end = self.shape.suffix + (".invariant" if self.invariant else "") + self.label
-        return f"gpu.radix.{self.shape.dtype}.b{self.batch}.s{self.shared}{level}.own{self.own}{end}"
+        size = f"b{self.batch}.s{self.shared}{level}.own{self.own}"
+        return f"gpu.radix.{self.shape.dtype}.{size}{end}"
 
     @property
     def distinct_tokens(self) -> int:

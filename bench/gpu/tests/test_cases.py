@@ -174,4 +174,4 @@ def test_the_cpu_grid_has_nothing_that_only_cuda_has():
     for case in cases.small_grid("cpu"):
         assert case.shape.dtype != "e4m3"
         assert not getattr(case, "graph", False)
-        assert set(case.peers) <= {"sdpa_flash", "torch", "torch_index"}
+        assert set(case.peers) <= {"sdpa_flash", "torch", "torch_index", "unshared"}
