@@ -17,6 +17,8 @@ constexpr uint32_t kPrefillTile = 64;  // prefill: tokens of K and V unpacked at
 constexpr uint32_t kPrefillRows =
     240;  // prefill: query rows of an item, a multiple of every panel width in use
 constexpr uint32_t kPrefillMaxPanel = 48;  // rows of the widest panel
+// Rows of a wide item of a list: 64 sequences with groups of 4 in one go. A multiple as above.
+constexpr uint32_t kWideRows = 288;
 
 // Kernel sources inline all of these, always: an inline function that one object emits for AVX-512
 // and another for the baseline would be merged by the linker into either.
@@ -26,34 +28,39 @@ RADIX_JOB_INLINE constexpr uint32_t padded(uint32_t n) {
   return (n + kRowPad - 1) / kRowPad * kRowPad;
 }
 
+// Where launches keep partial states: of all query heads, row after row.
+struct PartialStates {
+  float* o = nullptr;  // [states, num_q_heads, padded(head_dim_v)]  unnormalised
+  float* m = nullptr;  // [states, num_q_heads]  running maximum, base 2
+  float* l = nullptr;  // [states, num_q_heads]  sum of 2^(x - m)
+};
+
+constexpr int64_t kNoState = -1;  // an item writes the result
+
 // ---- decode
 
-// One launch. Partial states, when a sequence has more than one range:
-//   o  // [num_seqs, max_ranges, num_q_heads, padded(head_dim_v)]  unnormalised
-//   m  // [num_seqs, max_ranges, num_q_heads]  running maximum, base 2
-//   l  // [num_seqs, max_ranges, num_q_heads]  sum of 2^(x - m)
+// One launch. Range r of sequence s, when it has more than one, is state s * max_ranges + r.
 struct DecodeJob {
   const AttentionParams* params = nullptr;
   uint32_t range_tokens =
       0;  // positions [i*range_tokens, (i+1)*range_tokens) are range i of any sequence
   uint32_t max_ranges = 0;  // ranges a sequence can have
-  float* partial_o = nullptr;
-  float* partial_m = nullptr;
-  float* partial_l = nullptr;
+  PartialStates partial;
 };
 
-RADIX_JOB_INLINE uint64_t partial_row(const DecodeJob& job, uint32_t seq, uint32_t range) {
-  return (uint64_t{seq} * job.max_ranges + range) * job.params->num_q_heads;
+RADIX_JOB_INLINE int64_t range_state(const DecodeJob& job, uint32_t seq, uint32_t range) {
+  return static_cast<int64_t>(uint64_t{seq} * job.max_ranges + range);
 }
 
-// Tokens [token_begin, token_end) of sequence seq for KV heads [head_begin, head_end). `range` is
-// the index of the partial state, counted from the first visible range; -1: the only one, write the
-// result.
+// Tokens [token_begin, token_end) of sequence seq for KV heads [head_begin, head_end) of query row
+// `query`, which sees all of them.
 struct DecodeItem {
   uint32_t seq = 0;
   uint32_t token_begin = 0, token_end = 0;
   uint32_t head_begin = 0, head_end = 0;
-  int32_t range = -1;
+  int64_t query = 0;
+  int32_t position = 0;      // of the query
+  int64_t state = kNoState;  // partial state
 };
 
 // First token that the query of sequence `seq` sees, and how many ranges it has from there.
@@ -84,25 +91,44 @@ RADIX_JOB_INLINE const int32_t* block_row(const BlockTables& b, uint32_t seq) {
 
 // ---- prefill
 
+// rows: the sorted rows of a list; null: items have their own sequence's rows, in their order.
 struct PrefillJob {
   const AttentionParams* params = nullptr;
+  const RadixRow* rows = nullptr;
+  PartialStates partial;
 };
 
-// Stacked rows [row_begin, row_end) of one KV head of one sequence; stacked row i is query head
-// kv_head*group + i % group of the sequence's query row i / group.
+// Stacked rows [row_begin, row_end) over keys [token_begin, token_end) of one KV head of sequence
+// seq; stacked row i is query head kv_head*group + i % group of query row i / group. Rows see the
+// keys up to their own position and within the window.
 struct PrefillItem {
   uint32_t seq = 0;
   uint32_t kv_head = 0;
-  uint32_t row_begin = 0, row_end = 0;
+  uint32_t row_begin = 0, row_end = 0;  // at most kPrefillRows, or kWideRows of sorted rows
+  uint32_t token_begin = 0, token_end = 0;
+  // Of query row r and segment k: state + r + k * state_stride, as in RadixItem.
+  int32_t state = RadixItem::kDirect;
+  int32_t state_stride = 0;
 };
 
 constexpr uint32_t kTileStride = 256 + kRowPad;  // floats from one unpacked K or V row to the next
 
-// Worker scratch of prefill, in floats (layout: prefill.cpp).
-RADIX_JOB_INLINE uint64_t prefill_scratch_floats(const AttentionParams& p) {
-  const uint64_t rows = kPrefillRows + kPrefillMaxPanel;
-  return rows * (uint64_t{p.head_dim} + p.head_dim_v + 4) +
+// Worker scratch of prefill, in floats (layout: prefill.cpp), for items of at most max_rows rows.
+RADIX_JOB_INLINE uint64_t prefill_scratch_floats(const AttentionParams& p, uint32_t max_rows) {
+  const uint64_t rows = max_rows + kPrefillMaxPanel;
+  const uint64_t totals = p.batch_invariant ? uint64_t{p.head_dim_v} + 2 : 0;
+  return rows * (uint64_t{p.head_dim} + p.head_dim_v + totals + 4) +
          2 * uint64_t{kPrefillTile} * kTileStride + uint64_t{kPrefillTile} * kPrefillMaxPanel + 64;
 }
+
+// ---- merges
+
+// The rows of a list that have states: terms are as in RadixMerge.
+struct RadixMergeJob {
+  const AttentionParams* params = nullptr;
+  const RadixMerge* merges = nullptr;
+  const int32_t* terms = nullptr;
+  PartialStates partial;
+};
 
 }  // namespace radixattn

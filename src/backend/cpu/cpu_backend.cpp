@@ -45,22 +45,41 @@ radix_status check_table_rows(const AttentionParams& p) {
 radix_status CpuBackend::attention_workspace(const AttentionParams& p, bool prefill,
                                              uint64_t* bytes) const {
   const uint32_t workers = executor_.workers();
-  *bytes = prefill ? prefill_workspace_bytes(p, workers) : decode_workspace_bytes(p, workers);
+  if (p.radix.sizes != nullptr || p.radix.max_items != 0) {
+    *bytes = radix_workspace_bytes(p, p.radix.max_states, workers);
+  } else if (prefill) {
+    *bytes = prefill_workspace_bytes(p, workers);
+  } else {
+    *bytes = p.batch_invariant ? invariant_decode_workspace_bytes(p, workers)
+                               : decode_workspace_bytes(p, workers);
+  }
   return RADIX_OK;
 }
 
-radix_status CpuBackend::decode(const AttentionParams& p, radix_stream) {
+RadixLimits CpuBackend::radix_limits(const AttentionParams& bounds) const {
+  return cpu_radix_limits(bounds, executor_.workers());
+}
+
+// Which of the launches it is.
+radix_status CpuBackend::attention(const AttentionParams& p, bool prefill) {
   if (p.num_seqs == 0) return RADIX_OK;
-  radix_status st = check_workspace(p, decode_workspace_bytes(p, executor_.workers()));
+  uint64_t needed = 0;
+  radix_status st = attention_workspace(p, prefill, &needed);
+  if (st == RADIX_OK) st = check_workspace(p, needed);
   if (st == RADIX_OK) st = check_table_rows(p);
-  return st == RADIX_OK ? cpu_decode(kernels_, p, executor_) : st;
+  if (st != RADIX_OK) return st;
+  if (p.radix.sizes != nullptr) return cpu_radix(kernels_, p, executor_);
+  if (prefill) return cpu_prefill(kernels_, p, executor_);
+  return p.batch_invariant ? cpu_invariant_decode(kernels_, p, executor_)
+                           : cpu_decode(kernels_, p, executor_);
+}
+
+radix_status CpuBackend::decode(const AttentionParams& p, radix_stream) {
+  return attention(p, false);
 }
 
 radix_status CpuBackend::prefill(const AttentionParams& p, radix_stream) {
-  if (p.num_seqs == 0) return RADIX_OK;
-  radix_status st = check_workspace(p, prefill_workspace_bytes(p, executor_.workers()));
-  if (st == RADIX_OK) st = check_table_rows(p);
-  return st == RADIX_OK ? cpu_prefill(kernels_, p, executor_) : st;
+  return attention(p, true);
 }
 
 radix_status CpuBackend::rope_append(const RopeAppendParams& p, radix_stream) {

@@ -28,7 +28,7 @@ class CpuBackend final : public Backend {
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
   radix_status merge_states(const MergeParams& p, radix_stream stream) override;
   DecodeListSize decode_list_size(const AttentionParams&) const override { return {}; }
-  RadixLimits radix_limits(const AttentionParams&) const override { return {}; }
+  RadixLimits radix_limits(const AttentionParams& bounds) const override;
   radix_status check_not_capturing(radix_stream) override { return RADIX_OK; }
   radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status match_batch(const MatchParams& p, radix_stream stream) override;
@@ -51,6 +51,8 @@ class CpuBackend final : public Backend {
                        radix_stream stream) override;
 
  private:
+  radix_status attention(const AttentionParams& p, bool prefill);
+
   const CpuKernels& kernels_;
   Executor& executor_;
 };

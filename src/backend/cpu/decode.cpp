@@ -401,7 +401,7 @@ void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& t
 void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
                   const State& state) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
-  const int32_t query_position = p.context_lens[item.seq] - 1;
+  const int32_t query_position = item.position;
   for (uint32_t h = item.head_begin * group; h < item.head_end * group; ++h) {
     float* row = state.s + uint64_t{h} * kTileTokens;
     if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
@@ -468,7 +468,7 @@ void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head
   for (uint32_t h = head_begin; h < head_end; ++h) {
     float* q = s.q + uint64_t{h} * padded(p.head_dim);
     for (uint32_t i = p.head_dim; i < padded(p.head_dim); ++i) q[i] = 0.f;
-    load_query(p, item.seq, h, query_scale(p), q);
+    load_query(p, item.query, h, query_scale(p), q);
     for (uint32_t i = 0; i < o_stride; ++i) s.o[uint64_t{h} * o_stride + i] = 0.f;
     for (uint32_t i = 0; i < kRowPad; ++i) s.l[uint64_t{h} * kRowPad + i] = 0.f;
     s.m[h] = kMinusInf;
@@ -499,14 +499,14 @@ void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch) {
   for (uint32_t h = head_begin; h < head_end; ++h) {
     float* o = s.o + uint64_t{h} * o_stride;
     const float l = sum_row(s.l + uint64_t{h} * kRowPad);
-    if (item.range < 0) {
-      finish_row(p, item.seq, h, o, s.m[h], l);
+    if (item.state == kNoState) {
+      finish_row(p, item.query, h, o, s.m[h], l);
       continue;
     }
-    const uint64_t row = partial_row(job, item.seq, static_cast<uint32_t>(item.range)) + h;
-    copy_row(o, job.partial_o + row * o_stride, o_stride);
-    job.partial_m[row] = s.m[h];
-    job.partial_l[row] = l;
+    const uint64_t row = static_cast<uint64_t>(item.state) * p.num_q_heads + h;
+    copy_row(o, job.partial.o + row * o_stride, o_stride);
+    job.partial.m[row] = s.m[h];
+    job.partial.l[row] = l;
   }
 }
 
@@ -518,10 +518,10 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
   const uint32_t o_stride = padded(p.head_dim_v);
   const uint32_t ranges = decode_num_ranges(job, seq);
   for (uint32_t h = head_begin * group; h < head_end * group; ++h) {
-    const uint64_t first = partial_row(job, seq, 0) + h;
+    const uint64_t first = static_cast<uint64_t>(range_state(job, seq, 0)) * p.num_q_heads + h;
     float m = kMinusInf;
     for (uint32_t r = 0; r < ranges; ++r) {
-      const float mr = job.partial_m[first + uint64_t{r} * p.num_q_heads];
+      const float mr = job.partial.m[first + uint64_t{r} * p.num_q_heads];
       m = mr > m ? mr : m;
     }
     alignas(64) float o[256];
@@ -529,9 +529,9 @@ void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint3
     float l = 0.f;
     for (uint32_t r = 0; r < ranges && m != kMinusInf; ++r) {
       const uint64_t row = first + uint64_t{r} * p.num_q_heads;
-      const float w = exp2_one(job.partial_m[row] - m);
-      const float* part = job.partial_o + row * o_stride;
-      l += w * job.partial_l[row];
+      const float w = exp2_one(job.partial.m[row] - m);
+      const float* part = job.partial.o + row * o_stride;
+      l += w * job.partial.l[row];
       for (uint32_t i = 0; i < o_stride; i += kLanes) {
         hn::StoreU(hn::MulAdd(hn::Set(d, w), hn::LoadU(d, part + i), hn::LoadU(d, o + i)), d,
                    o + i);

@@ -56,9 +56,9 @@ Layout lay_out(const AttentionParams& p, uint32_t workers, void* base) {
   l.scratch = static_cast<char*>(carver.take(l.scratch_bytes * workers));
   if (l.job.max_ranges > 1) {
     const uint64_t rows = uint64_t{p.num_seqs} * l.job.max_ranges * p.num_q_heads;
-    l.job.partial_o = static_cast<float*>(carver.take(rows * padded(p.head_dim_v) * sizeof(float)));
-    l.job.partial_m = static_cast<float*>(carver.take(rows * sizeof(float)));
-    l.job.partial_l = static_cast<float*>(carver.take(rows * sizeof(float)));
+    l.job.partial.o = static_cast<float*>(carver.take(rows * padded(p.head_dim_v) * sizeof(float)));
+    l.job.partial.m = static_cast<float*>(carver.take(rows * sizeof(float)));
+    l.job.partial.l = static_cast<float*>(carver.take(rows * sizeof(float)));
   }
   l.bytes = carver.used();
   return l;
@@ -96,6 +96,8 @@ DecodeItem make_item(const Run& run, uint32_t index) {
   const uint32_t heads = p.num_kv_heads / run.head_splits;
   item.head_begin = split * heads;
   item.head_end = item.head_begin + heads;
+  item.query = item.seq;
+  item.position = p.context_lens[item.seq] - 1;
   const uint32_t ranges = decode_num_ranges(job, item.seq);
   if (ranges == 0) return item;
   const uint32_t range = slot - run.layout->first_item[item.seq];
@@ -105,7 +107,7 @@ DecodeItem make_item(const Run& run, uint32_t index) {
   const uint64_t end = begin + job.range_tokens;
   item.token_begin = begin > first ? static_cast<uint32_t>(begin) : first;
   item.token_end = end < context ? static_cast<uint32_t>(end) : context;
-  item.range = ranges > 1 ? static_cast<int32_t>(range) : -1;
+  if (ranges > 1) item.state = range_state(job, item.seq, range);
   return item;
 }
 

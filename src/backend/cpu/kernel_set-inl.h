@@ -10,6 +10,7 @@ struct DecodeJob;
 struct DecodeItem;
 struct PrefillJob;
 struct PrefillItem;
+struct RadixMergeJob;
 struct RopeAppendJob;
 struct MergeParams;
 struct RowScan;
@@ -22,6 +23,7 @@ namespace RADIX_CPU_TARGET_NS {
 void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch);
 void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
 void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
+void radix_merge(const RadixMergeJob& job, uint32_t seq, uint32_t row_begin, uint32_t row_end);
 void rope_append(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
 void merge_states(const MergeParams& p, uint32_t row_begin, uint32_t row_end);
 RowScan scan_row(const void* row, int32_t dtype, uint32_t vocab, float* copy, float* group_max);

@@ -31,18 +31,22 @@ struct DecodeJob;      // backend/cpu/attention_jobs.h
 struct DecodeItem;
 struct PrefillJob;
 struct PrefillItem;
+struct RadixMergeJob;
 struct GemmItem;  // backend/cpu/gemm_jobs.h
 
 struct CpuKernels {
   int32_t target;    // RADIX_CPU_BASELINE ...
   const char* name;  // "avx2"
-  // Attention of one KV range of one sequence, for some of its KV heads; `scratch` belongs to the
-  // worker.
+  // Attention of one query row over a run of its keys, for some of its KV heads; `scratch` belongs
+  // to the worker.
   void (*decode_item)(const DecodeJob& job, const DecodeItem& item, void* scratch);
   // Merges the ranges of sequence `seq` for KV heads [head_begin, head_end) and writes their rows.
   void (*decode_merge)(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
-  // All keys of some query rows of one KV head.
+  // A run of keys of some query rows of one KV head.
   void (*prefill_item)(const PrefillJob& job, const PrefillItem& item, void* scratch);
+  // Folds the partial states of query rows [row_begin, row_end) of sequence `seq`, counted from its
+  // first, and writes their results.
+  void (*radix_merge)(const RadixMergeJob& job, uint32_t seq, uint32_t row_begin, uint32_t row_end);
   // Rotates and writes tokens [token_begin, token_end).
   void (*rope_append)(const RopeAppendJob& job, uint64_t token_begin, uint64_t token_end);
   // Merges the states of rows [row_begin, row_end).
@@ -75,6 +79,11 @@ const CpuKernels* select_kernels(int32_t forced_target);
 radix_status cpu_decode(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
 
+// Either of them by a list (p.radix), or planless decode with p.batch_invariant.
+radix_status cpu_radix(const CpuKernels& kernels, const AttentionParams& p, Executor& executor);
+radix_status cpu_invariant_decode(const CpuKernels& kernels, const AttentionParams& p,
+                                  Executor& executor);
+
 radix_status cpu_merge_states(const CpuKernels& kernels, const MergeParams& p, Executor& executor);
 
 // Sampling. A launch on the wrong side of its checks (src/api) writes nothing; a row that is not
@@ -94,5 +103,9 @@ uint64_t gemm_workspace_bytes(const GemmParams& p, uint32_t workers);
 // alone (pointers may be null), never decreasing in any of them.
 uint64_t decode_workspace_bytes(const AttentionParams& p, uint32_t workers);
 uint64_t prefill_workspace_bytes(const AttentionParams& p, uint32_t workers);
+// The same of a launch with a list of at most max_states states.
+uint64_t radix_workspace_bytes(const AttentionParams& p, uint32_t max_states, uint32_t workers);
+uint64_t invariant_decode_workspace_bytes(const AttentionParams& p, uint32_t workers);
+RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers);
 
 }  // namespace radixattn

@@ -14,7 +14,7 @@ namespace radixattn {
 namespace {
 
 uint64_t scratch_bytes(const AttentionParams& p) {
-  return (prefill_scratch_floats(p) * sizeof(float) + 63) / 64 * 64;
+  return (prefill_scratch_floats(p, kPrefillRows) * sizeof(float) + 63) / 64 * 64;
 }
 
 struct Layout {
@@ -68,6 +68,7 @@ PrefillItem make_item(const Run& run, uint64_t index) {
   const uint64_t begin = tile * kPrefillRows;
   item.row_begin = static_cast<uint32_t>(begin);
   item.row_end = static_cast<uint32_t>(begin + kPrefillRows < rows ? begin + kPrefillRows : rows);
+  item.token_end = static_cast<uint32_t>(p.context_lens[low]);
   return item;
 }
 
@@ -105,7 +106,7 @@ radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Ex
     items += row_tiles(p, s) * p.num_kv_heads;
   }
   layout.first_item[p.num_seqs] = items;
-  Run run = {&kernels, PrefillJob{&p}, &layout, scratch_bytes(p), items, 0};
+  Run run = {&kernels, PrefillJob{&p, nullptr, {}}, &layout, scratch_bytes(p), items, 0};
   executor.parallel_for(items < workers ? static_cast<uint32_t>(items) : workers, run_items, &run);
   return RADIX_OK;
 }

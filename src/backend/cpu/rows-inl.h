@@ -47,7 +47,9 @@ RADIX_INLINE void finish_row(const AttentionParams& p, int64_t row, uint32_t hea
     m = top;
   }
   for (uint32_t i = 0; i < padded(p.head_dim_v); i += kLanes) {
-    hn::StoreU(hn::Mul(hn::Set(d, factor), hn::LoadU(d, o + i)), d, o + i);
+    // Sums of nothing but zeros may end as -0, depending on how many there were.
+    const VF sum = hn::Add(hn::LoadU(d, o + i), hn::Zero(d));
+    hn::StoreU(hn::Mul(hn::Set(d, factor), sum), d, o + i);
   }
   const int64_t at = row * p.out.row_stride + head * p.out.head_stride;
   if (p.out.dtype == RADIX_F32) row_from_f32(o, static_cast<F32*>(p.out.data) + at, p.head_dim_v);
@@ -57,6 +59,27 @@ RADIX_INLINE void finish_row(const AttentionParams& p, int64_t row, uint32_t hea
     p.lse[row * p.lse_row_stride + head * p.lse_head_stride] =
         m == kMinusInf ? kMinusInf : (m + log2_one(l)) * kLn2;
   }
+}
+
+// What two states of a row are multiplied by to become one, a lane a row: 2^(m_i - m), and m, the
+// larger maximum. With a fold of o and l as in fold(), this is the only way in which states of
+// lists and segments meet, wherever they lie.
+struct FoldFactors {
+  VF m, total, part;
+};
+
+RADIX_INLINE FoldFactors fold_factors(VF m_total, VF m_part) {
+  const DF d;
+  FoldFactors f;
+  f.m = hn::Max(m_total, m_part);
+  const VF shift = hn::IfThenElse(hn::Eq(f.m, hn::Set(d, kMinusInf)), hn::Zero(d), f.m);
+  f.total = exp2_f32(hn::Sub(m_total, shift));
+  f.part = exp2_f32(hn::Sub(m_part, shift));
+  return f;
+}
+
+RADIX_INLINE VF fold(const FoldFactors& f, VF total, VF part) {
+  return hn::MulAdd(part, f.part, hn::Mul(total, f.total));
 }
 
 }  // namespace RADIX_CPU_TARGET_NS

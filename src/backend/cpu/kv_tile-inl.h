@@ -1,0 +1,115 @@
+// A tile of K or V of one KV head, gathered from its blocks for the products of panel-inl.h. For
+// prefill.cpp only (see simd-inl.h).
+//
+//   floats      [token][dim]           f16, bf16 widened
+//   raw bf16    [token][dim / 2]       K for scores of bf16 queries: pairs along the row, as stored
+//   bf16 pairs  [token / 2][dim]       V for bf16 weights: tokens 2i and 2i + 1 side by side
+//
+// Rows are kTileStride words apart. Tokens that the tile must not look at, and rows up to a
+// multiple of 16, are zeros.
+#pragma once
+
+#include "backend/cpu/panel-inl.h"
+
+namespace radixattn {
+namespace RADIX_CPU_TARGET_NS {
+
+enum class Unpacked { kFloats, kRaw, kPairs };
+
+// Element offsets of the tile's rows of one KV head.
+struct TileRows {
+  int64_t k[kPrefillTile];
+  int64_t v[kPrefillTile];
+};
+
+RADIX_INLINE void locate_rows(const AttentionParams& p, const int32_t* blocks, uint32_t kv_head,
+                              const KvTile& tile, TileRows* rows) {
+  uint32_t t = tile.unseen;
+  uint32_t index = (tile.position + t) / p.block_size;
+  uint32_t slot = (tile.position + t) % p.block_size;
+  for (; t < tile.n; slot = 0, ++index) {
+    const int64_t k = blocks[index] * p.k.block_stride + kv_head * p.k.head_stride;
+    const int64_t v = blocks[index] * p.v.block_stride + kv_head * p.v.head_stride;
+    for (; slot < p.block_size && t < tile.n; ++slot, ++t) {
+      rows->k[t] = k + slot * p.k.token_stride;
+      rows->v[t] = v + slot * p.v.token_stride;
+    }
+  }
+}
+
+RADIX_INLINE void zero_row(float* to, uint32_t words) {
+  for (uint32_t i = 0; i < words; ++i) to[i] = 0.f;
+}
+
+// Element i of `low` and of `high` to the halves of word i.
+RADIX_INLINE void pair_rows(const BF16* low, const BF16* high, uint32_t dim, float* to) {
+  const DU d;
+  const DH half;
+  uint32_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) {
+    const auto a = hn::PromoteTo(d, hn::LoadU(half, &low[i].bits));
+    const auto b = hn::PromoteTo(d, hn::LoadU(half, &high[i].bits));
+    hn::StoreU(hn::BitCast(DF(), hn::Or(a, hn::ShiftLeft<16>(b))), DF(), to + i);
+  }
+  for (; i < dim; ++i) to[i] = bits_float(low[i].bits | uint32_t{high[i].bits} << 16);
+}
+
+template <class T, Unpacked kForm>
+void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
+                 float* to) {
+  static constexpr T kZeros[256] = {};
+  const uint32_t rows = (tile.n + 15) / 16 * 16;
+  if constexpr (kForm == Unpacked::kPairs) {
+    const auto row = [&](uint32_t t) {
+      return t < tile.unseen || t >= tile.n ? kZeros : base + offsets[t];
+    };
+    for (uint32_t t = 0; t < rows; t += 2) {
+      pair_rows(row(t), row(t + 1), dim, to + t / 2 * kTileStride);
+    }
+  } else {
+    const uint32_t words = kForm == Unpacked::kRaw ? dim / 2 : dim;
+    uint32_t t = 0;
+    for (; t < tile.unseen; ++t) zero_row(to + t * kTileStride, words);
+    for (; t < tile.n; ++t) {
+      if constexpr (kForm == Unpacked::kRaw) {
+        __builtin_memcpy(to + t * kTileStride, base + offsets[t], dim * sizeof(T));
+      } else {
+        row_to_f32(base + offsets[t], to + t * kTileStride, dim);
+      }
+    }
+    for (; t < rows; ++t) zero_row(to + t * kTileStride, words);
+  }
+}
+
+template <Unpacked kForm>
+RADIX_INLINE void gather_bf16(const PagedTensor& from, const int64_t* offsets, uint32_t dim,
+                              const KvTile& tile, float* to) {
+  gather_rows<BF16, kForm>(static_cast<const BF16*>(from.data), offsets, dim, tile, to);
+}
+
+RADIX_INLINE void gather_floats(const PagedTensor& from, const int64_t* offsets, uint32_t dim,
+                                const KvTile& tile, float* to) {
+  constexpr auto kForm = Unpacked::kFloats;
+  if (from.dtype == RADIX_F32)
+    gather_rows<F32, kForm>(static_cast<const F32*>(from.data), offsets, dim, tile, to);
+  if (from.dtype == RADIX_F16)
+    gather_rows<F16, kForm>(static_cast<const F16*>(from.data), offsets, dim, tile, to);
+  if (from.dtype == RADIX_BF16) gather_bf16<kForm>(from, offsets, dim, tile, to);
+}
+
+RADIX_INLINE void gather_tile(const AttentionParams& p, const TileRows& rows, const KvTile& tile,
+                              float* k, float* v) {
+  if (has_bf16_scores(p)) {
+    gather_bf16<Unpacked::kRaw>(p.k, rows.k, p.head_dim, tile, k);
+  } else {
+    gather_floats(p.k, rows.k, p.head_dim, tile, k);
+  }
+  if (has_bf16_values(p)) {
+    gather_bf16<Unpacked::kPairs>(p.v, rows.v, p.head_dim_v, tile, v);
+  } else {
+    gather_floats(p.v, rows.v, p.head_dim_v, tile, v);
+  }
+}
+
+}  // namespace RADIX_CPU_TARGET_NS
+}  // namespace radixattn

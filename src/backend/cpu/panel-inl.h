@@ -1,0 +1,176 @@
+// Blocked products of a tile of K or V with a panel of query rows, rows along the lanes, and the
+// softmax between them: what prefill.cpp does with one tile and one panel. For kernel sources only
+// (see simd-inl.h).
+//
+//        S^T [token][row]  = K [token][d]    * Q^T [d][row]       scores of a tile and a panel
+//        O^T [dv][row]    += V^T [dv][token] * P^T [token][row]
+//
+// Invariant: what a row gets depends on its query, its position and the tile alone. Lanes and
+// panels, their widths and the rows beside it change no bit; nor do tokens that it does not see.
+#pragma once
+
+#include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/bf16_dot-inl.h"
+#include "backend/cpu/math-inl.h"
+
+namespace radixattn {
+namespace RADIX_CPU_TARGET_NS {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr uint32_t kBroadcasts = 8;
+#else
+constexpr uint32_t kBroadcasts = 4;
+#endif
+constexpr uint32_t kVectors = 3;
+static_assert(kVectors * kLanes <= kPrefillMaxPanel, "scratch is sized by kPrefillMaxPanel");
+static_assert(kPrefillRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
+static_assert(kWideRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
+
+// Rows of the left operand that meet NV vectors at a time: enough sums to hide their latency.
+template <uint32_t NV>
+constexpr uint32_t broadcasts() {
+  return NV == 1 ? 2 * kBroadcasts : kBroadcasts;
+}
+
+// Tokens [position, position + n) of K and V, unpacked, of which the first `unseen` are zeros; rows
+// up to a multiple of 16 are zeros, too.
+struct KvTile {
+  uint32_t position = 0, n = 0, unseen = 0;
+};
+
+// ---- the micro-kernel
+
+// c[r][row] = (alpha ? alpha[row]*c[r][row] : 0) + sum_k a[r*kRowStep + k*kSumStep] * b[k][row]
+// for R r and a panel of NV vectors; b and c are dense panels.
+template <uint32_t R, uint32_t NV, uint32_t kRowStep, uint32_t kSumStep>
+RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const float* alpha,
+                           float* c) {
+  const DF d;
+  constexpr uint32_t kWidth = NV * kLanes;
+  VF acc[R][NV];
+#pragma GCC unroll 16
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < NV; ++v) {
+      acc[r][v] = alpha == nullptr ? hn::Zero(d)
+                                   : hn::Mul(hn::LoadU(d, alpha + v * kLanes),
+                                             hn::LoadU(d, c + r * kWidth + v * kLanes));
+    }
+  }
+  for (uint32_t k = 0; k < n; ++k) {
+    VF row[NV];
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < NV; ++v) row[v] = hn::LoadU(d, b + k * kWidth + v * kLanes);
+#pragma GCC unroll 16
+    for (uint32_t r = 0; r < R; ++r) {
+      const VF x = hn::Set(d, a[r * kRowStep + k * kSumStep]);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < NV; ++v) acc[r][v] = hn::MulAdd(x, row[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < NV; ++v) hn::StoreU(acc[r][v], d, c + r * kWidth + v * kLanes);
+  }
+}
+
+// ---- the new tokens of a speculative tree
+
+// Rows of a vector as their tree mask has them.
+struct TreeRows {
+  int32_t first_new = 0x7fffffff;    // position of the sequence's first new token
+  const uint8_t* bits[kLanes] = {};  // null: no row
+};
+
+// 1 for each row that sees key j, which is a new token, else 0.
+RADIX_INLINE VF tree_sees(const TreeRows& rows, int32_t j) {
+  alignas(64) float sees[kLanes];
+  const int32_t fresh = j - rows.first_new;
+  for (uint32_t i = 0; i < kLanes; ++i)
+    sees[i] = rows.bits[i] != nullptr && (rows.bits[i][fresh / 8] >> (fresh % 8) & 1) != 0;
+  return hn::LoadU(DF(), sees);
+}
+
+// ---- softmax of a panel
+
+// Visible tokens of a row; positions stay below 2^31, so that this is "no limit" too.
+RADIX_INLINE int64_t window_of(const AttentionParams& p) {
+  return p.window == 0 || p.window > 0x7fffffffu ? 0x7fffffff : int64_t{p.window};
+}
+
+// The state of kLanes rows of a panel, and where they stand.
+struct LaneState {
+  const int32_t* at;
+  float* m;
+  float* l;
+  float* alpha;
+};
+
+// Caps, biases and masks n tokens' scores, `width` apart; returns the maximum with `top`.
+template <uint32_t kWidth>
+RADIX_INLINE VF mask_scores(const AttentionParams& p, const KvTile& tile, uint32_t n, VF slope,
+                            const TreeRows& tree, const int32_t* at, float* s, VF top) {
+  const DF d;
+  const DI di;
+  const auto position = hn::LoadU(di, at);
+  const VF cap = hn::Set(d, p.softcap * kLog2e);
+  const auto window = hn::Set(di, static_cast<int32_t>(window_of(p)));
+  for (uint32_t t = 0; t < n; ++t) {
+    const auto token = static_cast<int32_t>(tile.position + t);
+    const auto distance = hn::Sub(position, hn::Set(di, token));
+    VF x = hn::LoadU(d, s + t * kWidth);
+    if (p.softcap > 0.f) x = hn::Mul(cap, tanh_f32(x));
+    x = hn::NegMulAdd(slope, hn::ConvertTo(d, distance), x);
+    const auto ahead = token >= tree.first_new
+                           ? hn::Gt(tree_sees(tree, token), hn::Zero(d))
+                           : hn::RebindMask(d, hn::Gt(distance, hn::Set(di, -1)));
+    const auto seen = hn::And(ahead, hn::RebindMask(d, hn::Lt(distance, window)));
+    x = hn::IfThenElse(seen, x, hn::Set(d, kMinusInf));
+    hn::StoreU(x, d, s + t * kWidth);
+    top = hn::Max(top, x);
+  }
+  return top;
+}
+
+// One vector of rows: s holds n tokens' scores, `width` apart; they become weights. kPairs: as
+// pairs of bf16, token 2i in the low half of row i.
+template <uint32_t NV, bool kPairs>
+RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, uint32_t n,
+                                bool masked, VF slope, const TreeRows& tree, const LaneState& lane,
+                                float* s) {
+  const DF d;
+  constexpr uint32_t kWidth = NV * kLanes;
+  const VF m_old = hn::LoadU(d, lane.m);
+  VF top = m_old;
+  if (masked || p.softcap > 0.f || p.alibi_slopes != nullptr) {
+    top = mask_scores<kWidth>(p, tile, n, slope, tree, lane.at, s, top);
+  } else {
+    for (uint32_t t = 0; t < n; ++t) top = hn::Max(top, hn::LoadU(d, s + t * kWidth));
+  }
+  // A row that has seen nothing keeps m = -inf; 0 stands in for it, because inf - inf is NaN.
+  const VF shift = hn::IfThenElse(hn::Eq(top, hn::Set(d, kMinusInf)), hn::Zero(d), top);
+  const VF shrink = exp2_f32(hn::Sub(m_old, shift));
+  VF sum = hn::Mul(shrink, hn::LoadU(d, lane.l));
+  if constexpr (kPairs) {
+    for (uint32_t t = 0; t < n; t += 2) {
+      const VF even = exp2_f32(hn::Sub(hn::LoadU(d, s + t * kWidth), shift));
+      const VF odd =
+          t + 1 < n ? exp2_f32(hn::Sub(hn::LoadU(d, s + (t + 1) * kWidth), shift)) : hn::Zero(d);
+      hn::StoreU(bf16_pairs(even, odd), d, s + t / 2 * kWidth);
+      sum = hn::Add(hn::Add(sum, even), odd);
+    }
+  } else {
+    for (uint32_t t = 0; t < n; ++t) {
+      const VF e = exp2_f32(hn::Sub(hn::LoadU(d, s + t * kWidth), shift));
+      hn::StoreU(e, d, s + t * kWidth);
+      sum = hn::Add(sum, e);
+    }
+  }
+  hn::StoreU(top, d, lane.m);
+  hn::StoreU(sum, d, lane.l);
+  hn::StoreU(shrink, d, lane.alpha);
+}
+
+}  // namespace RADIX_CPU_TARGET_NS
+}  // namespace radixattn

@@ -1,0 +1,381 @@
+// Runs a work list (backend/radix_list.h), and batch-invariant decode without a plan, which makes a
+// list of its own.
+//
+// Workers draw (item, KV head) pairs in the list's order until none are left: wide items go to
+// prefill's kernel, narrow ones with some KV heads at a time to decode's. When all items are done,
+// the rows that have states are merged. Who computes what changes no bit: states have places of
+// their own and meet in the order of their terms.
+//
+// Batch-invariant launches know no narrow items: one kernel's arithmetic serves all rows.
+#include "backend/cpu/attention_check.h"
+#include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/kernels.h"
+#include "base/error.h"
+#include "base/executor.h"
+
+namespace radixattn {
+namespace {
+
+constexpr uint32_t kMergeRows = 8;  // query rows of a merge that a worker draws
+// Partial states of a plan, and of batch-invariant decode, take at most this, or two for each
+// sequence.
+constexpr uint64_t kMaxStateBytes = 64ull << 20;
+// As in decode_launch.cpp: narrow items are cut by heads until there are a few for each worker.
+constexpr uint32_t kItemsPerWorker = 2;
+constexpr uint32_t kMinRunBytes = 512;
+// Batch-invariant decode is cut until sequences, KV heads and cuts make this many items a worker.
+constexpr uint32_t kInvariantItems = 8;
+
+constexpr RadixCosts kCosts = {};
+
+uint32_t div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
+
+uint64_t state_bytes(const AttentionParams& p) {
+  return uint64_t{p.num_q_heads} * (padded(p.head_dim_v) + 2) * sizeof(float);
+}
+
+struct Layout {
+  char* scratch = nullptr;  // [workers, scratch_bytes]
+  uint64_t scratch_bytes = 0;
+  PartialStates partial;
+};
+
+PartialStates place_states(const AttentionParams& p, uint64_t states, void* at) {
+  const uint64_t rows = states * p.num_q_heads;
+  PartialStates partial;
+  if (at == nullptr) return partial;
+  partial.o = static_cast<float*>(at);
+  partial.m = partial.o + rows * padded(p.head_dim_v);
+  partial.l = partial.m + rows;
+  return partial;
+}
+
+Layout lay_out(const AttentionParams& p, uint32_t workers, Carver* carver) {
+  Layout l;
+  const uint64_t wide = prefill_scratch_floats(p, kWideRows);
+  const uint64_t narrow = decode_scratch_floats(p);
+  l.scratch_bytes = ((wide > narrow ? wide : narrow) * sizeof(float) + 63) / 64 * 64;
+  l.scratch = static_cast<char*>(carver->take(l.scratch_bytes * workers));
+  return l;
+}
+
+radix_status check_room(const AttentionParams& p, uint64_t needed) {
+  if (p.workspace_bytes >= needed) return RADIX_OK;
+  return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
+              static_cast<unsigned long long>(p.workspace_bytes),
+              static_cast<unsigned long long>(needed));
+}
+
+uint32_t worker_count(const Executor& executor) {
+  const uint32_t n = executor.workers();
+  return n == 0 ? 1 : n;
+}
+
+// ---- a list
+
+// What the tasks of one launch share.
+struct Run {
+  const CpuKernels* kernels;
+  const AttentionParams* params;
+  const RadixList* list;
+  const Layout* layout;
+  uint32_t narrow_heads;  // KV heads of a narrow item that a worker takes at a time
+  uint32_t num_units, next_unit;
+  uint32_t num_rows, next_row;  // of merges
+};
+
+uint32_t draw(uint32_t* counter, uint32_t step) {
+  return __atomic_fetch_add(counter, step, __ATOMIC_RELAXED);
+}
+
+bool is_narrow(const AttentionParams& p, const RadixItem& item) {
+  return item.narrow != 0 && !p.batch_invariant && p.tree_mask == nullptr;
+}
+
+void run_wide(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
+  const PrefillJob job = {run.params, run.list->rows, run.layout->partial};
+  PrefillItem item;
+  item.seq = static_cast<uint32_t>(from.seq);
+  item.kv_head = head;
+  item.row_begin = static_cast<uint32_t>(from.row_begin);
+  item.row_end = static_cast<uint32_t>(from.row_end);
+  item.token_begin = static_cast<uint32_t>(from.token_begin);
+  item.token_end = static_cast<uint32_t>(from.token_end);
+  item.state = from.state;
+  item.state_stride = from.state_stride;
+  run.kernels->prefill_item(job, item, scratch);
+}
+
+void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
+  const AttentionParams& p = *run.params;
+  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const uint32_t row = static_cast<uint32_t>(from.row_begin) / group;
+  DecodeJob job;
+  job.params = &p;
+  job.partial = run.layout->partial;
+  DecodeItem item;
+  item.seq = static_cast<uint32_t>(from.seq);
+  item.query = run.list->rows[row].query;
+  item.position = run.list->rows[row].position;
+  item.head_begin = head;
+  item.head_end = head + run.narrow_heads;
+  if (from.state != RadixItem::kDirect) item.state = int64_t{from.state} + row;
+  const int64_t first = p.window != 0 ? int64_t{item.position} - p.window + 1 : 0;
+  const int64_t end = int64_t{item.position} + 1;
+  const int64_t token_begin = first > from.token_begin ? first : from.token_begin;
+  const int64_t token_end = end < from.token_end ? end : from.token_end;
+  if (token_begin < token_end) {
+    item.token_begin = static_cast<uint32_t>(token_begin);
+    item.token_end = static_cast<uint32_t>(token_end);
+  }
+  run.kernels->decode_item(job, item, scratch);
+}
+
+void RADIX_CALL run_items(void* arg, uint32_t worker) {
+  Run& run = *static_cast<Run*>(arg);
+  const AttentionParams& p = *run.params;
+  void* scratch = run.layout->scratch + run.layout->scratch_bytes * worker;
+  for (uint32_t i = draw(&run.next_unit, 1); i < run.num_units; i = draw(&run.next_unit, 1)) {
+    const RadixItem& item = run.list->items[i / p.num_kv_heads];
+    const uint32_t head = i % p.num_kv_heads;
+    if (!is_narrow(p, item)) {
+      run_wide(run, item, head, scratch);
+    } else if (head % run.narrow_heads == 0) {
+      run_narrow(run, item, head, scratch);
+    }
+  }
+}
+
+// The sequence of query row `row`, counted from the first one.
+uint32_t find_seq(const AttentionParams& p, uint32_t row) {
+  if (p.cu_q_lens == nullptr) return row;
+  const int64_t at = int64_t{p.cu_q_lens[0]} + row;
+  uint32_t low = 0, high = p.num_seqs;
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (p.cu_q_lens[middle] <= at ? low : high) = middle;
+  }
+  return low;
+}
+
+void RADIX_CALL run_merges(void* arg, uint32_t) {
+  Run& run = *static_cast<Run*>(arg);
+  const AttentionParams& p = *run.params;
+  const RadixMergeJob job = {&p, run.list->merges, run.list->terms, run.layout->partial};
+  for (;;) {
+    uint32_t row = draw(&run.next_row, kMergeRows);
+    if (row >= run.num_rows) return;
+    const uint32_t end = run.num_rows - row < kMergeRows ? run.num_rows : row + kMergeRows;
+    while (row < end) {
+      const uint32_t seq = find_seq(p, row);
+      const uint32_t first =
+          p.cu_q_lens == nullptr ? seq : static_cast<uint32_t>(p.cu_q_lens[seq] - p.cu_q_lens[0]);
+      const uint32_t next = p.cu_q_lens == nullptr
+                                ? seq + 1
+                                : static_cast<uint32_t>(p.cu_q_lens[seq + 1] - p.cu_q_lens[0]);
+      const uint32_t stop = next < end ? next : end;
+      run.kernels->radix_merge(job, seq, row - first, stop - first);
+      row = stop;
+    }
+  }
+}
+
+// KV heads of a narrow item's pieces: all of them, unless there are too few items.
+uint32_t choose_narrow_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
+  uint32_t items = 0;
+  for (int32_t i = 0; i < list.sizes->num_items; ++i) items += is_narrow(p, list.items[i]);
+  const uint32_t element = p.k.dtype == RADIX_F32 ? 4 : 2;
+  uint32_t heads = p.num_kv_heads;
+  while (workers > 1 && items * (p.num_kv_heads / heads) < workers * kItemsPerWorker &&
+         heads % 2 == 0 && uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes) {
+    heads /= 2;
+  }
+  return heads;
+}
+
+void run_list(const CpuKernels& kernels, const AttentionParams& p, const RadixList& list,
+              const Layout& layout, Executor& executor) {
+  const uint32_t workers = worker_count(executor);
+  Run run = {&kernels, &p, &list, &layout, choose_narrow_heads(p, list, workers), 0, 0, 0, 0};
+  run.num_units = static_cast<uint32_t>(list.sizes->num_items) * p.num_kv_heads;
+  if (run.num_units != 0)
+    executor.parallel_for(workers < run.num_units ? workers : run.num_units, run_items, &run);
+  if (!list.has_merges) return;
+  run.num_rows = p.cu_q_lens == nullptr
+                     ? p.num_seqs
+                     : static_cast<uint32_t>(p.cu_q_lens[p.num_seqs] - p.cu_q_lens[0]);
+  const uint32_t merges = div_up(run.num_rows, kMergeRows);
+  if (merges != 0) executor.parallel_for(workers < merges ? workers : merges, run_merges, &run);
+}
+
+// ---- batch-invariant decode's own list
+
+// Into how many pieces sequences are cut, and how many segments of one may have a state of their
+// own.
+struct InvariantCut {
+  uint32_t pieces = 1;
+  uint32_t segments = 0;
+};
+
+struct InvariantList {
+  RadixListSizes* sizes = nullptr;
+  RadixItem* items = nullptr;    // [num_seqs + wanted items]
+  RadixRow* rows = nullptr;      // [num_seqs]
+  RadixMerge* merges = nullptr;  // [num_seqs]
+  int32_t* terms = nullptr;      // [max_states]
+};
+
+struct InvariantLayout {
+  InvariantList list;
+  Layout common;
+  uint64_t max_states = 0;
+  uint64_t bytes = 0;
+};
+
+// NOTE: never smaller for fewer sequences, which are cut into more pieces: a plan's workspace is
+// that of its bounds.
+InvariantLayout lay_out_invariant(const AttentionParams& p, uint32_t workers, void* base) {
+  Carver carver(base);
+  InvariantLayout l;
+  const uint64_t wanted = uint64_t{workers} * kInvariantItems;
+  const uint64_t seqs = p.num_seqs, cut_seqs = seqs < wanted ? seqs : wanted;
+  const uint64_t segments = div_up(p.max_context_len, static_cast<uint32_t>(kSegmentTokens));
+  uint64_t bytes = cut_seqs * segments * state_bytes(p);
+  if (bytes > kMaxStateBytes) bytes = kMaxStateBytes;
+  bytes = workers > 1 && segments > 1 ? bytes + cut_seqs * state_bytes(p) : 0;
+  l.max_states = bytes / state_bytes(p);
+  l.list.sizes = static_cast<RadixListSizes*>(carver.take(sizeof(RadixListSizes)));
+  l.list.items = static_cast<RadixItem*>(carver.take((seqs + wanted) * sizeof(RadixItem)));
+  l.list.rows = static_cast<RadixRow*>(carver.take(seqs * sizeof(RadixRow)));
+  l.list.merges = static_cast<RadixMerge*>(carver.take(seqs * sizeof(RadixMerge)));
+  l.list.terms = static_cast<int32_t*>(carver.take(cut_seqs * (segments + 1) * sizeof(int32_t)));
+  l.common = lay_out(p, workers, &carver);
+  l.common.partial = place_states(p, l.max_states, carver.take(bytes));
+  l.bytes = carver.used();
+  return l;
+}
+
+InvariantCut cut_of(const AttentionParams& p, uint32_t workers, uint64_t max_states) {
+  InvariantCut cut;
+  const uint64_t items = uint64_t{p.num_seqs} * p.num_kv_heads;
+  const uint64_t wanted = uint64_t{workers} * kInvariantItems;
+  if (items >= wanted || max_states <= p.num_seqs) return cut;
+  cut.pieces = static_cast<uint32_t>((wanted + items - 1) / items);
+  cut.segments = static_cast<uint32_t>(max_states / p.num_seqs - 1);
+  return cut.segments == 0 ? InvariantCut() : cut;
+}
+
+// The items of one sequence: the first piece begins where the sequence does and folds its segments;
+// those behind it leave a state each.
+void add_sequence(const AttentionParams& p, const InvariantCut& cut, uint32_t seq,
+                  const InvariantList& list, int32_t* num_states) {
+  const auto row = static_cast<int32_t>(seq);
+  const auto group = static_cast<int32_t>(p.num_q_heads / p.num_kv_heads);
+  const int32_t context = p.context_lens[seq];
+  list.rows[seq] = {row, context - 1};
+  list.merges[seq] = {context > 0 ? row : -1, *num_states, *num_states};
+  if (context == 0) return;
+  const auto first = static_cast<int32_t>(decode_first_token(p, seq)) / kSegmentTokens;
+  const int32_t segments = (context + kSegmentTokens - 1) / kSegmentTokens - first;
+  auto pieces = static_cast<int32_t>(cut.pieces);
+  if (pieces > segments) pieces = segments;
+  int32_t begin = first;
+  for (int32_t i = 0; i < pieces; ++i) {
+    int32_t end = first + static_cast<int32_t>(int64_t{segments} * (i + 1) / pieces);
+    const int32_t most = static_cast<int32_t>(cut.segments);
+    if (i == 0 && pieces > 1 && first + segments - end > most) end = first + segments - most;
+    if (end <= begin) continue;
+    RadixItem item = {row,
+                      begin * kSegmentTokens,
+                      end == first + segments ? context : end * kSegmentTokens,
+                      row * group,
+                      (row + 1) * group,
+                      RadixItem::kDirect,
+                      0,
+                      0};
+    if (pieces > 1) {
+      const int32_t states = i == 0 ? 1 : end - begin;
+      item.state = *num_states - row;
+      item.state_stride = i == 0 ? 0 : 1;
+      for (int32_t k = 0; k < states; ++k) list.terms[*num_states + k] = item.state + k;
+      *num_states += states;
+      list.merges[seq].term_end = *num_states;
+    }
+    list.items[list.sizes->num_items++] = item;
+    begin = end;
+  }
+}
+
+}  // namespace
+
+uint64_t radix_workspace_bytes(const AttentionParams& p, uint32_t max_states, uint32_t workers) {
+  Carver carver(nullptr);
+  lay_out(p, workers == 0 ? 1 : workers, &carver);
+  carver.take(max_states * state_bytes(p));
+  return carver.used();
+}
+
+uint64_t invariant_decode_workspace_bytes(const AttentionParams& p, uint32_t workers) {
+  return lay_out_invariant(p, workers == 0 ? 1 : workers, nullptr).bytes;
+}
+
+radix_status cpu_radix(const CpuKernels& kernels, const AttentionParams& p, Executor& executor) {
+  if (const radix_status st = check_attention(p); st != RADIX_OK) return st;
+  Carver carver(p.workspace);
+  Layout layout = lay_out(p, worker_count(executor), &carver);
+  layout.partial =
+      place_states(p, p.radix.max_states, carver.take(p.radix.max_states * state_bytes(p)));
+  if (const radix_status st = check_room(p, carver.used()); st != RADIX_OK) return st;
+  run_list(kernels, p, p.radix, layout, executor);
+  return RADIX_OK;
+}
+
+radix_status cpu_invariant_decode(const CpuKernels& kernels, const AttentionParams& p,
+                                  Executor& executor) {
+  if (const radix_status st = check_attention(p); st != RADIX_OK) return st;
+  if (p.num_seqs == 0) return RADIX_OK;
+  const InvariantLayout layout = lay_out_invariant(p, worker_count(executor), p.workspace);
+  if (const radix_status st = check_room(p, layout.bytes); st != RADIX_OK) return st;
+  const InvariantList& own = layout.list;
+  *own.sizes = {0, static_cast<int32_t>(p.num_seqs)};
+  const InvariantCut cut = cut_of(p, worker_count(executor), layout.max_states);
+  int32_t num_states = 0;
+  bool merges = false;
+  for (uint32_t s = 0; s < p.num_seqs; ++s) {
+    add_sequence(p, cut, s, own, &num_states);
+    merges = merges || own.merges[s].first_row < 0;
+  }
+  RadixList list;
+  list.sizes = own.sizes;
+  list.items = own.items;
+  list.rows = own.rows;
+  list.merges = own.merges;
+  list.terms = own.terms;
+  list.has_merges = merges || num_states != 0;
+  run_list(kernels, p, list, layout.common, executor);
+  return RADIX_OK;
+}
+
+RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
+  RadixLimits l;
+  l.workers = workers == 0 ? 1 : workers;
+  l.wide_rows = kWideRows;
+  l.panel_rows = kPrefillMaxPanel;
+  l.has_narrow = true;
+  // A few items, states and terms for each sequence, and pieces for the workers.
+  l.max_items = 8 * bounds.num_seqs + 16 * l.workers;
+  const uint64_t rows = uint64_t{bounds.num_seqs} * bounds.max_query_len;
+  uint64_t states = 16 * (rows < 1024 ? rows : 1024) + 16 * uint64_t{l.workers};
+  const uint64_t room = kMaxStateBytes / state_bytes(bounds);
+  if (states > room) states = room;
+  if (states < 2 * uint64_t{bounds.num_seqs}) states = 2 * uint64_t{bounds.num_seqs};
+  l.max_states = static_cast<uint32_t>(states);
+  l.max_terms = l.max_states;
+  l.costs = kCosts;
+  AttentionParams p = bounds;
+  p.batch_invariant = true;  // the larger scratch
+  l.workspace_bytes = radix_workspace_bytes(p, l.max_states, workers);
+  return l;
+}
+
+}  // namespace radixattn
