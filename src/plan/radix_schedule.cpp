@@ -375,8 +375,9 @@ bool RadixScheduler::choose_cuts() {
     return c.items <= l.max_items && c.states <= l.max_states && c.terms <= l.max_terms;
   };
   const auto time = [workers](const Cut& c) {
-    if (static_cast<double>(c.items) <= workers) return std::max(c.longest, c.total / workers);
-    return std::max(c.longest, c.total / workers + c.longest / 2);
+    const double even = c.total / workers;
+    if (static_cast<double>(c.items) <= workers) return std::max(c.longest, even);
+    return std::max(c.longest, even + (1 - 1 / workers) * c.longest / 2);
   };
   constexpr double kUncut = 1e30;
   double best = kUncut;
