@@ -313,7 +313,7 @@ radix_status read_attn_launch(const radix_ctx& ctx, const radix_attn& d, bool pr
   }
   const radix_status st = read_attn(ctx, d, prefill, true, p);
   if (st != RADIX_OK || d.plan == nullptr) return st;
-  return read_plan(ctx, d, prefill, p->block_size, &p->list);
+  return read_plan(ctx, d, prefill, p);
 }
 
 radix_status attention_workspace(const radix_ctx& ctx, const radix_attn& d, bool prefill,
@@ -321,9 +321,11 @@ radix_status attention_workspace(const radix_ctx& ctx, const radix_attn& d, bool
   AttentionParams p;
   radix_status st = read_attn(ctx, d, prefill, false, &p);
   if (st == RADIX_OK) st = ctx.backend->attention_workspace(p, prefill, bytes);
-  if (st != RADIX_OK || prefill || d.plan == nullptr) return st;
-  const uint64_t listed = d.plan->list.workspace_bytes;
+  if (st != RADIX_OK || d.plan == nullptr) return st;
+  const uint64_t listed = prefill ? 0 : d.plan->list.workspace_bytes;
+  const uint64_t radix = d.plan->radix.limits.workspace_bytes;
   if (listed > *bytes) *bytes = listed;
+  if (radix > *bytes) *bytes = radix;
   return RADIX_OK;
 }
 

@@ -29,6 +29,13 @@ StepLayout step_layout(const StepShape& shape) {
   l.patch_begin = take(shape.copies ? seqs + 1 : 0, 4);
   l.patch_first = take(shape.copies ? seqs : 0, 4);
   l.items = take(uint64_t{shape.max_items} * 2, 4);
+  const bool radix = shape.max_radix_items > 0;
+  l.radix_sizes = take(radix ? 1 : 0, sizeof(RadixListSizes));
+  l.radix_merges = take(radix ? seqs : 0, sizeof(RadixMerge));
+  l.radix_rows = take(radix ? shape.max_query_tokens : 0, sizeof(RadixRow));
+  l.radix_terms = take(shape.max_radix_terms, 4);
+  l.radix_items = take(shape.max_radix_items, sizeof(RadixItem));
+  l.radix_end = at;
   l.patch_ids = take(shape.copies ? entries : 0, 4);
   l.staged_bytes = at;
   l.tables = take(entries, 4);
@@ -39,7 +46,20 @@ StepLayout step_layout(const StepShape& shape) {
   return l;
 }
 
-void StepWriter::bind(const StepShape& shape, int32_t* tables, uint64_t* versions) {
+RadixArrays radix_arrays(const StepLayout& layout, char* list) {
+  const auto at = [&](uint64_t offset) { return list + (offset - layout.radix_sizes); };
+  RadixArrays arrays;
+  arrays.sizes = reinterpret_cast<RadixListSizes*>(at(layout.radix_sizes));
+  arrays.merges = reinterpret_cast<RadixMerge*>(at(layout.radix_merges));
+  arrays.rows = reinterpret_cast<RadixRow*>(at(layout.radix_rows));
+  arrays.terms = reinterpret_cast<int32_t*>(at(layout.radix_terms));
+  arrays.items = reinterpret_cast<RadixItem*>(at(layout.radix_items));
+  return arrays;
+}
+
+void StepWriter::bind(const StepShape& shape, int32_t* tables, uint64_t* versions,
+                      uint32_t* first_changed) {
+  first_changed_ = first_changed;
   shape_ = shape;
   layout_ = step_layout(shape);
   tables_ = tables;
@@ -55,6 +75,7 @@ void StepWriter::forget() {
 void StepWriter::begin(char* base) {
   base_ = base;
   sizes_ = StepSizes();
+  list_end_ = layout_.radix_sizes;
   array(layout_.cu_q_lens)[0] = 0;
   if (shape_.copies) array(layout_.patch_begin)[0] = 0;
 }
@@ -71,6 +92,7 @@ void StepWriter::patch_row(uint32_t seq, const StepSequence& sequence) {
     for (uint32_t i = first; i < end; ++i) row[i] = id(i);
   }
   sizes_.changed_rows += end > first;
+  if (first_changed_ != nullptr) first_changed_[seq] = end > first ? first : UINT32_MAX;
   if (shape_.copies) {
     array(layout_.patch_first)[seq] = static_cast<int32_t>(first);
     std::memcpy(array(layout_.patch_ids) + sizes_.changed_entries, row + first,
@@ -116,6 +138,20 @@ void StepWriter::no_schedule() {
   array(layout_.schedule)[1] = 1 << 30;
 }
 
+void StepWriter::put_radix(const RadixArrays& from, const RadixScheduleSizes& sizes,
+                           uint32_t num_merges) {
+  sizes_.num_items = sizes.num_items;
+  sizes_.num_states = sizes.num_states;
+  list_end_ = layout_.radix_items + sizes.num_items * sizeof(RadixItem);
+  const RadixArrays to = radix_arrays(layout_, base_ + layout_.radix_sizes);
+  if (to.items == from.items) return;  // it is where it was made
+  *to.sizes = *from.sizes;
+  std::memcpy(to.merges, from.merges, num_merges * sizeof(RadixMerge));
+  std::memcpy(to.rows, from.rows, sizes.num_rows * sizeof(RadixRow));
+  std::memcpy(to.terms, from.terms, sizes.num_terms * sizeof(int32_t));
+  std::memcpy(to.items, from.items, sizes.num_items * sizeof(RadixItem));
+}
+
 uint64_t StepWriter::end() {
   for (uint32_t s = sizes_.num_seqs; shape_.pads && s < shape_.max_seqs; ++s) {
     array(layout_.context_lens)[s] = 0;
@@ -124,6 +160,8 @@ uint64_t StepWriter::end() {
     array(layout_.patch_first)[s] = 0;
     array(layout_.patch_begin)[s + 1] = static_cast<int32_t>(sizes_.changed_entries);
   }
+  // What nobody will read behind the last array of the step is not copied.
+  if (sizes_.changed_entries == 0) return list_end_;
   return layout_.patch_ids + uint64_t{sizes_.changed_entries} * sizeof(int32_t);
 }
 

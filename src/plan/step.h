@@ -6,7 +6,7 @@
 // and copied whole:
 //
 //   schedule | context_lens | cu_q_lens | partial_begin | patch_begin | patch_first | items |
-//   patch_ids || tables | slots | positions | workspace
+//   the arrays of a radix list | patch_ids || tables | slots | positions | workspace
 //
 // Tables stay on the device from step to step. A mirror of them on the host tells what changed: of
 // each row one patch, from the first entry that differs to the last. On the CPU the mirror is the
@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "plan/radix_schedule.h"
 
 namespace radixattn {
 
@@ -23,8 +24,9 @@ struct StepShape {
   uint32_t max_seqs = 0;
   uint32_t max_query_tokens = 0;
   uint32_t block_size = 0;
-  uint32_t row_stride = 0;  // blocks of the longest sequence
-  uint32_t max_items = 0;   // of decode's work list; 0: none
+  uint32_t row_stride = 0;                            // blocks of the longest sequence
+  uint32_t max_items = 0;                             // of decode's work list; 0: none
+  uint32_t max_radix_items = 0, max_radix_terms = 0;  // of the list over the tree; 0: none
   uint64_t workspace_bytes = 0;
   bool copies = false;  // host and device differ
   bool pads = false;    // rows up to max_seqs and max_query_tokens are padding, not absent
@@ -32,6 +34,7 @@ struct StepShape {
 
 struct StepLayout {
   uint64_t schedule, context_lens, cu_q_lens, partial_begin, patch_begin, patch_first, items;
+  uint64_t radix_sizes, radix_merges, radix_rows, radix_terms, radix_items, radix_end;
   uint64_t patch_ids;     // room for every entry of every row if the shape copies, else none
   uint64_t staged_bytes;  // of the host's part at most
   uint64_t tables, slots, positions, workspace;
@@ -40,6 +43,9 @@ struct StepLayout {
 
 // Each array begins on a multiple of 64 bytes. max_seqs * row_stride is below 2^31.
 StepLayout step_layout(const StepShape& shape);
+
+// The arrays of a radix list, the first of which lies at `list`.
+RadixArrays radix_arrays(const StepLayout& layout, char* list);
 
 struct StepSequence {
   const uint32_t* row = nullptr;  // [num_blocks] block ids, the highest bit of no account
@@ -60,8 +66,11 @@ struct StepSizes {
 // Writes steps one after another: begin, add each sequence, then schedule (decode) and end.
 class StepWriter {
  public:
-  // tables [max_seqs, row_stride] and versions [max_seqs] belong to the writer from now on.
-  void bind(const StepShape& shape, int32_t* tables, uint64_t* versions);
+  // tables [max_seqs, row_stride] and versions [max_seqs] belong to the writer from now on. It says
+  // in first_changed [max_seqs], if there is one, where each row begins to differ from the step
+  // before; UINT32_MAX: nowhere.
+  void bind(const StepShape& shape, int32_t* tables, uint64_t* versions,
+            uint32_t* first_changed = nullptr);
   // The device's tables are unknown: the next step sends every row.
   void forget();
 
@@ -72,10 +81,16 @@ class StepWriter {
   void schedule(uint32_t walkers, uint32_t window);
   // No work list, for decode that comes all the same: nothing to walk, nothing to merge.
   void no_schedule();
+  // The step's radix list, made elsewhere. num_merges: with padding.
+  void put_radix(const RadixArrays& from, const RadixScheduleSizes& sizes, uint32_t num_merges);
   // Padding. What of the staging buffer is to be copied.
   uint64_t end();
 
   const StepSizes& sizes() const { return sizes_; }
+  const int32_t* tables() const { return tables_; }
+  // Of the step that is written: without padding until end().
+  const int32_t* context_lens() const { return array(layout_.context_lens); }
+  const int32_t* cu_q_lens() const { return array(layout_.cu_q_lens); }
 
  private:
   int32_t* array(uint64_t offset) const { return reinterpret_cast<int32_t*>(base_ + offset); }
@@ -85,7 +100,9 @@ class StepWriter {
   StepLayout layout_ = {};
   int32_t* tables_ = nullptr;
   uint64_t* versions_ = nullptr;
+  uint32_t* first_changed_ = nullptr;
   char* base_ = nullptr;
+  uint64_t list_end_ = 0;  // of what the step has in front of patch_ids
   StepSizes sizes_;
 };
 

@@ -236,8 +236,8 @@ TEST(Plan, ConfigurationsAreChecked) {
   c = plan_config(4);
   c.num_q_heads = 3;
   refused(c, RADIX_E_INVALID, "num_q_heads is 3");
-  c = plan_config(4, 0, 6);
-  refused(c, RADIX_E_INVALID, "flags is 0x6");
+  c = plan_config(4, 0, 10);
+  refused(c, RADIX_E_INVALID, "flags is 0xa");
   c = plan_config(1u << 30);
   refused(c, RADIX_E_INVALID, "table entries");
   c = plan_config(4);

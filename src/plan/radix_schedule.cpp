@@ -1,0 +1,535 @@
+#include "plan/radix_schedule.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "plan/carve.h"
+
+namespace radixattn {
+namespace {
+
+constexpr uint32_t kGrain = 64;  // cuts are whole tiles of every kernel
+constexpr uint32_t kShortest = 2 * kGrain;
+constexpr uint32_t kReach = 8;        // absorbed nodes one above the other that are told apart
+constexpr double kWorthwhile = 0.98;  // sharing costs at most this part of doing without
+constexpr uint32_t kBuckets = 512;    // of items by cost, 16 for each factor of 2
+constexpr int32_t kNone = -1;
+constexpr uint32_t kSegment = kSegmentTokens;
+
+uint32_t divide_up(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 1) / b); }
+
+// What a run's stacked rows cost a key.
+struct RowCost {
+  uint32_t tiles;
+  float per_key, tile_key;  // of all tiles; of the largest
+  bool narrow;
+};
+
+RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows, bool one_token) {
+  const RadixLimits& l = in.limits;
+  const uint64_t tile = l.wide_rows > 0 ? l.wide_rows : rows, panel = std::max(1u, l.panel_rows);
+  const auto key = [&](uint64_t n) {
+    return l.costs.wide_token + static_cast<float>(divide_up(n, panel)) * l.costs.panel_token;
+  };
+  const uint32_t tiles = divide_up(rows, tile);
+  const uint64_t last = rows - (tiles - 1) * tile;
+  RowCost cost = {tiles, key(last), key(std::min(rows, tile)), false};
+  cost.per_key += static_cast<float>(tiles - 1) * cost.tile_key;
+  if (!one_token || !l.has_narrow || in.batch_invariant) return cost;
+  const float narrow = l.costs.narrow_token;
+  if (narrow > cost.per_key) return cost;
+  return {1, narrow, narrow, true};
+}
+
+}  // namespace
+
+// What the choice knows of a tree's node. Runs below it may begin at one of a few positions: with
+// k = 0 at its own end, else at bases[k - 1], the end of the node k levels up.
+struct RadixScheduler::Node {
+  uint32_t end;            // positions, whole segments in batch-invariant lists
+  uint32_t visible;        // first position that a row below it sees
+  uint32_t bases[kReach];  // once chosen, bases[0] is where its own run begins, or would
+  float below[kReach];     // cost of what is below, by k
+  RowCost rows;
+  uint32_t reach;        // states that differ: levels above, and one
+  uint32_t shared_bits;  // by absorbed levels above
+  uint32_t absorbed;     // what was chosen: levels above
+  bool shared;
+  int32_t run;  // the lowest at or above it
+};
+
+// Keys that are done at once for all rows of some sequences.
+struct RadixScheduler::Run {
+  uint32_t seq, num_seqs;
+  uint32_t row_begin, row_end;  // sorted rows
+  uint32_t begin, end;          // positions
+  uint32_t cut_end;             // no cut behind it
+  uint32_t piece;               // length; cuts are multiples of it from `begin`, rounded down, on
+  uint32_t num_states;          // of each row; 0: the result
+  uint32_t first_state;
+  int32_t above;  // the run whose states come before; -1
+  float keys;     // that a row sees
+  RowCost rows;
+  bool sole;  // no row has another run
+  bool own;   // of one sequence, to its end
+
+  uint32_t num_rows() const { return row_end - row_begin; }
+};
+
+struct RadixScheduler::Cut {
+  uint64_t items = 0, states = 0, terms = 0;
+  double total = 0, longest = 0;
+};
+
+namespace {
+
+uint32_t grain_of(const RadixScheduleInput& in) { return in.batch_invariant ? kSegment : kGrain; }
+
+// States that a piece leaves for each row.
+uint32_t states_of(const RadixScheduleInput& in, uint32_t begin, uint32_t end) {
+  if (!in.batch_invariant || begin == 0) return 1;
+  return divide_up(end, kSegment) - begin / kSegment;
+}
+
+uint32_t num_rows(const RadixScheduleInput& in, uint32_t seq) {
+  if (in.cu_q_lens == nullptr) return in.context_lens[seq] > 0 ? 1 : 0;
+  return static_cast<uint32_t>(in.cu_q_lens[seq + 1] - in.cu_q_lens[seq]);
+}
+
+// Position of the first query token.
+uint32_t first_position(const RadixScheduleInput& in, uint32_t seq) {
+  return static_cast<uint32_t>(in.context_lens[seq]) - num_rows(in, seq);
+}
+
+uint32_t visible_from(const RadixScheduleInput& in, uint32_t position) {
+  return in.window != 0 && position >= in.window ? position - in.window + 1 : 0;
+}
+
+// Pieces of [begin, end) that are cut every `piece` positions.
+template <class Visit>
+void for_pieces(uint32_t begin, uint32_t end, uint32_t cut_end, uint32_t piece, uint32_t grain,
+                Visit visit) {
+  uint64_t cut = uint64_t{begin / grain * grain} + piece;
+  while (cut < end && cut <= cut_end) {
+    visit(begin, static_cast<uint32_t>(cut));
+    begin = static_cast<uint32_t>(cut);
+    cut += piece;
+  }
+  visit(begin, end);
+}
+
+}  // namespace
+
+uint32_t radix_items_at_least(uint32_t max_seqs, uint32_t max_rows, uint32_t group,
+                              const RadixLimits& limits) {
+  const uint64_t tile = std::max(1u, limits.wide_rows);
+  const uint64_t items = max_seqs + uint64_t{max_rows} * group / tile;
+  return items < INT32_MAX ? static_cast<uint32_t>(items) : INT32_MAX;
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+void RadixScheduler::carve(uint32_t max_seqs, void* memory, uint64_t* used) {
+  const uint64_t seqs = max_seqs;
+  Carver carver(memory);
+  first_rows_ = carver.take<uint32_t>(seqs + 1);
+  own_runs_ = carver.take<int32_t>(seqs);
+  last_items_ = carver.take<int32_t>(seqs);
+  nodes_ = carver.take<Node>(2 * seqs);
+  runs_ = carver.take<Run>(3 * seqs);
+  *used = carver.used();
+}
+
+uint64_t RadixScheduler::bytes(uint32_t max_seqs) {
+  uint64_t used;
+  RadixScheduler().carve(max_seqs, nullptr, &used);
+  return used;
+}
+
+void RadixScheduler::bind(uint32_t max_seqs, void* memory) {
+  uint64_t used;
+  carve(max_seqs, memory, &used);
+}
+
+// ---- what is shared -----------------------------------------------------------------------------
+
+void RadixScheduler::place_rows() {
+  uint32_t row = 0;
+  for (uint32_t slot = 0; slot < in_.num_seqs; ++slot) {
+    first_rows_[slot] = row;
+    row += num_rows(in_, in_.tree->seqs()[slot]);
+  }
+  first_rows_[in_.num_seqs] = row;
+  sizes_.num_rows = row;
+}
+
+void RadixScheduler::read_nodes() {
+  const uint32_t num = in_.tree->num_nodes();
+  for (uint32_t i = 0; i < num; ++i) {
+    const TreeNode& t = in_.tree->nodes()[i];
+    Node& n = nodes_[i];
+    n.end = t.end_block * in_.block_size;
+    if (in_.batch_invariant) n.end -= n.end % kSegment;
+    n.visible = UINT32_MAX;
+    n.reach = t.parent < 0 ? 1 : std::min(kReach, nodes_[t.parent].reach + 1);
+    n.bases[0] = t.parent < 0 ? 0 : nodes_[t.parent].end;
+    for (uint32_t k = 1; k < kReach; ++k)
+      n.bases[k] = t.parent < 0 ? 0 : nodes_[t.parent].bases[k - 1];
+    std::fill_n(n.below, kReach, 0.f);
+    const uint64_t rows = first_rows_[t.end_slot] - first_rows_[t.first_slot];
+    n.rows = cost_of_rows(in_, rows * in_.group, false);
+  }
+}
+
+// A run of a sequence's own from `begin` on.
+float RadixScheduler::own_cost(uint32_t slot, uint32_t begin) const {
+  const uint32_t seq = in_.tree->seqs()[slot], rows = num_rows(in_, seq);
+  const auto end = static_cast<uint32_t>(in_.context_lens[seq]);
+  if (rows == 0 || begin >= end) return 0;
+  const RowCost cost = cost_of_rows(in_, uint64_t{rows} * in_.group, in_.cu_q_lens == nullptr);
+  const uint32_t from = std::max(begin, visible_from(in_, end - rows));
+  const float keys = static_cast<float>(end - from) - 0.5f * static_cast<float>(rows - 1);
+  float total = static_cast<float>(cost.tiles) * in_.limits.costs.item + keys * cost.per_key;
+  if (begin > 0) total += static_cast<float>(rows * states_of(in_, begin, end)) * state_cost_;
+  return total;
+}
+
+float RadixScheduler::node_cost(uint32_t node, uint32_t begin) const {
+  const Node& n = nodes_[node];
+  const TreeNode& t = in_.tree->nodes()[node];
+  const uint32_t from = std::max(begin, n.visible);
+  if (from >= n.end) return 0;
+  const uint32_t rows = first_rows_[t.end_slot] - first_rows_[t.first_slot];
+  return static_cast<float>(n.rows.tiles) * in_.limits.costs.item +
+         static_cast<float>(n.end - from) * n.rows.per_key +
+         static_cast<float>(rows * states_of(in_, begin, n.end)) * state_cost_;
+}
+
+void RadixScheduler::add_own_costs() {
+  for (uint32_t slot = 0; slot < in_.num_seqs; ++slot) {
+    const int32_t node = in_.tree->slot_nodes()[slot];
+    if (node < 0) continue;
+    Node& n = nodes_[node];
+    const uint32_t seq = in_.tree->seqs()[slot];
+    n.visible = std::min(n.visible, visible_from(in_, first_position(in_, seq)));
+    for (uint32_t k = 0; k < std::min(kReach, n.reach + 1); ++k)
+      n.below[k] += own_cost(slot, k == 0 ? n.end : n.bases[k - 1]);
+  }
+}
+
+void RadixScheduler::choose_nodes() {
+  const uint32_t num = in_.tree->num_nodes();
+  for (uint32_t i = num; i-- > 0;) {
+    Node& n = nodes_[i];
+    const int32_t parent = in_.tree->nodes()[i].parent;
+    n.shared_bits = 0;
+    float costs[kReach];
+    for (uint32_t k = 0; k < n.reach; ++k) {
+      const float absorbed = n.below[std::min(k + 1, kReach - 1)];
+      const float shared =
+          n.end > n.bases[k] ? n.below[0] + node_cost(i, n.bases[k]) : absorbed * 2 + 1;
+      const bool share = shared < absorbed * static_cast<float>(kWorthwhile);
+      n.shared_bits |= uint32_t{share} << k;
+      costs[k] = share ? shared : absorbed;
+    }
+    if (parent < 0) continue;
+    Node& up = nodes_[parent];
+    up.visible = std::min(up.visible, n.visible);
+    for (uint32_t k = 0; k < n.reach; ++k) up.below[k] += costs[k];
+  }
+  for (uint32_t i = 0; i < num; ++i) {
+    Node& n = nodes_[i];
+    const int32_t parent = in_.tree->nodes()[i].parent;
+    n.absorbed = 0;
+    if (parent >= 0 && !nodes_[parent].shared)
+      n.absorbed = std::min(nodes_[parent].absorbed + 1, kReach - 1);
+    n.shared = (n.shared_bits >> n.absorbed & 1) != 0;
+  }
+}
+
+// ---- runs ---------------------------------------------------------------------------------------
+
+// The run's keys from `begin` on, as far as one of its rows sees them; false: none.
+bool RadixScheduler::add_run(Run* run, uint32_t begin, uint32_t visible) {
+  const uint32_t grain = grain_of(in_);
+  const uint32_t from = std::max(begin, visible);
+  if (from >= run->end) return false;
+  run->begin = std::max(begin, from / grain * grain);
+  const uint32_t hidden = run->begin;
+  // Only what begins at key 0 may fold its segments; what is hidden there costs nothing.
+  if (in_.batch_invariant && run->above < 0) run->begin = 0;
+  if (run->begin != hidden) run->cut_end = 0;
+  const uint32_t rows = run->own ? run->num_rows() : 1;
+  run->keys = static_cast<float>(run->end - from) - 0.5f * static_cast<float>(rows - 1);
+  run->sole = run->above < 0;
+  if (run->above >= 0) runs_[run->above].sole = false;
+  runs_[num_runs_++] = *run;
+  return true;
+}
+
+void RadixScheduler::add_own_run(uint32_t slot) {
+  own_runs_[slot] = kNone;
+  const uint32_t seq = in_.tree->seqs()[slot];
+  Run run = {};
+  run.row_begin = first_rows_[slot];
+  run.row_end = first_rows_[slot + 1];
+  if (run.num_rows() == 0) return;
+  uint32_t begin = 0;
+  run.above = kNone;
+  const int32_t deepest = in_.tree->slot_nodes()[slot];
+  if (deepest >= 0) {
+    const Node& n = nodes_[deepest];
+    begin = n.shared ? n.end : n.bases[0];
+    run.above = n.run;
+  }
+  run.seq = seq;
+  run.num_seqs = 1;
+  run.end = static_cast<uint32_t>(in_.context_lens[seq]);
+  run.own = true;
+  run.rows = cost_of_rows(in_, uint64_t{run.num_rows()} * in_.group, in_.cu_q_lens == nullptr);
+  const uint32_t position = first_position(in_, seq);
+  run.cut_end = in_.cu_q_lens == nullptr ? run.end : position;
+  sizes_.tokens_seen += run.end;
+  sizes_.tokens_read += run.end - begin;
+  if (add_run(&run, begin, visible_from(in_, position)))
+    own_runs_[slot] = static_cast<int32_t>(num_runs_) - 1;
+}
+
+void RadixScheduler::make_runs(bool shares) {
+  num_runs_ = 0;
+  sizes_.num_shared = 0;
+  sizes_.tokens_seen = sizes_.tokens_read = 0;
+  for (uint32_t i = 0; i < in_.tree->num_nodes(); ++i) {
+    const TreeNode& t = in_.tree->nodes()[i];
+    Node& n = nodes_[i];
+    n.shared &= shares;
+    n.run = t.parent < 0 ? kNone : nodes_[t.parent].run;
+    // Where the keys begin that nobody above has, however far up that is.
+    uint32_t begin = 0;
+    if (t.parent >= 0) {
+      const Node& up = nodes_[t.parent];
+      begin = up.shared ? up.end : up.bases[0];
+    }
+    n.bases[0] = begin;
+    if (!n.shared) continue;
+    Run run = {};
+    run.seq = in_.tree->seqs()[t.first_slot];
+    run.num_seqs = t.end_slot - t.first_slot;
+    run.row_begin = first_rows_[t.first_slot];
+    run.row_end = first_rows_[t.end_slot];
+    run.end = run.cut_end = n.end;
+    run.above = n.run;
+    run.rows = n.rows;
+    sizes_.tokens_read += uint64_t{n.end - begin} * std::min(n.rows.tiles, run.num_seqs);
+    if (!add_run(&run, begin, n.visible)) continue;
+    n.run = static_cast<int32_t>(num_runs_) - 1;
+    ++sizes_.num_shared;
+  }
+  for (uint32_t slot = 0; slot < in_.num_seqs; ++slot) add_own_run(slot);
+}
+
+// ---- cuts ---------------------------------------------------------------------------------------
+
+// Pieces whose items cost `longest` at most, as far as that is possible.
+RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
+  const RadixCosts& costs = in_.limits.costs;
+  const uint32_t grain = grain_of(in_), shortest = std::max(grain, kShortest);
+  Cut cut;
+  for (uint32_t i = 0; i < num_runs_; ++i) {
+    Run& r = runs_[i];
+    const double most = (longest - costs.item) / std::max(r.rows.tile_key, 1e-6f);
+    const uint32_t base = r.begin / grain * grain, length = r.end - base;
+    uint32_t piece = 1u << 31;
+    if (most < r.keys) {
+      const double keys = std::max(most, static_cast<double>(shortest));
+      const auto num = static_cast<uint32_t>(static_cast<double>(length) / keys) + 1;
+      piece = std::max(shortest, divide_up(divide_up(length, num), grain) * grain);
+    }
+    uint32_t pieces = 0, states = 0;
+    for_pieces(r.begin, r.end, r.cut_end, piece, grain, [&](uint32_t begin, uint32_t end) {
+      ++pieces;
+      states += states_of(in_, begin, end);
+    });
+    if (r.sole && pieces == 1) states = 0;
+    if (apply) {
+      r.piece = piece;
+      r.num_states = states;
+    }
+    const double keys = pieces == 1 ? r.keys : std::min<double>(r.keys, piece);
+    const uint64_t items = uint64_t{pieces} * r.rows.tiles, rows = r.num_rows();
+    cut.items += items;
+    cut.states += rows * states;
+    cut.terms += uint64_t{r.num_seqs} * states;
+    cut.longest = std::max(cut.longest, costs.item + keys * r.rows.tile_key);
+    cut.total += static_cast<double>(items) * costs.item + r.keys * r.rows.per_key +
+                 static_cast<double>(rows * states) * costs.state;
+  }
+  return cut;
+}
+
+bool RadixScheduler::choose_cuts() {
+  const RadixLimits& l = in_.limits;
+  const double workers =
+      std::max(1.0, static_cast<double>(std::max(1u, l.workers)) / std::max(1u, l.parts));
+  const auto fits = [&l](const Cut& c) {
+    return c.items <= l.max_items && c.states <= l.max_states && c.terms <= l.max_terms;
+  };
+  const auto time = [workers](const Cut& c) {
+    const double even = c.total / workers;
+    if (static_cast<double>(c.items) <= workers) return std::max(c.longest, even);
+    return std::max(c.longest, even + (1 - 1 / workers) * c.longest / 2);
+  };
+  constexpr double kUncut = 1e30;
+  double best = kUncut;
+  Cut least = cut_at(kUncut, false);
+  const bool possible = fits(least);
+  const double even = least.total / workers;
+  for (const double part : {1.5, 1.25, 1.1, 1.0, 0.5, 0.34, 0.25}) {
+    if (!possible || even * part >= least.longest) continue;
+    const Cut cut = cut_at(even * part, false);
+    if (!fits(cut) || time(cut) >= time(least)) continue;
+    least = cut;
+    best = even * part;
+  }
+  cut_at(best, true);
+  sizes_.num_items = static_cast<uint32_t>(least.items);
+  sizes_.num_states = static_cast<uint32_t>(least.states);
+  sizes_.num_terms = static_cast<uint32_t>(least.terms);
+  sizes_.cost = time(least);
+  return possible;
+}
+
+void RadixScheduler::choose(const RadixScheduleInput& in) {
+  in_ = in;
+  sizes_ = RadixScheduleSizes();
+  place_rows();
+  // States that do not fit cost more, until there is nothing to share.
+  for (float weight = 1; weight < 100; weight *= 4) {
+    state_cost_ = in.limits.costs.state * weight + (weight > 1 ? 1.f : 0.f);
+    read_nodes();
+    add_own_costs();
+    choose_nodes();
+    make_runs(true);
+    if (choose_cuts()) return;
+  }
+  make_runs(false);
+  choose_cuts();
+}
+
+// ---- the list -----------------------------------------------------------------------------------
+
+uint32_t RadixScheduler::num_tiles() const { return cost_of_rows(in_, in_.group, true).tiles; }
+
+double RadixScheduler::piece_cost(const Run& run, uint32_t begin, uint32_t end) const {
+  const float keys =
+      begin == run.begin && end == run.end ? run.keys : static_cast<float>(end - begin);
+  return in_.limits.costs.item + keys * run.rows.tile_key;
+}
+
+// The items of a piece's tiles, from items[0] on.
+void RadixScheduler::write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state,
+                                 RadixItem* items) {
+  const uint32_t last = run.row_end * in_.group;
+  const uint32_t tile = run.rows.narrow || in_.limits.wide_rows == 0 ? last : in_.limits.wide_rows;
+  const bool whole = begin == run.begin && end == run.end && run.own && !in_.batch_invariant;
+  for (uint32_t t = 0; t < run.rows.tiles; ++t) {
+    // The last rows of a prompt see the most keys, and go first.
+    const uint32_t row = run.row_begin * in_.group + (run.rows.tiles - 1 - t) * tile;
+    RadixItem& item = items[t];
+    item.seq = static_cast<int32_t>(run.seq);
+    item.token_begin = static_cast<int32_t>(begin);
+    item.token_end = static_cast<int32_t>(end);
+    item.row_begin = static_cast<int32_t>(row);
+    item.row_end = static_cast<int32_t>(std::min(last - row, tile) + row);
+    item.state = run.num_states == 0
+                     ? RadixItem::kDirect
+                     : static_cast<int32_t>(state) - static_cast<int32_t>(run.row_begin);
+    item.state_stride = in_.batch_invariant && begin > 0 ? static_cast<int32_t>(run.num_rows()) : 0;
+    item.narrow = run.rows.narrow ? 1 : 0;
+    if (!whole || in_.window == 0) continue;
+    const uint32_t position = first_position(in_, run.seq) + row / in_.group - run.row_begin;
+    const uint32_t visible = visible_from(in_, position) / kGrain * kGrain;
+    item.token_begin = static_cast<int32_t>(std::max(begin, visible));
+  }
+}
+
+void RadixScheduler::write_items(const RadixArrays& out) {
+  const auto bucket = [this](const Run& run, uint32_t begin, uint32_t end) {
+    const auto bits =
+        std::bit_cast<uint32_t>(static_cast<float>(piece_cost(run, begin, end))) >> 19;
+    return kBuckets - 1 - std::min(bits - std::min(bits, 16u * 120), kBuckets - 1);
+  };
+  uint32_t cursors[kBuckets + 1] = {};
+  const auto for_runs = [this](auto visit) {
+    for (uint32_t i = 0; i < num_runs_; ++i) {
+      const Run& r = runs_[i];
+      for_pieces(r.begin, r.end, r.cut_end, r.piece, grain_of(in_),
+                 [&](uint32_t begin, uint32_t end) { visit(i, r, begin, end); });
+    }
+  };
+  for_runs([&](uint32_t, const Run& run, uint32_t begin, uint32_t end) {
+    cursors[bucket(run, begin, end) + 1] += run.rows.tiles;
+  });
+  for (uint32_t b = 0; b < kBuckets; ++b) cursors[b + 1] += cursors[b];
+  std::fill_n(last_items_, in_.num_seqs, kNone);
+  uint32_t state = 0;
+  for_runs([&](uint32_t i, const Run& run, uint32_t begin, uint32_t end) {
+    if (begin == run.begin) runs_[i].first_state = state;
+    uint32_t& at = cursors[bucket(run, begin, end)];
+    if (run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
+    write_piece(run, begin, end, state, out.items + at);
+    at += run.rows.tiles;
+    if (run.num_states > 0) state += states_of(in_, begin, end) * run.num_rows();
+  });
+}
+
+void RadixScheduler::write_rows(const RadixArrays& out) {
+  for (uint32_t slot = 0; slot < in_.num_seqs; ++slot) {
+    const uint32_t seq = in_.tree->seqs()[slot], first = first_rows_[slot];
+    const uint32_t num = first_rows_[slot + 1] - first;
+    if (num == 0) continue;
+    const int32_t query = in_.cu_q_lens != nullptr ? in_.cu_q_lens[seq] : static_cast<int32_t>(seq);
+    const auto position = static_cast<int32_t>(first_position(in_, seq));
+    for (uint32_t i = 0; i < num; ++i) {
+      const auto offset = static_cast<int32_t>(i);
+      out.rows[first + i] = {query + offset, position + offset};
+    }
+  }
+}
+
+void RadixScheduler::write_merges(const RadixArrays& out) {
+  sizes_.has_merges = in_.num_merges > in_.num_seqs || sizes_.num_terms > 0;
+  for (uint32_t s = 0; s < in_.num_merges; ++s) out.merges[s] = {kNone, 0, 0};
+  uint32_t term = 0;
+  for (uint32_t slot = 0; slot < in_.num_seqs; ++slot) {
+    const uint32_t first = first_rows_[slot];
+    const int32_t deepest = in_.tree->slot_nodes()[slot];
+    if (first == first_rows_[slot + 1]) {
+      sizes_.has_merges |= in_.cu_q_lens == nullptr;
+      continue;
+    }
+    const int32_t last = own_runs_[slot] >= 0 ? own_runs_[slot] : nodes_[deepest].run;
+    uint32_t end = term;
+    for (int32_t r = last; r >= 0; r = runs_[r].above) end += runs_[r].num_states;
+    uint32_t at = end;
+    for (int32_t r = last; r >= 0; r = runs_[r].above) {
+      const Run& run = runs_[r];
+      at -= run.num_states;
+      for (uint32_t k = 0; k < run.num_states; ++k)
+        out.terms[at + k] = static_cast<int32_t>(run.first_state + k * run.num_rows()) -
+                            static_cast<int32_t>(run.row_begin);
+    }
+    out.merges[in_.tree->seqs()[slot]] = {static_cast<int32_t>(first), static_cast<int32_t>(term),
+                                          static_cast<int32_t>(end)};
+    term = end;
+  }
+}
+
+void RadixScheduler::write(const RadixArrays& out) {
+  write_items(out);
+  write_rows(out);
+  write_merges(out);
+  *out.sizes = {static_cast<int32_t>(sizes_.num_items), static_cast<int32_t>(sizes_.num_rows)};
+}
+
+}  // namespace radixattn
