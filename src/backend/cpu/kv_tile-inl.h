@@ -54,6 +54,13 @@ RADIX_INLINE void pair_rows(const BF16* low, const BF16* high, uint32_t dim, flo
   for (; i < dim; ++i) to[i] = bits_float(low[i].bits | uint32_t{high[i].bits} << 16);
 }
 
+// `words` (a multiple of 4) words of 32 bits.
+template <class T>
+RADIX_INLINE void copy_words(const T* from, float* to, uint32_t words) {
+  const auto* at = reinterpret_cast<const char*>(from);
+  for (uint32_t i = 0; i < words; i += 4) __builtin_memcpy(to + i, at + 4 * i, 16);
+}
+
 template <class T, Unpacked kForm>
 void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
                  float* to) {
@@ -72,7 +79,7 @@ void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTi
     for (; t < tile.unseen; ++t) zero_row(to + t * kTileStride, words);
     for (; t < tile.n; ++t) {
       if constexpr (kForm == Unpacked::kRaw) {
-        __builtin_memcpy(to + t * kTileStride, base + offsets[t], dim * sizeof(T));
+        copy_words(base + offsets[t], to + t * kTileStride, words);
       } else {
         row_to_f32(base + offsets[t], to + t * kTileStride, dim);
       }

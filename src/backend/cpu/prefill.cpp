@@ -33,8 +33,7 @@ namespace RADIX_CPU_TARGET_NS {
 namespace {
 
 constexpr auto kStep = kVectors * static_cast<uint32_t>(kLanes);
-constexpr uint32_t kMaxPanels = kWideRows / kStep;
-static_assert(kPrefillRows <= kWideRows, "scratch and panels are sized by kWideRows");
+constexpr uint32_t kMaxPanels = kPrefillRows / kStep;
 
 // ---- the scratch of a worker
 
@@ -56,8 +55,8 @@ struct Scratch {
   float* s;         // [kPrefillTile][width] scores, then weights
 };
 
-Scratch carve(const AttentionParams& p, uint32_t max_rows, void* base) {
-  const uint64_t rows = max_rows + kPrefillMaxPanel;
+Scratch carve(const AttentionParams& p, void* base) {
+  constexpr uint64_t rows = kPrefillRows + kPrefillMaxPanel;
   Scratch s;
   s.k = static_cast<float*>(base);
   s.v = s.k + uint64_t{kPrefillTile} * kTileStride;
@@ -426,7 +425,7 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
   Work w;
   w.job = &job;
   w.item = &item;
-  w.s = carve(p, item.row_end - item.row_begin <= kPrefillRows ? kPrefillRows : kWideRows, scratch);
+  w.s = carve(p, scratch);
   begin_work(w);
   const int64_t window_begin = int64_t{w.min_position} - window_of(p) + 1;
   const int64_t begin = window_begin > item.token_begin ? window_begin : item.token_begin;

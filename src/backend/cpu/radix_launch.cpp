@@ -52,7 +52,7 @@ PartialStates place_states(const AttentionParams& p, uint64_t states, void* at) 
 
 Layout lay_out(const AttentionParams& p, uint32_t workers, Carver* carver) {
   Layout l;
-  const uint64_t wide = prefill_scratch_floats(p, kWideRows);
+  const uint64_t wide = prefill_scratch_floats(p);
   const uint64_t narrow = decode_scratch_floats(p);
   l.scratch_bytes = ((wide > narrow ? wide : narrow) * sizeof(float) + 63) / 64 * 64;
   l.scratch = static_cast<char*>(carver->take(l.scratch_bytes * workers));
@@ -359,7 +359,7 @@ radix_status cpu_invariant_decode(const CpuKernels& kernels, const AttentionPara
 RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   RadixLimits l;
   l.workers = workers == 0 ? 1 : workers;
-  l.wide_rows = kWideRows;
+  l.wide_rows = kPrefillRows;
   l.panel_rows = kPrefillMaxPanel;
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.
