@@ -97,18 +97,26 @@ struct PrefillJob {
   PartialStates partial;
 };
 
-// Stacked rows [row_begin, row_end) over keys [token_begin, token_end) of one KV head of sequence
-// seq; stacked row i is query head kv_head*group + i % group of query row i / group. Rows see the
-// keys up to their own position and within the window.
+// Stacked rows [row_begin, row_end) over keys [token_begin, token_end) of sequence seq, for KV
+// heads [head_begin, head_end); stacked row i is query head kv_head*group + i % group of query row
+// i / group. Rows see the keys up to their own position and within the window. Several heads only
+// when prefill_item_heads says so.
 struct PrefillItem {
   uint32_t seq = 0;
-  uint32_t kv_head = 0;
+  uint32_t head_begin = 0, head_end = 0;
   uint32_t row_begin = 0, row_end = 0;  // at most kPrefillRows
   uint32_t token_begin = 0, token_end = 0;
   // Of query row r and segment k: state + r + k * state_stride, as in RadixItem.
   int32_t state = RadixItem::kDirect;
   int32_t state_stride = 0;
 };
+
+// KV heads that an item of so few rows may have: reading token after token, all heads of each, is
+// what memory likes best (decode.cpp has figures), and few rows do not keep a processor busy.
+constexpr uint32_t kPrefillMultiRows = 48;
+RADIX_JOB_INLINE constexpr uint32_t prefill_item_heads(uint32_t rows) {
+  return rows > kPrefillMultiRows ? 1 : kPrefillRows / kPrefillMaxPanel;
+}
 
 constexpr uint32_t kTileStride = 256 + kRowPad;  // floats from one unpacked K or V row to the next
 

@@ -77,7 +77,8 @@ PrefillItem make_item(const Run& run, uint64_t index) {
   PrefillItem item;
   item.seq = low;
   const uint64_t local = index - first[low];
-  item.kv_head = static_cast<uint32_t>(local % p.num_kv_heads);
+  item.head_begin = static_cast<uint32_t>(local % p.num_kv_heads);
+  item.head_end = item.head_begin + 1;
   const uint64_t tile = row_tiles(p, low, run.item_rows) - 1 - local / p.num_kv_heads;
   const uint64_t rows = stacked_rows(p, low);
   const uint64_t begin = tile * run.item_rows;

@@ -2,9 +2,9 @@
 // list of its own.
 //
 // Workers draw (item, KV head) pairs in the list's order until none are left: wide items go to
-// prefill's kernel, narrow ones with some KV heads at a time to decode's. When all items are done,
-// the rows that have states are merged. Who computes what changes no bit: states have places of
-// their own and meet in the order of their terms.
+// prefill's kernel, narrow ones to decode's; items of few rows with some KV heads at a time. When
+// all items are done, the rows that have states are merged. Who computes what changes no bit:
+// states have places of their own and meet in the order of their terms.
 //
 // Batch-invariant launches know no narrow items: one kernel's arithmetic serves all rows.
 #include "backend/cpu/attention_check.h"
@@ -20,7 +20,7 @@ constexpr uint32_t kMergeRows = 8;  // query rows of a merge that a worker draws
 // Partial states of a plan, and of batch-invariant decode, take at most this, or two for each
 // sequence.
 constexpr uint64_t kMaxStateBytes = 64ull << 20;
-// As in decode_launch.cpp: narrow items are cut by heads until there are a few for each worker.
+// As in decode_launch.cpp: items of few rows are cut by heads until each worker has a few.
 constexpr uint32_t kItemsPerWorker = 2;
 constexpr uint32_t kMinRunBytes = 512;
 // Batch-invariant decode is cut until sequences, KV heads and cuts make this many items a worker.
@@ -79,7 +79,7 @@ struct Run {
   const AttentionParams* params;
   const RadixList* list;
   const Layout* layout;
-  uint32_t narrow_heads;  // KV heads of a narrow item that a worker takes at a time
+  uint32_t few_heads;  // KV heads that a worker takes at a time of an item that waits for memory
   uint32_t num_units, next_unit;
   uint32_t num_rows, next_row;  // of merges
 };
@@ -88,15 +88,20 @@ uint32_t draw(uint32_t* counter, uint32_t step) {
   return __atomic_fetch_add(counter, step, __ATOMIC_RELAXED);
 }
 
+uint32_t num_rows(const RadixItem& item) {
+  return static_cast<uint32_t>(item.row_end - item.row_begin);
+}
+
 bool is_narrow(const AttentionParams& p, const RadixItem& item) {
   return item.narrow != 0 && !p.batch_invariant && p.tree_mask == nullptr;
 }
 
-void run_wide(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
+void run_wide(const Run& run, const RadixItem& from, uint32_t head, uint32_t heads, void* scratch) {
   const PrefillJob job = {run.params, run.list->rows, run.layout->partial};
   PrefillItem item;
   item.seq = static_cast<uint32_t>(from.seq);
-  item.kv_head = head;
+  item.head_begin = head;
+  item.head_end = head + heads;
   item.row_begin = static_cast<uint32_t>(from.row_begin);
   item.row_end = static_cast<uint32_t>(from.row_end);
   item.token_begin = static_cast<uint32_t>(from.token_begin);
@@ -118,7 +123,7 @@ void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scra
   item.query = run.list->rows[row].query;
   item.position = run.list->rows[row].position;
   item.head_begin = head;
-  item.head_end = head + run.narrow_heads;
+  item.head_end = head + run.few_heads;
   if (from.state != RadixItem::kDirect) item.state = int64_t{from.state} + row;
   const int64_t first = p.window != 0 ? int64_t{item.position} - p.window + 1 : 0;
   const int64_t end = int64_t{item.position} + 1;
@@ -138,10 +143,13 @@ void RADIX_CALL run_items(void* arg, uint32_t worker) {
   for (uint32_t i = draw(&run.next_unit, 1); i < run.num_units; i = draw(&run.next_unit, 1)) {
     const RadixItem& item = run.list->items[i / p.num_kv_heads];
     const uint32_t head = i % p.num_kv_heads;
-    if (!is_narrow(p, item)) {
-      run_wide(run, item, head, scratch);
-    } else if (head % run.narrow_heads == 0) {
+    const bool many = num_rows(item) > kPrefillMultiRows;
+    const uint32_t heads = many ? 1 : run.few_heads;
+    if (head % heads != 0) continue;  // with the head before
+    if (is_narrow(p, item) && !many) {
       run_narrow(run, item, head, scratch);
+    } else {
+      run_wide(run, item, head, heads, scratch);
     }
   }
 }
@@ -180,23 +188,25 @@ void RADIX_CALL run_merges(void* arg, uint32_t) {
   }
 }
 
-// KV heads of a narrow item's pieces: all of them, unless there are too few items.
-uint32_t choose_narrow_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
-  uint32_t items = 0;
-  for (int32_t i = 0; i < list.sizes->num_items; ++i) items += is_narrow(p, list.items[i]);
+// KV heads of an item that waits for memory: all of them, unless there are too few items.
+uint32_t choose_few_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
+  const uint64_t items = static_cast<uint64_t>(list.sizes->num_items);
+  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
   const uint32_t element = p.k.dtype == RADIX_F32 ? 4 : 2;
+  constexpr uint32_t kMost = prefill_item_heads(1);
   uint32_t heads = p.num_kv_heads;
-  while (workers > 1 && items * (p.num_kv_heads / heads) < workers * kItemsPerWorker &&
-         heads % 2 == 0 && uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes) {
-    heads /= 2;
-  }
-  return heads;
+  const auto too_few = [&] {
+    return items * (p.num_kv_heads / heads) < wanted &&
+           uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes;
+  };
+  while (heads % 2 == 0 && (heads > kMost || too_few())) heads /= 2;
+  return heads > kMost ? 1 : heads;
 }
 
 void run_list(const CpuKernels& kernels, const AttentionParams& p, const RadixList& list,
               const Layout& layout, Executor& executor) {
   const uint32_t workers = worker_count(executor);
-  Run run = {&kernels, &p, &list, &layout, choose_narrow_heads(p, list, workers), 0, 0, 0, 0};
+  Run run = {&kernels, &p, &list, &layout, choose_few_heads(p, list, workers), 0, 0, 0, 0};
   run.num_units = static_cast<uint32_t>(list.sizes->num_items) * p.num_kv_heads;
   if (run.num_units != 0)
     executor.parallel_for(workers < run.num_units ? workers : run.num_units, run_items, &run);
