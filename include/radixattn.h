@@ -450,7 +450,7 @@ typedef struct radix_tree_view {
  * change. */
 typedef struct radix_plan_config {
   uint32_t struct_size;
-  uint32_t flags;            /* RADIX_PLAN_BOUNDS */
+  uint32_t flags;            /* RADIX_PLAN_* */
   uint32_t max_seqs;         /* sequences of a step, at least 1 */
   uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
