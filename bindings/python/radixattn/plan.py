@@ -179,7 +179,8 @@ class Plan:
         """Plans a step whose sequences are given by the nodes of a tree. [C]
 
         tree           a BlockTree, in host memory
-        radix_indices  int32 [n]: a sequence's blocks are those from the root to this node; -1 = none
+        radix_indices  int32 [n]: the node down to which a sequence's blocks go, from the root; -1 =
+                       none
         context_lens   int32 [n], in host memory
         """
         view, keep = _tree_argument(tree)
