@@ -44,7 +44,7 @@ BUGS += plant(
     bug("nothing is cut", "if (most < r.keys) {", "if (false) {", "RadixSchedule.OneLongSequenceIsCutForAllWorkers"),
     bug("cuts inside a tile", "divide_up(divide_up(length, num), grain) * grain)", "divide_up(length, num))",
         "Radix*"),
-    bug("parts of items counted as items", " / std::max(1u, l.parts);", " / 1;",
+    bug("parts of items counted as items", " / std::max(1u, l.parts));", " / 1);",
         "RadixSchedule.OneLongSequenceIsCutForAllWorkers"),
     bug("the cheapest items first", "return kBuckets - 1 - std::min(bits", "return std::min(bits",
         "RadixSchedule.TheDearestItemsComeFirst"),
