@@ -11,9 +11,15 @@
 //                          and slots
 //   metadata.tables_256    the rows of 256 requests of 64 blocks when nothing changed, and when all
 //   must be written
-//   metadata.evict_100k    radix_evict of one block in a tree of 100,000 leaves, against the same
-//   in one of 1,000 metadata.evict_10k_ns  radix_evict of one block from everywhere, 100,000 leaves
-//   in 10,000 namespaces, against the same leaves in one
+//   metadata.plan_256      a decode step's radix_plan_update when each of 256 requests got a token,
+//   against the row fetch
+//   metadata.plan_tree_256 the same with 4,096 tokens that all share (a tree, and a work list where
+//   the backend takes one), against plan_256
+//   metadata.plan_rebuild_256 one update in which one of these requests is another: the tree and
+//   the list are made anew, against an update with nothing new metadata.evict_100k    radix_evict
+//   of one block in a tree of 100,000 leaves, against the same in one of 1,000
+//   metadata.evict_10k_ns  radix_evict of one block from everywhere, 100,000 leaves in 10,000
+//   namespaces, against the same leaves in one
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -204,16 +210,19 @@ struct Batch {
   std::vector<radix_token> ids;
 };
 
-// kBatch requests of `length` tokens that share nothing.
-Batch make_batch(uint32_t length, uint32_t room) {
+// num requests of `length` tokens that share the first `shared` of them.
+Batch make_batch(uint32_t length, uint32_t room, uint32_t shared = 0, uint32_t num = kBatch) {
   Batch b;
-  b.ctx = create(kBatch * ((length + room) / kBlock + 1));
-  b.ids = prompt_of(kBatch, 3);
-  b.slots.resize(length > kBatch ? length : kBatch);
-  for (uint32_t i = 0; i < kBatch; ++i) {
-    const std::vector<radix_token> prompt = prompt_of(length, 100 + i);
+  b.ctx = create(num * ((length + room) / kBlock + 1) + shared / kBlock);
+  b.ids = prompt_of(num, 3);
+  b.slots.resize(length > num ? length : num);
+  const std::vector<radix_token> prefix = prompt_of(shared, 99);
+  if (shared > 0) remember(b.ctx.get(), prefix);
+  for (uint32_t i = 0; i < num; ++i) {
+    std::vector<radix_token> prompt = prompt_of(length, 100 + i);
+    std::copy(prefix.begin(), prefix.end(), prompt.begin());
     b.reqs.push_back(begin(b.ctx.get(), prompt));
-    append(b.ctx.get(), {{b.reqs[i], prompt.data(), length, 0}}, &b.slots);
+    append(b.ctx.get(), {{b.reqs[i], prompt.data() + shared, length - shared, 0}}, &b.slots);
     b.items.push_back({b.reqs[i], &b.ids[i], 1, 0});
   }
   return b;
@@ -283,41 +292,58 @@ struct PlanDeleter {
   void operator()(radix_plan* p) const { radix_plan_destroy(&p); }
 };
 
-// A decode step of kBatch requests: one more token each, then the plan. Against the row fetch of
-// the same step, which writes no slots and positions.
-void bench_plan(bench::Report* report, int rounds) {
-  constexpr uint32_t kLength = 2000, kSteps = 64, kRow = (kLength + kSteps) / kBlock + 1;
-  Batch b = make_batch(kLength, kSteps);
-  radix_plan_config c = {};
-  c.struct_size = sizeof c;
-  c.max_seqs = kBatch;
-  c.max_context_len = kRow * kBlock;
-  c.num_q_heads = 8;
-  radix_plan* made = nullptr;
-  check(radix_plan_create(b.ctx.get(), &c, &made), "radix_plan_create");
-  const std::unique_ptr<radix_plan, PlanDeleter> plan(made);
-  radix_plan_desc d = {};
-  d.struct_size = sizeof d;
-  d.num_seqs = kBatch;
-  d.reqs = b.reqs.data();
-  const auto update = [&] { check(radix_plan_update(made, &d, nullptr), "radix_plan_update"); };
-  std::vector<int32_t> tables(size_t{kBatch} * kRow), lens(kBatch);
+class Plan {
+ public:
+  Plan(radix_ctx* ctx, uint32_t max_context_len) {
+    radix_plan_config c = {};
+    c.struct_size = sizeof c;
+    c.max_seqs = kBatch;
+    c.max_context_len = max_context_len;
+    c.num_q_heads = 8;
+    radix_plan* made = nullptr;
+    check(radix_plan_create(ctx, &c, &made), "radix_plan_create");
+    plan_.reset(made);
+  }
+  void update(const radix_req* reqs) {
+    radix_plan_desc d = {};
+    d.struct_size = sizeof d;
+    d.num_seqs = kBatch;
+    d.reqs = reqs;
+    check(radix_plan_update(plan_.get(), &d, nullptr), "radix_plan_update");
+  }
+
+ private:
+  std::unique_ptr<radix_plan, PlanDeleter> plan_;
+};
+
+struct StepTimes {
+  double plan_ns, fetch_ns;  // a request
+};
+
+// Decode steps of kBatch requests: one more token each, then the plan. And the row fetch of the
+// same step, which writes no slots and positions.
+StepTimes time_steps(int rounds, uint32_t length, uint32_t shared) {
+  constexpr uint32_t kSteps = 64;
+  const uint32_t row = (length + kSteps) / kBlock + 1;
+  Batch b = make_batch(length, kSteps, shared);
+  Plan plan(b.ctx.get(), row * kBlock);
+  std::vector<int32_t> tables(size_t{kBatch} * row), lens(kBatch);
   std::vector<uint64_t> versions(kBatch);
   const auto fetch = [&] {
-    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), kRow,
+    check(radix_get_block_tables(b.ctx.get(), b.reqs.data(), kBatch, tables.data(), row,
                                  lens.data(), versions.data()),
           "radix_get_block_tables");
   };
   std::vector<double> of_plan, of_fetch;
   for (int round = 0; round < rounds; ++round) {
-    for (const radix_req r : b.reqs) check(radix_truncate(b.ctx.get(), r, kLength), "truncate");
-    update();
+    for (const radix_req r : b.reqs) check(radix_truncate(b.ctx.get(), r, length), "truncate");
+    plan.update(b.reqs.data());
     fetch();
     double plan_ns = 0, fetch_ns = 0;
     for (uint32_t step = 0; step < kSteps; ++step) {
       append(b.ctx.get(), b.items, &b.slots);
       const double begin = bench::now_ns();
-      update();
+      plan.update(b.reqs.data());
       const double middle = bench::now_ns();
       fetch();
       plan_ns += middle - begin;
@@ -326,9 +352,36 @@ void bench_plan(bench::Report* report, int rounds) {
     of_plan.push_back(plan_ns / (kSteps * kBatch));
     of_fetch.push_back(fetch_ns / (kSteps * kBatch));
   }
-  const double ns = bench::median(of_plan), reference = bench::median(of_fetch);
-  report->add({"metadata.plan_256", ns, "ns/request", "get_block_tables of the same steps",
-               reference, ns / reference});
+  return {bench::median(of_plan), bench::median(of_fetch)};
+}
+
+// Updates in which one request of kBatch is another than before.
+void bench_rebuild(bench::Report* report, int rounds) {
+  constexpr uint32_t kShared = 4096, kLength = kShared + 400;
+  const Batch b = make_batch(kLength, 0, kShared, kBatch + 1);
+  Plan plan(b.ctx.get(), kLength);
+  std::vector<radix_req> reqs(b.reqs.begin(), b.reqs.begin() + kBatch);
+  uint32_t turn = 0;
+  std::vector<bench::Case> cases = {{"rebuild",
+                                     [&] {
+                                       reqs[100] = b.reqs[++turn % 2 == 0 ? 100 : kBatch];
+                                       plan.update(reqs.data());
+                                     }},
+                                    {"still", [&] { plan.update(reqs.data()); }}};
+  bench::run_interleaved(cases, rounds * 20);
+  report->add({"metadata.plan_rebuild_256", cases[0].median_ns, "ns", "an update with nothing new",
+               cases[1].median_ns, cases[0].median_ns / cases[1].median_ns});
+}
+
+void bench_plan(bench::Report* report, int rounds) {
+  const StepTimes alone = time_steps(rounds, 2000, 0);
+  report->add({"metadata.plan_256", alone.plan_ns, "ns/request",
+               "get_block_tables of the same steps", alone.fetch_ns,
+               alone.plan_ns / alone.fetch_ns});
+  const StepTimes tree = time_steps(rounds, 4096 + 400, 4096);
+  report->add({"metadata.plan_tree_256", tree.plan_ns, "ns/request", "plan_256: nothing shared",
+               alone.plan_ns, tree.plan_ns / alone.plan_ns});
+  bench_rebuild(report, rounds);
 }
 
 // A shared block, then one block that nobody else has: `leaves` leaves, dealt to `namespaces`

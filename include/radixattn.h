@@ -450,7 +450,7 @@ typedef struct radix_tree_view {
  * change. */
 typedef struct radix_plan_config {
   uint32_t struct_size;
-  uint32_t flags;            /* RADIX_PLAN_BOUNDS */
+  uint32_t flags;            /* RADIX_PLAN_* */
   uint32_t max_seqs;         /* sequences of a step, at least 1 */
   uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
@@ -487,9 +487,9 @@ typedef struct radix_plan_info {
   uint32_t num_query_tokens;
   uint32_t max_context_len;  /* longest of the step */
   uint32_t max_query_len;
-  uint32_t num_items;        /* of the decode work list; 0 without one (CPU, f32 K/V, prefill) */
-  uint32_t split_tokens;     /* positions of an item's range */
-  uint32_t num_states;       /* partial states that decode merges; 0 = nothing is merged */
+  uint32_t num_items;        /* of the work list: over what is shared, or decode's on CUDA; 0 without one */
+  uint32_t split_tokens;     /* positions of an item's range in decode's list; 0 without it */
+  uint32_t num_states;       /* partial states that are merged; 0 = nothing is merged */
   uint32_t changed_rows;     /* block-table rows that were not as the step before */
   uint32_t changed_entries;  /* of these rows */
   uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */
@@ -801,8 +801,8 @@ RADIX_API(radix_status) radix_get_stats(radix_ctx *ctx, radix_stats *out) RADIX_
 RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
 
 /* ---- plans: one host call a step, used by every layer --------------------------------------------------------------
- * A plan turns a step's requests into block tables, lengths, slots, positions and decode's work list, on the context's
- * device. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
+ * A plan turns a step's requests into block tables, lengths, slots, positions and work lists, on the context's
+ * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
  * given, which must be the launches' own or be ordered before them and behind those of the step before. Two staging
  * buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run at the
  * same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries behind a
@@ -821,10 +821,11 @@ RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
  * refused (DEVICE, DEVICE_LOST, UNSUPPORTED): then the plan has no step, and the next update sends everything. Errors: INVALID
  * (a length, a query length, a block id of a foreign table), STALE, BUFFER (more sequences, query tokens or positions than the
  * plan has room for: named), BUSY (NO_WAIT), DEVICE.
- * Cost: O(1) a request whose blocks did not change, O(row) for the others, O(query tokens) on the CPU. */
+ * Cost: O(1) a request whose blocks did not change, O(row) for the others, O(query tokens) on the CPU; O(all rows) when what is
+ * shared changes. */
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
- * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size and plan; the rest stays as it is. The pointers stay
+ * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay
  * right after later updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token:
  * with BOUNDS max_seqs, or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of
  * prefill stay as they are. A launch with plan set is held to these fields (INVALID), and to the kind of the last update

@@ -57,7 +57,8 @@ TEST_F(DevicePlans, SendOnlyWhatChanged) {
   EXPECT_GT(whole, 2000u);
   ASSERT_OK(plan.update({r}, nullptr));
   EXPECT_EQ(plan.info().changed_entries, 0u);
-  EXPECT_EQ(plan.info().upload_bytes, whole - 2000);
+  EXPECT_LE(plan.info().upload_bytes, whole - 2000)
+      << "room for patches behind a list, and no list";
   ASSERT_EQ(ctx.append(r, {1}).status, RADIX_OK);
   ASSERT_OK(plan.update({r}, nullptr));
   EXPECT_EQ(plan.info().changed_entries, 1u);

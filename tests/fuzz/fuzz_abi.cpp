@@ -61,6 +61,7 @@ class Fuzzer {
   radix_status attention(bool prefill);
   radix_status rope_append();
   radix_status merge();
+  void small_tree(radix_tree_view* t);
   radix_status plan_make();
   radix_status plan_update();
   radix_status plan_use();
@@ -574,10 +575,27 @@ radix_status Fuzzer::merge() {
                                    pass(&lse), nullptr);
 }
 
+// Four nodes in any order, mostly a tree of them.
+void Fuzzer::small_tree(radix_tree_view* t) {
+  static int32_t parent[4], begin[5];
+  t->block_size = in_.chance(10) ? in_.u32(5) : config_.block_size;
+  t->num_nodes = in_.below(5);
+  begin[0] = 0;
+  for (uint32_t i = 0; i < 4; ++i) {
+    parent[i] = in_.chance(10) ? in_.i32(6) : static_cast<int32_t>(in_.below(i + 1)) - 1;
+    begin[i + 1] =
+        begin[i] + (in_.chance(6) ? in_.i32(9) % 1000 : static_cast<int32_t>(in_.below(4)));
+  }
+  t->num_blocks = in_.chance(8) ? in_.u32(20) % 100 : 16;
+  t->parent = pass(parent);
+  t->block_begin = pass(begin);
+  t->block_ids = pass(ints_);
+}
+
 // A plan of up to 7 sequences replaces the one before.
 radix_status Fuzzer::plan_make() {
   Sized<radix_plan_config> c(in_);
-  c->flags = in_.chance(6) ? in_.u32(3) : in_.below(2);
+  c->flags = in_.chance(6) ? in_.u32(9) : in_.below(8);
   c->max_seqs = in_.chance(6) ? in_.u32(7) % 100000 : 1 + in_.below(7);
   c->max_query_tokens = in_.chance(100) ? 0 : in_.u32(40) % 100000;
   c->max_query_len = in_.chance(128) ? 0 : in_.u32(40);
@@ -596,6 +614,8 @@ radix_status Fuzzer::plan_make() {
 
 radix_status Fuzzer::plan_update() {
   Sized<radix_plan_desc> d(in_);
+  Sized<radix_tree_view> tree(in_);
+  int32_t nodes[8] = {};
   int32_t q_lens[8] = {}, lens[8] = {};
   for (uint32_t i = 0; i < 7; ++i) {
     words_[i] = id(requests_);
@@ -606,8 +626,17 @@ radix_status Fuzzer::plan_update() {
     ints_[i] = in_.chance(1) ? in_.i32(40) : static_cast<int32_t>(i % config_.num_blocks);
   d->flags = in_.chance(8) ? in_.u32(3) : 0;
   d->num_seqs = in_.chance(5) ? in_.u32(6) % 7 : in_.below(5);
-  if (in_.chance(200)) {
+  const uint32_t kind = in_.below(8);
+  if (kind < 5) {
     d->reqs = words_;
+  } else if (kind == 5) {
+    small_tree(tree.get());
+    for (int32_t& node : nodes)
+      node = in_.chance(10) ? in_.i32(7) : static_cast<int32_t>(in_.below(5)) - 1;
+    d->tree = tree.pass(in_);
+    d->radix_indices = pass(nodes);
+    d->context_lens = pass(lens);
+    if (in_.chance(4)) d->reqs = words_;
   } else {
     d->block_tables = pass(ints_);
     d->block_table_stride = in_.chance(6) ? int64_t{in_.below(60)} - 1 : 12 + in_.below(40);
@@ -620,6 +649,14 @@ radix_status Fuzzer::plan_update() {
 radix_status Fuzzer::plan_use() {
   Sized<radix_plan_info> info(in_);
   known(radix_plan_get_info(plan_, info.pass(in_)));
+  Sized<radix_tree_view> tree(in_);
+  tree->nodes_cap = tree->blocks_cap = in_.chance(40) ? in_.below(3) : kBuffer;
+  tree->parent = pass(tree_[0]);
+  tree->depth_blocks = pass(tree_[1]);
+  tree->child_begin = pass(tree_[2]);
+  tree->block_begin = pass(tree_[3]);
+  tree->block_ids = pass(tree_[4]);
+  known(radix_plan_tree(plan_, tree.pass(in_), pass(ints_)));
   Sized<radix_rope_append> w(in_);
   known(radix_plan_rope(plan_, w.pass(in_)));
   radix_attn d = {};

@@ -61,7 +61,7 @@ Launcher by_list(const CpuKernels& kernels, Executor executor, const RadixArrays
 
 ListRules random_rules(Rng& rng) {
   ListRules rules;
-  rules.wide_rows = rng.one_in(3) ? rng.between(1, 287) : 288;
+  rules.wide_rows = rng.one_in(3) ? rng.between(1, 479) : 480;
   rules.narrow = !rng.one_in(4);
   rules.share = !rng.one_in(6);
   rules.cut = !rng.one_in(4);

@@ -54,6 +54,10 @@ PROGRAMS = {
     "step": Program("tests/unit/step_writer_test.cpp",
                     ["src/plan/step.cpp", "src/plan/decode_schedule.cpp"],
                     False),
+    "shared_tree": Program("tests/unit/shared_tree_test.cpp", ["src/plan/shared_tree.cpp"], False),
+    "radix_schedule": Program("tests/unit/radix_schedule_test.cpp",
+                              ["src/plan/radix_schedule.cpp", "src/plan/radix_planner.cpp",
+                               "src/plan/shared_tree.cpp"], False),
     "decode_split": Program("tests/unit/decode_split_test.cpp", ["src/plan/decode_split.cpp"], False),
 }
 

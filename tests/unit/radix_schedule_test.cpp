@@ -150,7 +150,7 @@ TEST(RadixSchedule, AShortPrefixIsNotWorthItsStates) {
 
 TEST(RadixSchedule, SharingDependsOnWhatStatesCost) {
   const CheckedStep step = prefix_step(256, std::vector<int32_t>(4, 300));
-  for (const float cost : {1.f, 1000.f}) {
+  for (const float cost : {1.f, 120.f, 1000.f}) {
     RadixLimits limits = limits_of(4);
     limits.costs.state = cost;
     Planned p(shape_of(step, limits));

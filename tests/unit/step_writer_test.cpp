@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -82,7 +83,9 @@ std::vector<int32_t> row_on_device(const StepParams& p, uint32_t seq, size_t n) 
 TEST(StepLayout, ArraysDoNotOverlapAndHaveTheirRoom) {
   for (const uint32_t seqs : {1u, 15u, 16u, 17u}) {
     for (const bool copies : {false, true}) {
-      const StepShape s = shape_of(seqs, copies, true);
+      StepShape s = shape_of(seqs, copies, true);
+      const uint64_t lists = seqs % 2;
+      if (lists != 0) s.max_radix_items = 11, s.max_radix_terms = 7;
       const StepLayout l = step_layout(s);
       const uint64_t copied = copies ? 1 : 0, entries = uint64_t{seqs} * s.row_stride;
       const std::vector<std::pair<uint64_t, uint64_t>> arrays = {
@@ -93,6 +96,11 @@ TEST(StepLayout, ArraysDoNotOverlapAndHaveTheirRoom) {
           {l.patch_begin, copied * (seqs * 4 + 4)},
           {l.patch_first, copied * seqs * 4},
           {l.items, s.max_items * 8},
+          {l.radix_sizes, lists * sizeof(RadixListSizes)},
+          {l.radix_merges, lists * seqs * sizeof(RadixMerge)},
+          {l.radix_rows, lists * s.max_query_tokens * sizeof(RadixRow)},
+          {l.radix_terms, s.max_radix_terms * 4},
+          {l.radix_items, s.max_radix_items * sizeof(RadixItem)},
           {l.patch_ids, copied * entries * 4},
           {l.tables, entries * 4},
           {l.slots, s.max_query_tokens * 8},
@@ -254,6 +262,65 @@ TEST(StepWriter, ScheduleOfAWindowLeavesOutWhatItHides) {
     EXPECT_EQ(sizes.num_items > 1, window == 0);
     EXPECT_EQ(sizes.num_states, window == 0 ? sizes.num_items : 0);
   }
+}
+
+TEST(StepWriter, ARadixListIsSentWholeAndNothingBehindIt) {
+  StepShape shape = shape_of(3, true, true);
+  shape.max_radix_items = 10;
+  shape.max_radix_terms = 10;
+  Plan plan(shape);
+  RadixListSizes sizes = {2, 3};
+  RadixItem items[2] = {{1, 2, 3, 4, 5, 6, 7, 0}, {8, 9, 10, 11, 12, 13, 14, 1}};
+  RadixRow rows[3] = {{20, 21}, {22, 23}, {24, 25}};
+  RadixMerge merges[3] = {{30, 31, 32}, {33, 34, 35}, {-1, 0, 0}};
+  int32_t terms[4] = {40, 41, 42, 43};
+  RadixScheduleSizes made;
+  made.num_items = 2;
+  made.num_rows = 3;
+  made.num_states = 9;
+  made.num_terms = 4;
+  const auto step = [&](const std::vector<uint32_t>& row, bool list) {
+    plan.begin();
+    plan.add(row, 4, 1);
+    if (list) plan.writer.put_radix({&sizes, items, rows, merges, terms}, made, 3);
+    return plan.end();
+  };
+  for (const uint32_t id : {7u, 7u, 8u}) {  // with its patch, without one, with one again
+    plan.lose_device();
+    const StepParams p = step({id}, true);
+    char* base = static_cast<char*>(p.device);
+    const RadixArrays on_device = radix_arrays(plan.layout(), base + plan.layout().radix_sizes);
+    EXPECT_EQ(std::memcmp(on_device.sizes, &sizes, sizeof sizes), 0);
+    EXPECT_EQ(std::memcmp(on_device.items, items, sizeof items), 0);
+    EXPECT_EQ(std::memcmp(on_device.rows, rows, sizeof rows), 0);
+    EXPECT_EQ(std::memcmp(on_device.merges, merges, sizeof merges), 0);
+    EXPECT_EQ(std::memcmp(on_device.terms, terms, sizeof terms), 0);
+    EXPECT_EQ(plan.writer.sizes().num_items, 2u);
+    EXPECT_EQ(plan.writer.sizes().num_states, 9u);
+    plan.begin();
+    plan.add({id}, 4, 1);
+    EXPECT_EQ(plan.writer.end(), plan.layout().radix_sizes) << "no list, nothing changed";
+  }
+}
+
+TEST(StepWriter, SaysWhereRowsBeginToDiffer) {
+  StepShape shape = shape_of(3, false, false);
+  const StepLayout layout = step_layout(shape);
+  std::vector<int32_t> memory(layout.total_bytes / 4), tables(3 * 9);
+  std::vector<uint64_t> versions(3);
+  std::vector<uint32_t> first(3, 55);
+  StepWriter writer;
+  writer.bind(shape, tables.data(), versions.data(), first.data());
+  const auto step = [&](const std::vector<std::vector<uint32_t>>& rows) {
+    writer.begin(reinterpret_cast<char*>(memory.data()));
+    for (const auto& row : rows)
+      writer.add({row.data(), static_cast<uint32_t>(row.size()), 4, 1, 0});
+    return first;
+  };
+  constexpr uint32_t kSame = UINT32_MAX;
+  EXPECT_EQ(step({{1, 2, 3}, {4}, {}}), (std::vector<uint32_t>{0, 0, kSame}));
+  EXPECT_EQ(step({{1, 2, 3}, {4, 5}, {6}}), (std::vector<uint32_t>{kSame, 1, 0}));
+  EXPECT_EQ(step({{1, 7, 3}, {4}, {6}}), (std::vector<uint32_t>{1, kSame, kSame}));
 }
 
 TEST(StepWriter, NoScheduleIsNothingToWalkNorToMerge) {

@@ -69,7 +69,7 @@ from radixattn.errors import (
 )
 from radixattn.layer import Gemm, LayerRows, LayerWeights
 from radixattn.library import abi, build_info, device_count, struct_size, version, version_string
-from radixattn.plan import Plan
+from radixattn.plan import Plan, PlanTree
 from radixattn.request import Namespace, Pin, Request
 from radixattn.results import (
     OP_DTYPE,
@@ -144,6 +144,7 @@ __all__ = [
     "Plan",
     "PlanFlag",
     "PlanInfo",
+    "PlanTree",
     "PlanUpdateFlag",
     "QuotaError",
     "RadixError",

@@ -71,6 +71,10 @@ class AttentionOptions(TypedDict, total=False):
     window: int  # visible tokens, the query's own included; default unlimited
     alibi_slopes: Any  # f32 [num_q_heads]
     sinks: Any  # f32 [num_q_heads]: exp(sinks[h]) is added once to the denominator
+    # a row's bits depend on its query, its position and the K/V that it sees, on nothing else; a
+    # plan has its own
+    batch_invariant: bool
+    bf16_weights: bool  # CPU, all of it bf16: weights are rounded to bf16, too: faster, less exact
     # prefill of speculative trees: uint8 [num_rows, bytes]; bit j % 8 of byte j / 8 says
     # whether the row sees its sequence's new token j, instead of causal order
     tree_mask: Tensor
@@ -141,6 +145,10 @@ class Launch:
         for name in ("layer", "window", "scale", "softcap"):
             setattr(self.d, name, options.get(name) or 0)
         self.d.kv_layout = to_enum(KvLayout, options.get("kv_layout") or 0, "kv_layout")
+        if options.get("batch_invariant"):
+            self.d.flags |= int(AttentionFlag.BATCH_INVARIANT)
+        if options.get("bf16_weights"):
+            self.d.flags |= int(AttentionFlag.BF16_WEIGHTS)
         self._caches(options)
         self._numbers_by_head(options)
         self._tree_mask(options)

@@ -148,6 +148,8 @@ class AppendFlag(IntFlag):
 
 class PlanFlag(IntFlag):
     BOUNDS = lib.RADIX_PLAN_BOUNDS
+    UNSHARED = lib.RADIX_PLAN_UNSHARED
+    BATCH_INVARIANT = lib.RADIX_PLAN_BATCH_INVARIANT
 
 
 class PlanUpdateFlag(IntFlag):
@@ -156,6 +158,8 @@ class PlanUpdateFlag(IntFlag):
 
 class AttentionFlag(IntFlag):
     SCALE_PER_HEAD = lib.RADIX_ATTN_SCALE_PER_HEAD
+    BATCH_INVARIANT = lib.RADIX_ATTN_BATCH_INVARIANT
+    BF16_WEIGHTS = lib.RADIX_ATTN_BF16_WEIGHTS
 
 
 class SampleFlag(IntFlag):

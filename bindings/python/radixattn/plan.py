@@ -8,7 +8,8 @@ sends what changed since the step before, on a stream: the launches' own.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +25,48 @@ from radixattn.tensors import Array, Float8, Ints, Tensor, int_input, pointer, v
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+
+class BlockTree(Protocol):
+    """What update_tree reads of a tree: a TreeView of export_tree, a PlanTree, or anything with
+    these, int32 arrays in host memory as in TreeView; nodes may stand in any order."""
+
+    @property
+    def parent(self) -> Any: ...
+    @property
+    def block_begin(self) -> Any: ...
+    @property
+    def block_ids(self) -> Any: ...
+    @property
+    def block_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class PlanTree:
+    """What the sequences of a step share, by block id (radix_plan_tree): int32 arrays.
+
+    parent, depth_blocks, child_begin, block_begin, block_ids  as in TreeView
+    radix_indices  [num_seqs]: the deepest node above each sequence, -1 = none; what it has alone is
+                   in no node
+    block_size     tokens a block
+    """
+
+    parent: Array
+    depth_blocks: Array
+    child_begin: Array
+    block_begin: Array
+    block_ids: Array
+    radix_indices: Array
+    block_size: int
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self.parent.shape[0])
+
+    @property
+    def num_blocks(self) -> int:
+        return int(self.block_ids.shape[0])
+
 
 _PLANNED = ("block_tables", "block_begin", "block_ids", "max_context_len", "workspace")
 
@@ -123,6 +166,36 @@ class Plan:
         d.context_lens = pointer("int32_t *", lens)
         self._update(d, stream)
 
+    def update_tree(
+        self,
+        tree: BlockTree,
+        radix_indices: Ints,
+        context_lens: Ints,
+        q_lens: Ints | None = None,
+        *,
+        wait: bool = True,
+        stream: Stream = None,
+    ) -> None:
+        """Plans a step whose sequences are given by the nodes of a tree. [C]
+
+        tree           a BlockTree, in host memory
+        radix_indices  int32 [n]: the node down to which a sequence's blocks go, from the root; -1 =
+                       none
+        context_lens   int32 [n], in host memory
+        """
+        view, keep = _tree_argument(tree)
+        check_host(radix_indices, "radix_indices")
+        check_host(context_lens, "context_lens")
+        nodes = int_input(radix_indices, np.int32, "radix_indices")
+        lens = int_input(context_lens, np.int32, "context_lens")
+        if nodes.size != lens.size:
+            raise ValueError(f"radix_indices has {nodes.size} entries: expected {lens.size}")
+        d = self._desc(lens.size, q_lens, wait)
+        d.tree, d.radix_indices = view, pointer("int32_t *", nodes)
+        d.context_lens = pointer("int32_t *", lens)
+        self._update(d, stream)
+        del keep
+
     def _desc(self, n: int, q_lens: Ints | None, wait: bool) -> Any:
         d = ffi.new("radix_plan_desc *", {"struct_size": ffi.sizeof("radix_plan_desc")})
         d.num_seqs = n
@@ -147,6 +220,32 @@ class Plan:
         info = ffi.new("radix_plan_info *", {"struct_size": ffi.sizeof("radix_plan_info")})
         check(lib.radix_plan_get_info(self.pointer, info))
         return read_struct(PlanInfo, info)
+
+    def tree(self) -> PlanTree:
+        """What the step's sequences share. [F] (radix_plan_tree)
+
+        StateError: no step.
+        """
+        io = ffi.new("radix_tree_view *", {"struct_size": ffi.sizeof("radix_tree_view")})
+        indices = np.full(self.info().num_seqs, -1, np.int32)
+        status = lib.radix_plan_tree(self.pointer, io, pointer("int32_t *", indices))
+        if status != lib.RADIX_E_BUFFER:
+            check(status)
+        nodes, blocks = int(io.num_nodes), int(io.num_blocks)
+        tree = PlanTree(
+            np.empty(nodes, np.int32),
+            np.empty(nodes, np.int32),
+            np.zeros(nodes + 2, np.int32),
+            np.zeros(nodes + 1, np.int32),
+            np.empty(blocks, np.int32),
+            indices,
+            int(io.block_size),
+        )
+        io.nodes_cap, io.blocks_cap = nodes, blocks
+        for name in ("parent", "depth_blocks", "child_begin", "block_begin", "block_ids"):
+            setattr(io, name, pointer("int32_t *", getattr(tree, name)))
+        check(lib.radix_plan_tree(self.pointer, io, pointer("int32_t *", indices)))
+        return tree
 
     # ---- launches
 
@@ -205,6 +304,29 @@ class Plan:
         return Launch(self.ctx, q, None, options, self.pointer)
 
 
+def _flags(bounds: bool, unshared: bool, batch_invariant: bool) -> int:
+    flags = PlanFlag.BOUNDS if bounds else PlanFlag(0)
+    flags |= PlanFlag.UNSHARED if unshared else PlanFlag(0)
+    flags |= PlanFlag.BATCH_INVARIANT if batch_invariant else PlanFlag(0)
+    return int(flags)
+
+
+def _tree_argument(tree: BlockTree) -> tuple[Any, list[Array]]:
+    """A radix_tree_view of what an update reads, and what it points to."""
+    keep = []
+    for name in ("parent", "block_begin", "block_ids"):
+        check_host(getattr(tree, name), f"tree.{name}")
+        keep.append(int_input(getattr(tree, name), np.int32, f"tree.{name}"))
+    parent, begin, ids = keep
+    if begin.size != parent.size + 1:
+        raise ValueError(f"tree.block_begin has {begin.size} entries: expected {parent.size + 1}")
+    view = ffi.new("radix_tree_view *", {"struct_size": ffi.sizeof("radix_tree_view")})
+    view.block_size, view.num_nodes, view.num_blocks = tree.block_size, parent.size, ids.size
+    view.parent, view.block_begin = pointer("int32_t *", parent), pointer("int32_t *", begin)
+    view.block_ids = pointer("radix_block *", ids)
+    return view, keep
+
+
 class PlanCalls(ContextCore):
     """Making plans. See Context."""
 
@@ -219,6 +341,8 @@ class PlanCalls(ContextCore):
         window: int = 0,
         block_size: int = 0,
         bounds: bool = False,
+        unshared: bool = False,
+        batch_invariant: bool = False,
         memory: Tensor | None = None,
     ) -> Plan:
         """An empty plan. [F] (radix_plan_create)
@@ -232,6 +356,8 @@ class PlanCalls(ContextCore):
         block_size        of the launches' k_cache and v_cache; 0 = the context's
         bounds            launches get these capacities instead of a step's sizes, for captured
                           graphs
+        unshared          every sequence reads all of its K/V by itself, shared or not
+        batch_invariant   a row's bits do not depend on the rest of the step
         memory            contiguous memory of the context's device, 64-byte aligned, plan_bytes()
                           long, kept alive by the plan; None: the plan's own
         Errors: InvalidArgumentError, BufferTooSmallError (memory), StateError (a context without a
@@ -239,7 +365,7 @@ class PlanCalls(ContextCore):
         """
         config = self._plan_config(
             max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window,
-            block_size, bounds,
+            block_size, _flags(bounds, unshared, batch_invariant),
         )  # fmt: skip
         keep = None if memory is None else view_memory(memory, "memory", self.place())
         if keep is not None:
@@ -257,11 +383,13 @@ class PlanCalls(ContextCore):
         window: int = 0,
         block_size: int = 0,
         bounds: bool = False,
+        unshared: bool = False,
+        batch_invariant: bool = False,
     ) -> int:
         """Bytes of device memory that such a plan needs. [F]"""
         config = self._plan_config(
             max_seqs, num_q_heads, max_query_tokens, max_query_len, max_context_len, window,
-            block_size, bounds,
+            block_size, _flags(bounds, unshared, batch_invariant),
         )  # fmt: skip
         size = ffi.new("uint64_t *")
         check(lib.radix_plan_bytes(self.pointer, config, size))
@@ -276,10 +404,10 @@ class PlanCalls(ContextCore):
         max_context_len: int,
         window: int,
         block_size: int,
-        bounds: bool,
+        flags: int,
     ) -> Any:
         config = ffi.new("radix_plan_config *", {"struct_size": ffi.sizeof("radix_plan_config")})
-        config.flags = int(PlanFlag.BOUNDS) if bounds else 0
+        config.flags = flags
         config.max_seqs, config.num_q_heads, config.window = max_seqs, num_q_heads, window
         config.max_query_tokens, config.max_query_len = max_query_tokens, max_query_len
         config.max_context_len, config.block_size = max_context_len, block_size

@@ -151,6 +151,9 @@ class PlanInfo:
     changed_rows, changed_entries   of the block tables, since the step before
     upload_bytes                    copied to the device
     device_bytes, host_bytes        of the plan
+    tokens_seen                     K/V positions of the step's sequences, all together
+    tokens_read                     of these, when each shared run is read once for all of its rows
+    num_nodes, num_shared           of the tree of what the sequences share; those read once for all
     """
 
     num_seqs: int
@@ -165,6 +168,10 @@ class PlanInfo:
     upload_bytes: int
     device_bytes: int
     host_bytes: int
+    tokens_seen: int
+    tokens_read: int
+    num_nodes: int
+    num_shared: int
 
 
 _D = TypeVar("_D", RequestInfo, Stats, NamespaceInfo, PlanInfo)

@@ -155,3 +155,93 @@ def test_zeroes(make_ctx):
             assert array[4].all()
     with pytest.raises(rx.InvalidArgumentError, match="32"):
         ctx.zero_blocks([32])
+
+
+def family(make_ctx, **changes):
+    """Three requests that begin with the same 12 tokens, and one alone."""
+    ctx = make_ctx(**changes)
+    first = ctx.begin([], no_match=True)
+    first.append(range(12))
+    rest = first.fork(2)
+    for request, n in zip([first, *rest], (9, 3, 5), strict=True):
+        request.append(count=n)
+    alone = ctx.begin([], no_match=True)
+    alone.append(count=7)
+    return ctx, [first, rest[0], alone, rest[1]]
+
+
+def test_the_tree_of_what_is_shared(make_ctx):
+    ctx, requests = family(make_ctx, metadata_only=True)
+    plan = ctx.plan(4, num_q_heads=4)
+    plan.update(requests)
+    tree = plan.tree()
+    assert (tree.num_nodes, tree.num_blocks, tree.block_size) == (1, 3, 4)
+    assert tree.parent.tolist() == [-1]
+    assert tree.depth_blocks.tolist() == [0]
+    assert tree.child_begin.tolist() == [0, 1, 1]
+    assert tree.block_begin.tolist() == [0, 3]
+    assert tree.block_ids.tolist() == ctx.block_tables(requests)[0][0][:3].tolist()
+    assert tree.radix_indices.tolist() == [0, 0, -1, 0]
+    info = plan.info()
+    assert (info.tokens_seen, info.num_nodes) == (21 + 15 + 7 + 17, 1)
+    assert info.tokens_read <= info.tokens_seen
+
+    unshared = ctx.plan(4, num_q_heads=4, unshared=True)
+    unshared.update(requests)
+    assert unshared.tree().num_nodes == 0
+    assert unshared.info().tokens_read == unshared.info().tokens_seen
+    with pytest.raises(rx.StateError, match="no step"):
+        ctx.plan(4, num_q_heads=4).tree()
+
+
+def test_shared_or_not_the_results_are_close(make_ctx, rng):
+    ctx, requests = family(make_ctx)
+    for layer in range(2):
+        for array in ctx.kv_views(layer):
+            array[:] = rng.standard_normal(array.shape)
+    q = rng.standard_normal((4, 4, 32), np.float32)
+    results = []
+    for options in ({}, {"unshared": True}, {"batch_invariant": True}, {"bounds": True}):
+        plan = ctx.plan(4, num_q_heads=4, **options)
+        assert ctx.plan_bytes(4, num_q_heads=4, **options) > 0
+        plan.update(requests)
+        results.append(plan.paged_attention(q, layer=1)[0])
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_launches_arithmetic_is_the_plans(make_ctx, rng):
+    ctx, requests = family(make_ctx)
+    plan = ctx.plan(4, num_q_heads=4)
+    plan.update(requests)
+    q = rng.standard_normal((4, 4, 32), np.float32)
+    with pytest.raises(rx.InvalidArgumentError, match="without RADIX_ATTN_BATCH_INVARIANT"):
+        plan.paged_attention(q, batch_invariant=True)
+    tables, lens = ctx.block_tables(requests)
+    out, _ = ctx.paged_attention(q, lens, block_tables=tables, batch_invariant=True)
+    plan = ctx.plan(4, num_q_heads=4, batch_invariant=True)
+    plan.update(requests)
+    np.testing.assert_array_equal(plan.paged_attention(q)[0], out)
+    plan.paged_attention(q, bf16_weights=True)  # f32: no effect
+
+
+def test_a_step_given_by_a_tree(make_ctx):
+    ctx, requests = family(make_ctx, metadata_only=True)
+    plan = ctx.plan(4, num_q_heads=4)
+    plan.update(requests)
+    tree = plan.tree()
+    other = ctx.plan(4, num_q_heads=4)
+    other.update_tree(tree, tree.radix_indices, [12, 11, 0, 4])
+    assert other.tree().block_ids.tolist() == tree.block_ids[:2].tolist()
+    other.update_tree(tree, [0], [12], [3])
+    assert other.info().num_query_tokens == 3
+    with pytest.raises(rx.InvalidArgumentError, match=r"radix_indices\[0\] is 1"):
+        other.update_tree(tree, [1], [4])
+    with pytest.raises(ValueError, match="radix_indices has 2 entries: expected 1"):
+        other.update_tree(tree, [0, 0], [4])
+
+    class Broken:
+        parent, block_begin, block_ids, block_size = [-1], [0], [1], 4
+
+    with pytest.raises(ValueError, match=r"tree.block_begin has 1 entries: expected 2"):
+        other.update_tree(Broken(), [0], [4])

@@ -14,12 +14,11 @@ namespace radixattn {
 constexpr uint32_t kRowPad = 16;      // floats: the widest vector
 constexpr uint32_t kTileTokens = 32;  // decode: tokens whose scores stand before one softmax update
 constexpr uint32_t kPrefillTile = 64;  // prefill: tokens of K and V unpacked at a time
-constexpr uint32_t kPrefillRows =
-    240;  // prefill: query rows of an item, a multiple of every panel width in use
+// Query rows of an item, multiples of every panel width in use: what is unpacked for 480 rows costs
+// half as much a row as for 240, which prefill takes when 480 would leave workers without items.
+constexpr uint32_t kPrefillRows = 480;
+constexpr uint32_t kPrefillFewRows = 240;
 constexpr uint32_t kPrefillMaxPanel = 48;  // rows of the widest panel
-// Rows of a wide item of a list: 64 sequences with groups of 4 in one go. A multiple as above.
-constexpr uint32_t kWideRows = 288;
-
 // Kernel sources inline all of these, always: an inline function that one object emits for AVX-512
 // and another for the baseline would be merged by the linker into either.
 #define RADIX_JOB_INLINE static inline __attribute__((always_inline))
@@ -98,24 +97,32 @@ struct PrefillJob {
   PartialStates partial;
 };
 
-// Stacked rows [row_begin, row_end) over keys [token_begin, token_end) of one KV head of sequence
-// seq; stacked row i is query head kv_head*group + i % group of query row i / group. Rows see the
-// keys up to their own position and within the window.
+// Stacked rows [row_begin, row_end) over keys [token_begin, token_end) of sequence seq, for KV
+// heads [head_begin, head_end); stacked row i is query head kv_head*group + i % group of query row
+// i / group. Rows see the keys up to their own position and within the window. Several heads only
+// when prefill_item_heads says so.
 struct PrefillItem {
   uint32_t seq = 0;
-  uint32_t kv_head = 0;
-  uint32_t row_begin = 0, row_end = 0;  // at most kPrefillRows, or kWideRows of sorted rows
+  uint32_t head_begin = 0, head_end = 0;
+  uint32_t row_begin = 0, row_end = 0;  // at most kPrefillRows
   uint32_t token_begin = 0, token_end = 0;
   // Of query row r and segment k: state + r + k * state_stride, as in RadixItem.
   int32_t state = RadixItem::kDirect;
   int32_t state_stride = 0;
 };
 
+// KV heads that an item of so few rows may have: reading token after token, all heads of each, is
+// what memory likes best (decode.cpp has figures), and few rows do not keep a processor busy.
+constexpr uint32_t kPrefillMultiRows = 48;
+RADIX_JOB_INLINE constexpr uint32_t prefill_item_heads(uint32_t rows) {
+  return rows > kPrefillMultiRows ? 1 : kPrefillRows / kPrefillMaxPanel;
+}
+
 constexpr uint32_t kTileStride = 256 + kRowPad;  // floats from one unpacked K or V row to the next
 
-// Worker scratch of prefill, in floats (layout: prefill.cpp), for items of at most max_rows rows.
-RADIX_JOB_INLINE uint64_t prefill_scratch_floats(const AttentionParams& p, uint32_t max_rows) {
-  const uint64_t rows = max_rows + kPrefillMaxPanel;
+// Worker scratch of prefill, in floats (layout: prefill.cpp).
+RADIX_JOB_INLINE uint64_t prefill_scratch_floats(const AttentionParams& p) {
+  const uint64_t rows = kPrefillRows + kPrefillMaxPanel;
   const uint64_t totals = p.batch_invariant ? uint64_t{p.head_dim_v} + 2 : 0;
   return rows * (uint64_t{p.head_dim} + p.head_dim_v + totals + 4) +
          2 * uint64_t{kPrefillTile} * kTileStride + uint64_t{kPrefillTile} * kPrefillMaxPanel + 64;

@@ -68,13 +68,14 @@ RADIX_INLINE void multiply_bf16(const uint32_t* a, const uint32_t* b, uint32_t n
                                              hn::LoadU(d, c + r * kWidth + v * kLanes));
     }
   }
-  for (uint32_t i = 0; i < num_pairs; ++i) {
+  const uint32_t* end = b + size_t{num_pairs} * kWidth;
+  for (; b != end; b += kWidth, a += kSumStep) {
     __m512i row[NV];
 #pragma GCC unroll 8
-    for (uint32_t v = 0; v < NV; ++v) row[v] = _mm512_loadu_si512(b + i * kWidth + v * kLanes);
+    for (uint32_t v = 0; v < NV; ++v) row[v] = _mm512_loadu_si512(b + v * kLanes);
 #pragma GCC unroll 16
     for (uint32_t r = 0; r < R; ++r) {
-      const __m512i x = _mm512_set1_epi32(static_cast<int>(a[r * kRowStep + i * kSumStep]));
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(a[r * kRowStep]));
 #pragma GCC unroll 8
       for (uint32_t v = 0; v < NV; ++v) {
         acc[r][v].raw = _mm512_dpbf16_ps(acc[r][v].raw, (__m512bh)x, (__m512bh)row[v]);

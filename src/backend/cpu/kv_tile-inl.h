@@ -16,20 +16,20 @@ namespace RADIX_CPU_TARGET_NS {
 
 enum class Unpacked { kFloats, kRaw, kPairs };
 
-// Element offsets of the tile's rows of one KV head.
+// Element offsets of the tile's rows of KV head 0.
 struct TileRows {
   int64_t k[kPrefillTile];
   int64_t v[kPrefillTile];
 };
 
-RADIX_INLINE void locate_rows(const AttentionParams& p, const int32_t* blocks, uint32_t kv_head,
-                              const KvTile& tile, TileRows* rows) {
+RADIX_INLINE void locate_rows(const AttentionParams& p, const int32_t* blocks, const KvTile& tile,
+                              TileRows* rows) {
   uint32_t t = tile.unseen;
   uint32_t index = (tile.position + t) / p.block_size;
   uint32_t slot = (tile.position + t) % p.block_size;
   for (; t < tile.n; slot = 0, ++index) {
-    const int64_t k = blocks[index] * p.k.block_stride + kv_head * p.k.head_stride;
-    const int64_t v = blocks[index] * p.v.block_stride + kv_head * p.v.head_stride;
+    const int64_t k = blocks[index] * p.k.block_stride;
+    const int64_t v = blocks[index] * p.v.block_stride;
     for (; slot < p.block_size && t < tile.n; ++slot, ++t) {
       rows->k[t] = k + slot * p.k.token_stride;
       rows->v[t] = v + slot * p.v.token_stride;
@@ -54,6 +54,13 @@ RADIX_INLINE void pair_rows(const BF16* low, const BF16* high, uint32_t dim, flo
   for (; i < dim; ++i) to[i] = bits_float(low[i].bits | uint32_t{high[i].bits} << 16);
 }
 
+// `words` (a multiple of 4) words of 32 bits.
+template <class T>
+RADIX_INLINE void copy_words(const T* from, float* to, uint32_t words) {
+  const auto* at = reinterpret_cast<const char*>(from);
+  for (uint32_t i = 0; i < words; i += 4) __builtin_memcpy(to + i, at + 4 * i, 16);
+}
+
 template <class T, Unpacked kForm>
 void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
                  float* to) {
@@ -72,7 +79,7 @@ void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTi
     for (; t < tile.unseen; ++t) zero_row(to + t * kTileStride, words);
     for (; t < tile.n; ++t) {
       if constexpr (kForm == Unpacked::kRaw) {
-        __builtin_memcpy(to + t * kTileStride, base + offsets[t], dim * sizeof(T));
+        copy_words(base + offsets[t], to + t * kTileStride, words);
       } else {
         row_to_f32(base + offsets[t], to + t * kTileStride, dim);
       }
@@ -81,33 +88,71 @@ void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTi
   }
 }
 
-template <Unpacked kForm>
-RADIX_INLINE void gather_bf16(const PagedTensor& from, const int64_t* offsets, uint32_t dim,
-                              const KvTile& tile, float* to) {
-  gather_rows<BF16, kForm>(static_cast<const BF16*>(from.data), offsets, dim, tile, to);
+// One KV head of K or V: where its vectors are, their dim and the tile's offsets.
+struct HeadRows {
+  const PagedTensor& from;
+  int64_t head;
+  const int64_t* offsets;
+  uint32_t dim;
+};
+
+template <class T, Unpacked kForm>
+RADIX_INLINE void gather_as(const HeadRows& h, const KvTile& tile, float* to) {
+  const T* base = static_cast<const T*>(h.from.data) + h.head * h.from.head_stride;
+  gather_rows<T, kForm>(base, h.offsets, h.dim, tile, to);
 }
 
-RADIX_INLINE void gather_floats(const PagedTensor& from, const int64_t* offsets, uint32_t dim,
-                                const KvTile& tile, float* to) {
+RADIX_INLINE void gather_floats(const HeadRows& h, const KvTile& tile, float* to) {
   constexpr auto kForm = Unpacked::kFloats;
-  if (from.dtype == RADIX_F32)
-    gather_rows<F32, kForm>(static_cast<const F32*>(from.data), offsets, dim, tile, to);
-  if (from.dtype == RADIX_F16)
-    gather_rows<F16, kForm>(static_cast<const F16*>(from.data), offsets, dim, tile, to);
-  if (from.dtype == RADIX_BF16) gather_bf16<kForm>(from, offsets, dim, tile, to);
+  if (h.from.dtype == RADIX_F32) gather_as<F32, kForm>(h, tile, to);
+  if (h.from.dtype == RADIX_F16) gather_as<F16, kForm>(h, tile, to);
+  if (h.from.dtype == RADIX_BF16) gather_as<BF16, kForm>(h, tile, to);
 }
 
-RADIX_INLINE void gather_tile(const AttentionParams& p, const TileRows& rows, const KvTile& tile,
-                              float* k, float* v) {
+RADIX_INLINE void gather_tile(const AttentionParams& p, const TileRows& rows, uint32_t kv_head,
+                              const KvTile& tile, float* k, float* v) {
+  const HeadRows of_k = {p.k, kv_head, rows.k, p.head_dim};
+  const HeadRows of_v = {p.v, kv_head, rows.v, p.head_dim_v};
   if (has_bf16_scores(p)) {
-    gather_bf16<Unpacked::kRaw>(p.k, rows.k, p.head_dim, tile, k);
+    gather_as<BF16, Unpacked::kRaw>(of_k, tile, k);
   } else {
-    gather_floats(p.k, rows.k, p.head_dim, tile, k);
+    gather_floats(of_k, tile, k);
   }
   if (has_bf16_values(p)) {
-    gather_bf16<Unpacked::kPairs>(p.v, rows.v, p.head_dim_v, tile, v);
+    gather_as<BF16, Unpacked::kPairs>(of_v, tile, v);
   } else {
-    gather_floats(p.v, rows.v, p.head_dim_v, tile, v);
+    gather_floats(of_v, tile, v);
+  }
+}
+
+// ---- the tile after this one
+
+// What is still to be prefetched of it, one token and KV head at a time, K and V, in the order of
+// addresses. Items of few rows wait for memory, and the processor does not guess their blocks.
+struct Ahead {
+  const TileRows* rows = nullptr;
+  uint32_t token = 0, num_tokens = 0;
+  uint32_t head = 0, head_begin = 0, head_end = 0;
+  bool by_token = true;  // a token's heads lie closer together than a head's tokens
+};
+
+RADIX_INLINE void prefetch_vector(const PagedTensor& t, int64_t at, uint32_t dim) {
+  const int64_t element = t.dtype == RADIX_F32 ? 4 : 2;
+  const char* from = static_cast<const char*>(t.data) + at * element;
+  const char* end = from + dim * element;
+  for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
+}
+
+// NOTE: always inlined, as in decode.cpp: g++ 12 drops calls of functions that only prefetch.
+RADIX_INLINE void prefetch_ahead(const AttentionParams& p, Ahead* a, uint32_t vectors) {
+  for (; vectors != 0 && a->token < a->num_tokens && a->head < a->head_end; --vectors) {
+    prefetch_vector(p.k, a->rows->k[a->token] + a->head * p.k.head_stride, p.head_dim);
+    prefetch_vector(p.v, a->rows->v[a->token] + a->head * p.v.head_stride, p.head_dim_v);
+    if (a->by_token) {
+      if (++a->head == a->head_end) a->head = a->head_begin, ++a->token;
+    } else {
+      if (++a->token == a->num_tokens) a->token = 0, ++a->head;
+    }
   }
 }
 

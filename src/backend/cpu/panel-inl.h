@@ -24,7 +24,7 @@ constexpr uint32_t kBroadcasts = 4;
 constexpr uint32_t kVectors = 3;
 static_assert(kVectors * kLanes <= kPrefillMaxPanel, "scratch is sized by kPrefillMaxPanel");
 static_assert(kPrefillRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
-static_assert(kWideRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
+static_assert(kPrefillFewRows % (kVectors * kLanes) == 0, "an item is a whole number of panels");
 
 // Rows of the left operand that meet NV vectors at a time: enough sums to hide their latency.
 template <uint32_t NV>
@@ -57,13 +57,13 @@ RADIX_INLINE void multiply(const float* a, const float* b, uint32_t n, const flo
                                              hn::LoadU(d, c + r * kWidth + v * kLanes));
     }
   }
-  for (uint32_t k = 0; k < n; ++k) {
+  for (const float* end = b + size_t{n} * kWidth; b != end; b += kWidth, a += kSumStep) {
     VF row[NV];
 #pragma GCC unroll 8
-    for (uint32_t v = 0; v < NV; ++v) row[v] = hn::LoadU(d, b + k * kWidth + v * kLanes);
+    for (uint32_t v = 0; v < NV; ++v) row[v] = hn::LoadU(d, b + v * kLanes);
 #pragma GCC unroll 16
     for (uint32_t r = 0; r < R; ++r) {
-      const VF x = hn::Set(d, a[r * kRowStep + k * kSumStep]);
+      const VF x = hn::Set(d, a[r * kRowStep]);
 #pragma GCC unroll 8
       for (uint32_t v = 0; v < NV; ++v) acc[r][v] = hn::MulAdd(x, row[v], acc[r][v]);
     }

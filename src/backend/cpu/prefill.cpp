@@ -33,8 +33,9 @@ namespace RADIX_CPU_TARGET_NS {
 namespace {
 
 constexpr auto kStep = kVectors * static_cast<uint32_t>(kLanes);
-constexpr uint32_t kMaxPanels = kWideRows / kStep;
-static_assert(kPrefillRows <= kWideRows, "scratch and panels are sized by kWideRows");
+constexpr uint32_t kMaxPanels = kPrefillRows / kStep;
+// Vectors of K and V that are prefetched for each step of a product: a few more than would do.
+constexpr uint32_t kAheadVectors = 6;
 
 // ---- the scratch of a worker
 
@@ -56,8 +57,8 @@ struct Scratch {
   float* s;         // [kPrefillTile][width] scores, then weights
 };
 
-Scratch carve(const AttentionParams& p, uint32_t max_rows, void* base) {
-  const uint64_t rows = max_rows + kPrefillMaxPanel;
+Scratch carve(const AttentionParams& p, void* base) {
+  constexpr uint64_t rows = kPrefillRows + kPrefillMaxPanel;
   Scratch s;
   s.k = static_cast<float*>(base);
   s.v = s.k + uint64_t{kPrefillTile} * kTileStride;
@@ -77,8 +78,10 @@ Scratch carve(const AttentionParams& p, uint32_t max_rows, void* base) {
   return s;
 }
 
-// A panel: rows [first, first + width) of the item, the last ones perhaps padding.
+// A panel: rows [row, row + width) of the item and one KV head, the last ones perhaps padding.
+// `first` is where they stand in the scratch.
 struct Panel {
+  uint32_t head = 0, row = 0;
   uint32_t first = 0, vectors = 0;
   int32_t min_position = 0, max_position = -1;  // of its real rows
   int32_t sees_to = -1;                         // keys after it some row does not see
@@ -90,7 +93,8 @@ struct Work {
   const PrefillJob* job = nullptr;
   const PrefillItem* item = nullptr;
   uint32_t group = 1;
-  uint32_t num_rows = 0, num_panels = 0;
+  uint32_t num_rows = 0;
+  uint32_t num_panels = 0, head_panels = 0;  // of all KV heads, of each
   int32_t min_position = 0, max_position = 0;
   Scratch s;
   Panel panels[kMaxPanels];
@@ -125,13 +129,14 @@ TreeRows tree_rows(const Work& w, uint32_t row) {
   return rows;
 }
 
-// ALiBi slopes (base 2) of kLanes rows from stacked row `row`; zeros without ALiBi.
-RADIX_INLINE VF slopes(const Work& w, uint32_t row) {
+// ALiBi slopes (base 2) of kLanes rows of KV head `head` from stacked row `row`; zeros without
+// ALiBi.
+RADIX_INLINE VF slopes(const Work& w, uint32_t head, uint32_t row) {
   const AttentionParams& p = *w.job->params;
   if (p.alibi_slopes == nullptr) return hn::Zero(DF());
   alignas(64) float x[kLanes];
   for (uint32_t i = 0; i < kLanes; ++i)
-    x[i] = p.alibi_slopes[w.item->kv_head * w.group + (row + i) % w.group] * kLog2e;
+    x[i] = p.alibi_slopes[head * w.group + (row + i) % w.group] * kLog2e;
   return hn::LoadU(DF(), x);
 }
 
@@ -140,18 +145,20 @@ RADIX_INLINE VF slopes(const Work& w, uint32_t row) {
 // Scores of the tile's first n tokens, rounded up to whole steps, in units of log 2.
 template <uint32_t NV>
 RADIX_INLINE void panel_scores(const AttentionParams& p, const float* q, uint32_t n,
-                               const Scratch& s) {
+                               const Scratch& s, Ahead* ahead) {
   constexpr uint32_t kWidth = NV * kLanes, kRows = broadcasts<NV>();
   if (has_bf16_scores(p)) {
     const auto* k = reinterpret_cast<const uint32_t*>(s.k);
     const auto* pairs = reinterpret_cast<const uint32_t*>(q);
     for (uint32_t t = 0; t < n; t += kRows) {
+      prefetch_ahead(p, ahead, kAheadVectors);
       multiply_bf16<kRows, NV, kTileStride, 1>(k + t * kTileStride, pairs, p.head_dim / 2, nullptr,
                                                query_scale(p), s.s + t * kWidth);
     }
     return;
   }
   for (uint32_t t = 0; t < n; t += kRows) {
+    prefetch_ahead(p, ahead, kAheadVectors);
     multiply<kRows, NV, kTileStride, 1>(s.k + t * kTileStride, q, p.head_dim, nullptr,
                                         s.s + t * kWidth);
   }
@@ -172,11 +179,13 @@ RADIX_INLINE void value_step(const AttentionParams& p, const float* v, const flo
 
 template <uint32_t NV>
 RADIX_INLINE void panel_values(const AttentionParams& p, uint32_t n, const Scratch& s,
-                               const float* alpha, float* o) {
+                               const float* alpha, float* o, Ahead* ahead) {
   constexpr uint32_t kWidth = NV * kLanes, kRows = broadcasts<NV>();
   uint32_t i = 0;
-  for (; i + kRows <= p.head_dim_v; i += kRows)
+  for (; i + kRows <= p.head_dim_v; i += kRows) {
+    prefetch_ahead(p, ahead, kAheadVectors);
     value_step<kRows, NV>(p, s.v + i, s.s, n, alpha, o + i * kWidth);
+  }
   for (; i < p.head_dim_v; i += kBroadcasts)
     value_step<kBroadcasts, NV>(p, s.v + i, s.s, n, alpha, o + i * kWidth);
 }
@@ -186,22 +195,21 @@ RADIX_INLINE void panel_softmax(const Work& w, const Panel& panel, const KvTile&
                                 bool masked) {
   const AttentionParams& p = *w.job->params;
   for (uint32_t v = 0; v < NV; ++v) {
-    const uint32_t row = panel.first + v * static_cast<uint32_t>(kLanes);
-    const uint32_t stacked = w.item->row_begin + row;
+    const uint32_t lane_row = v * static_cast<uint32_t>(kLanes), row = panel.first + lane_row;
+    const uint32_t stacked = w.item->row_begin + panel.row + lane_row;
+    const VF slope = slopes(w, panel.head, stacked);
     const LaneState lane = {w.s.at + row, w.s.run.m + row, w.s.run.l + row, w.s.alpha + row};
     float* s = w.s.s + v * kLanes;
     if (has_bf16_values(p)) {
-      softmax_lanes<NV, true>(p, tile, n, masked, slopes(w, stacked), tree_rows(w, stacked), lane,
-                              s);
+      softmax_lanes<NV, true>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
     } else {
-      softmax_lanes<NV, false>(p, tile, n, masked, slopes(w, stacked), tree_rows(w, stacked), lane,
-                               s);
+      softmax_lanes<NV, false>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
     }
   }
 }
 
 template <uint32_t NV>
-void panel_tile(const Work& w, const Panel& panel, const KvTile& tile) {
+void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
   const AttentionParams& p = *w.job->params;
   const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
   if (last < 0) return;
@@ -212,16 +220,16 @@ void panel_tile(const Work& w, const Panel& panel, const KvTile& tile) {
   if (end <= int64_t{panel.min_position} - window + 1) return;
   const bool masked = int64_t{tile.position} + n - 1 > panel.sees_to ||
                       int64_t{tile.position} <= int64_t{panel.max_position} - window;
-  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, n, w.s);
+  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, n, w.s, ahead);
   panel_softmax<NV>(w, panel, tile, n, masked);
   panel_values<NV>(p, n, w.s, w.s.alpha + panel.first,
-                   w.s.run.o + uint64_t{panel.first} * p.head_dim_v);
+                   w.s.run.o + uint64_t{panel.first} * p.head_dim_v, ahead);
 }
 
-void run_panel(const Work& w, const Panel& panel, const KvTile& tile) {
-  if (panel.vectors == 1) return panel_tile<1>(w, panel, tile);
-  if (panel.vectors == 2) return panel_tile<2>(w, panel, tile);
-  panel_tile<kVectors>(w, panel, tile);
+void run_panel(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
+  if (panel.vectors == 1) return panel_tile<1>(w, panel, tile, ahead);
+  if (panel.vectors == 2) return panel_tile<2>(w, panel, tile, ahead);
+  panel_tile<kVectors>(w, panel, tile, ahead);
 }
 
 // ---- panels
@@ -244,29 +252,26 @@ void place_query(const AttentionParams& p, int64_t query, uint32_t head, uint32_
 
 uint32_t width_of(const Panel& panel) { return panel.vectors * static_cast<uint32_t>(kLanes); }
 
-// Cuts the panel that begins at row `first` of the item, narrow when few rows are left, and
-// transposes its queries. Rows that are none have queries of zeros and see every key.
-void begin_panel(Work& w, uint32_t first, Panel* panel) {
+// Transposes the queries of a panel of at most `left` rows, whose place is set. Rows that are none
+// have queries of zeros and see every key.
+void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   const AttentionParams& p = *w.job->params;
-  const uint32_t left = w.num_rows - first;
-  panel->first = first;
-  panel->vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
   panel->min_position = 0x7fffffff;
   panel->max_position = -0x7fffffff;
   const uint32_t width = width_of(*panel);
-  float* q = w.s.q + uint64_t{first} * p.head_dim;
+  float* q = w.s.q + uint64_t{panel->first} * p.head_dim;
   for (uint32_t i = 0; i < p.head_dim * width; ++i) q[i] = 0.f;
   for (uint32_t i = 0; i < width; ++i) {
     if (i >= left) {
-      w.s.at[first + i] = 0x3fffffff;
+      w.s.at[panel->first + i] = 0x3fffffff;
       continue;
     }
-    const uint32_t stacked = w.item->row_begin + first + i;
+    const uint32_t stacked = w.item->row_begin + panel->row + i;
     const RadixRow row = row_of(w, stacked);
-    w.s.at[first + i] = row.position;
+    w.s.at[panel->first + i] = row.position;
     if (row.position < panel->min_position) panel->min_position = row.position;
     if (row.position > panel->max_position) panel->max_position = row.position;
-    place_query(p, row.query, w.item->kv_head * w.group + stacked % w.group, width, q, i);
+    place_query(p, row.query, panel->head * w.group + stacked % w.group, width, q, i);
   }
   panel->sees_to = panel->min_position;
   panel->last_key = panel->max_position;
@@ -276,17 +281,28 @@ void begin_panel(Work& w, uint32_t first, Panel* panel) {
   }
 }
 
+// Cuts every head's rows into panels, narrow ones when few rows are left.
 void begin_work(Work& w) {
   w.group = w.job->params->num_q_heads / w.job->params->num_kv_heads;
   w.num_rows = w.item->row_end - w.item->row_begin;
   w.min_position = 0x7fffffff;
   w.max_position = -0x7fffffff;
-  for (uint32_t r = 0; r < w.num_rows; r += kStep) {
-    Panel& panel = w.panels[w.num_panels++];
-    begin_panel(w, r, &panel);
-    if (panel.min_position < w.min_position) w.min_position = panel.min_position;
-    if (panel.max_position > w.max_position) w.max_position = panel.max_position;
+  uint32_t first = 0;
+  for (uint32_t head = w.item->head_begin; head < w.item->head_end; ++head) {
+    for (uint32_t r = 0; r < w.num_rows; r += kStep) {
+      Panel& panel = w.panels[w.num_panels++];
+      const uint32_t left = w.num_rows - r;
+      panel.head = head;
+      panel.row = r;
+      panel.first = first;
+      panel.vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
+      first += width_of(panel);
+      begin_panel(w, left, &panel);
+      if (panel.min_position < w.min_position) w.min_position = panel.min_position;
+      if (panel.max_position > w.max_position) w.max_position = panel.max_position;
+    }
   }
+  w.head_panels = w.num_panels / (w.item->head_end - w.item->head_begin);
 }
 
 // Empty states of all rows.
@@ -341,9 +357,9 @@ void put_states(const Work& w, const RowStates& states, int32_t segment) {
     const Panel& panel = w.panels[n];
     const uint32_t width = width_of(panel);
     const float* o = states.o + uint64_t{panel.first} * p.head_dim_v;
-    for (uint32_t i = 0; i < width && panel.first + i < w.num_rows; ++i) {
-      const uint32_t stacked = item.row_begin + panel.first + i;
-      const uint32_t head = item.kv_head * w.group + stacked % w.group;
+    for (uint32_t i = 0; i < width && panel.row + i < w.num_rows; ++i) {
+      const uint32_t stacked = item.row_begin + panel.row + i;
+      const uint32_t head = panel.head * w.group + stacked % w.group;
       const float m = states.m[panel.first + i], l = states.l[panel.first + i];
       if (item.state == RadixItem::kDirect) {
         take_row(o + i, width, p.head_dim_v, row);
@@ -373,17 +389,40 @@ RADIX_INLINE KvTile make_tile(const AttentionParams& p, uint32_t begin, uint32_t
   return tile;
 }
 
-// Keys [begin, end), some of which every row may see.
-void walk_keys(const Work& w, uint32_t begin, uint32_t end) {
+// What is prefetched while a tile is computed: the one at `next`, if the item reads that far.
+Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
+  const PagedTensor& k = w.job->params->k;
+  Ahead a;
+  a.rows = rows;
+  a.num_tokens = num_tokens;
+  a.head = a.head_begin = w.item->head_begin;
+  a.head_end = w.item->head_end;
+  a.by_token = k.head_stride < k.token_stride;
+  return a;
+}
+
+// Keys [begin, end), some of which every row may see; the item's last is before `limit`.
+void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   const AttentionParams& p = *w.job->params;
   const int32_t* blocks = block_row(p.blocks, w.item->seq);
-  TileRows rows;
-  for (uint32_t j = begin; j < end;) {
-    const KvTile tile = make_tile(p, j, end);
-    locate_rows(p, blocks, w.item->kv_head, tile, &rows);
-    gather_tile(p, rows, tile, w.s.k, w.s.v);
-    for (uint32_t i = 0; i < w.num_panels; ++i) run_panel(w, w.panels[i], tile);
-    j = tile.position + tile.n;
+  const bool waits = w.num_rows <= kPrefillMultiRows;
+  TileRows rows[2];
+  KvTile tile = make_tile(p, begin, end);
+  locate_rows(p, blocks, tile, &rows[0]);
+  for (uint32_t turn = 0;; turn ^= 1) {
+    const uint32_t next = tile.position + tile.n;
+    KvTile after;
+    if (next < limit) {
+      after = make_tile(p, next, next < end ? end : limit);
+      locate_rows(p, blocks, after, &rows[turn ^ 1]);
+    }
+    Ahead ahead = ahead_of(w, &rows[turn ^ 1], waits ? after.n : 0);
+    for (uint32_t i = 0; i < w.num_panels; ++i) {
+      if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
+      run_panel(w, w.panels[i], tile, &ahead);
+    }
+    if (next >= end) return;
+    tile = after;
   }
 }
 
@@ -402,7 +441,7 @@ void walk_segments(Work& w, int64_t begin, int64_t end) {
     from = to;
     if (first >= last && !separate) continue;
     clear_states(w, w.s.run);
-    if (first < last) walk_keys(w, first, last);
+    if (first < last) walk_keys(w, first, last, static_cast<uint32_t>(end));
     if (separate) {
       put_states(w, w.s.run, segment);
     } else if (any) {
@@ -426,7 +465,7 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
   Work w;
   w.job = &job;
   w.item = &item;
-  w.s = carve(p, item.row_end - item.row_begin <= kPrefillRows ? kPrefillRows : kWideRows, scratch);
+  w.s = carve(p, scratch);
   begin_work(w);
   const int64_t window_begin = int64_t{w.min_position} - window_of(p) + 1;
   const int64_t begin = window_begin > item.token_begin ? window_begin : item.token_begin;
@@ -435,7 +474,10 @@ void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch)
   const int64_t end = seen < item.token_end ? seen : item.token_end;
   if (p.batch_invariant) return walk_segments(w, begin, end);
   clear_states(w, w.s.run);
-  if (begin < end) walk_keys(w, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
+  if (begin < end) {
+    const auto last = static_cast<uint32_t>(end);
+    walk_keys(w, static_cast<uint32_t>(begin), last, last);
+  }
   put_states(w, w.s.run, 0);
 }
 

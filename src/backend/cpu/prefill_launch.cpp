@@ -13,8 +13,10 @@
 namespace radixattn {
 namespace {
 
+constexpr uint32_t kItemsPerWorker = 4;  // or more, if there can be
+
 uint64_t scratch_bytes(const AttentionParams& p) {
-  return (prefill_scratch_floats(p, kPrefillRows) * sizeof(float) + 63) / 64 * 64;
+  return (prefill_scratch_floats(p) * sizeof(float) + 63) / 64 * 64;
 }
 
 struct Layout {
@@ -37,8 +39,20 @@ uint64_t stacked_rows(const AttentionParams& p, uint32_t seq) {
   return q_len * (p.num_q_heads / p.num_kv_heads);
 }
 
-uint64_t row_tiles(const AttentionParams& p, uint32_t seq) {
-  return (stacked_rows(p, seq) + kPrefillRows - 1) / kPrefillRows;
+uint64_t row_tiles(const AttentionParams& p, uint32_t seq, uint32_t item_rows) {
+  return (stacked_rows(p, seq) + item_rows - 1) / item_rows;
+}
+
+uint64_t count_items(const AttentionParams& p, uint32_t item_rows) {
+  uint64_t items = 0;
+  for (uint32_t s = 0; s < p.num_seqs; ++s) items += row_tiles(p, s, item_rows) * p.num_kv_heads;
+  return items;
+}
+
+// A row's result does not depend on the rows beside it, so the workers may have a say.
+uint32_t choose_item_rows(const AttentionParams& p, uint32_t workers) {
+  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
+  return count_items(p, kPrefillRows) < wanted ? kPrefillFewRows : kPrefillRows;
 }
 
 // What the tasks of one launch share; each draws items until none are left.
@@ -47,6 +61,7 @@ struct Run {
   PrefillJob job;
   const Layout* layout;
   uint64_t scratch_bytes;
+  uint32_t item_rows;
   uint64_t num_items;
   uint64_t next_item;
 };
@@ -62,12 +77,14 @@ PrefillItem make_item(const Run& run, uint64_t index) {
   PrefillItem item;
   item.seq = low;
   const uint64_t local = index - first[low];
-  item.kv_head = static_cast<uint32_t>(local % p.num_kv_heads);
-  const uint64_t tile = row_tiles(p, low) - 1 - local / p.num_kv_heads;
+  item.head_begin = static_cast<uint32_t>(local % p.num_kv_heads);
+  item.head_end = item.head_begin + 1;
+  const uint64_t tile = row_tiles(p, low, run.item_rows) - 1 - local / p.num_kv_heads;
   const uint64_t rows = stacked_rows(p, low);
-  const uint64_t begin = tile * kPrefillRows;
+  const uint64_t begin = tile * run.item_rows;
+  const uint64_t end = begin + run.item_rows;
   item.row_begin = static_cast<uint32_t>(begin);
-  item.row_end = static_cast<uint32_t>(begin + kPrefillRows < rows ? begin + kPrefillRows : rows);
+  item.row_end = static_cast<uint32_t>(end < rows ? end : rows);
   item.token_end = static_cast<uint32_t>(p.context_lens[low]);
   return item;
 }
@@ -92,8 +109,8 @@ radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Ex
   if (const radix_status st = check_attention(p); st != RADIX_OK) return st;
   const uint32_t workers = executor.workers() == 0 ? 1 : executor.workers();
   const Layout layout = lay_out(p, workers, p.workspace);
-  uint64_t items = 0;
-  for (uint32_t s = 0; s < p.num_seqs; ++s) items += row_tiles(p, s) * p.num_kv_heads;
+  const uint32_t item_rows = choose_item_rows(p, workers);
+  uint64_t items = count_items(p, item_rows);
   if (items == 0) return RADIX_OK;
   if (p.workspace_bytes < layout.bytes) {
     return fail(RADIX_E_BUFFER, "workspace_size is %llu: this launch needs %llu bytes",
@@ -103,10 +120,10 @@ radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Ex
   items = 0;
   for (uint32_t s = 0; s < p.num_seqs; ++s) {
     layout.first_item[s] = items;
-    items += row_tiles(p, s) * p.num_kv_heads;
+    items += row_tiles(p, s, item_rows) * p.num_kv_heads;
   }
   layout.first_item[p.num_seqs] = items;
-  Run run = {&kernels, PrefillJob{&p, nullptr, {}}, &layout, scratch_bytes(p), items, 0};
+  Run run = {&kernels, PrefillJob{&p, nullptr, {}}, &layout, scratch_bytes(p), item_rows, items, 0};
   executor.parallel_for(items < workers ? static_cast<uint32_t>(items) : workers, run_items, &run);
   return RADIX_OK;
 }

@@ -2,9 +2,9 @@
 // list of its own.
 //
 // Workers draw (item, KV head) pairs in the list's order until none are left: wide items go to
-// prefill's kernel, narrow ones with some KV heads at a time to decode's. When all items are done,
-// the rows that have states are merged. Who computes what changes no bit: states have places of
-// their own and meet in the order of their terms.
+// prefill's kernel, narrow ones to decode's; items of few rows with some KV heads at a time. When
+// all items are done, the rows that have states are merged. Who computes what changes no bit:
+// states have places of their own and meet in the order of their terms.
 //
 // Batch-invariant launches know no narrow items: one kernel's arithmetic serves all rows.
 #include "backend/cpu/attention_check.h"
@@ -20,13 +20,18 @@ constexpr uint32_t kMergeRows = 8;  // query rows of a merge that a worker draws
 // Partial states of a plan, and of batch-invariant decode, take at most this, or two for each
 // sequence.
 constexpr uint64_t kMaxStateBytes = 64ull << 20;
-// As in decode_launch.cpp: narrow items are cut by heads until there are a few for each worker.
+// As in decode_launch.cpp: items of few rows are cut by heads until each worker has a few.
 constexpr uint32_t kItemsPerWorker = 2;
 constexpr uint32_t kMinRunBytes = 512;
 // Batch-invariant decode is cut until sequences, KV heads and cuts make this many items a worker.
 constexpr uint32_t kInvariantItems = 8;
 
-constexpr RadixCosts kCosts = {};
+// Rows of kLanes on AVX-512; measured there with bf16 K/V, f32 queries and head dim 128 by
+// bench/radix_costs.cpp (Zen 5, 31 ns a token): 4 to 480 stacked rows come out within 15% of
+// wide_token + panels * panel_token. An item's start and end cost little by themselves but about 4
+// for each of its stacked rows, which is in `state`, for a query token of 4 heads.
+constexpr uint32_t kPanelRows = 16;
+constexpr RadixCosts kCosts = {10.f, 1.f, 1.5f, 1.25f, 20.f};
 
 uint32_t div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
@@ -52,7 +57,7 @@ PartialStates place_states(const AttentionParams& p, uint64_t states, void* at) 
 
 Layout lay_out(const AttentionParams& p, uint32_t workers, Carver* carver) {
   Layout l;
-  const uint64_t wide = prefill_scratch_floats(p, kWideRows);
+  const uint64_t wide = prefill_scratch_floats(p);
   const uint64_t narrow = decode_scratch_floats(p);
   l.scratch_bytes = ((wide > narrow ? wide : narrow) * sizeof(float) + 63) / 64 * 64;
   l.scratch = static_cast<char*>(carver->take(l.scratch_bytes * workers));
@@ -79,7 +84,7 @@ struct Run {
   const AttentionParams* params;
   const RadixList* list;
   const Layout* layout;
-  uint32_t narrow_heads;  // KV heads of a narrow item that a worker takes at a time
+  uint32_t few_heads;  // KV heads that a worker takes at a time of an item that waits for memory
   uint32_t num_units, next_unit;
   uint32_t num_rows, next_row;  // of merges
 };
@@ -88,15 +93,20 @@ uint32_t draw(uint32_t* counter, uint32_t step) {
   return __atomic_fetch_add(counter, step, __ATOMIC_RELAXED);
 }
 
+uint32_t num_rows(const RadixItem& item) {
+  return static_cast<uint32_t>(item.row_end - item.row_begin);
+}
+
 bool is_narrow(const AttentionParams& p, const RadixItem& item) {
   return item.narrow != 0 && !p.batch_invariant && p.tree_mask == nullptr;
 }
 
-void run_wide(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
+void run_wide(const Run& run, const RadixItem& from, uint32_t head, uint32_t heads, void* scratch) {
   const PrefillJob job = {run.params, run.list->rows, run.layout->partial};
   PrefillItem item;
   item.seq = static_cast<uint32_t>(from.seq);
-  item.kv_head = head;
+  item.head_begin = head;
+  item.head_end = head + heads;
   item.row_begin = static_cast<uint32_t>(from.row_begin);
   item.row_end = static_cast<uint32_t>(from.row_end);
   item.token_begin = static_cast<uint32_t>(from.token_begin);
@@ -118,7 +128,7 @@ void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scra
   item.query = run.list->rows[row].query;
   item.position = run.list->rows[row].position;
   item.head_begin = head;
-  item.head_end = head + run.narrow_heads;
+  item.head_end = head + run.few_heads;
   if (from.state != RadixItem::kDirect) item.state = int64_t{from.state} + row;
   const int64_t first = p.window != 0 ? int64_t{item.position} - p.window + 1 : 0;
   const int64_t end = int64_t{item.position} + 1;
@@ -138,10 +148,13 @@ void RADIX_CALL run_items(void* arg, uint32_t worker) {
   for (uint32_t i = draw(&run.next_unit, 1); i < run.num_units; i = draw(&run.next_unit, 1)) {
     const RadixItem& item = run.list->items[i / p.num_kv_heads];
     const uint32_t head = i % p.num_kv_heads;
-    if (!is_narrow(p, item)) {
-      run_wide(run, item, head, scratch);
-    } else if (head % run.narrow_heads == 0) {
+    const bool many = num_rows(item) > kPrefillMultiRows;
+    const uint32_t heads = many ? 1 : run.few_heads;
+    if (head % heads != 0) continue;  // with the head before
+    if (is_narrow(p, item) && !many) {
       run_narrow(run, item, head, scratch);
+    } else {
+      run_wide(run, item, head, heads, scratch);
     }
   }
 }
@@ -180,23 +193,25 @@ void RADIX_CALL run_merges(void* arg, uint32_t) {
   }
 }
 
-// KV heads of a narrow item's pieces: all of them, unless there are too few items.
-uint32_t choose_narrow_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
-  uint32_t items = 0;
-  for (int32_t i = 0; i < list.sizes->num_items; ++i) items += is_narrow(p, list.items[i]);
+// KV heads of an item that waits for memory: all of them, unless there are too few items.
+uint32_t choose_few_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
+  const uint64_t items = static_cast<uint64_t>(list.sizes->num_items);
+  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
   const uint32_t element = p.k.dtype == RADIX_F32 ? 4 : 2;
+  constexpr uint32_t kMost = prefill_item_heads(1);
   uint32_t heads = p.num_kv_heads;
-  while (workers > 1 && items * (p.num_kv_heads / heads) < workers * kItemsPerWorker &&
-         heads % 2 == 0 && uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes) {
-    heads /= 2;
-  }
-  return heads;
+  const auto too_few = [&] {
+    return items * (p.num_kv_heads / heads) < wanted &&
+           uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes;
+  };
+  while (heads % 2 == 0 && (heads > kMost || too_few())) heads /= 2;
+  return heads > kMost ? 1 : heads;
 }
 
 void run_list(const CpuKernels& kernels, const AttentionParams& p, const RadixList& list,
               const Layout& layout, Executor& executor) {
   const uint32_t workers = worker_count(executor);
-  Run run = {&kernels, &p, &list, &layout, choose_narrow_heads(p, list, workers), 0, 0, 0, 0};
+  Run run = {&kernels, &p, &list, &layout, choose_few_heads(p, list, workers), 0, 0, 0, 0};
   run.num_units = static_cast<uint32_t>(list.sizes->num_items) * p.num_kv_heads;
   if (run.num_units != 0)
     executor.parallel_for(workers < run.num_units ? workers : run.num_units, run_items, &run);
@@ -359,8 +374,8 @@ radix_status cpu_invariant_decode(const CpuKernels& kernels, const AttentionPara
 RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   RadixLimits l;
   l.workers = workers == 0 ? 1 : workers;
-  l.wide_rows = kWideRows;
-  l.panel_rows = kPrefillMaxPanel;
+  l.wide_rows = kPrefillRows;
+  l.panel_rows = kPanelRows;
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.
   l.max_items = 8 * bounds.num_seqs + 16 * l.workers;
@@ -372,6 +387,11 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.max_states = static_cast<uint32_t>(states);
   l.max_terms = l.max_states;
   l.costs = kCosts;
+  l.costs.state = kCosts.state / 4 * static_cast<float>(bounds.num_q_heads / bounds.num_kv_heads);
+  if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
+    for (float* x : {&l.costs.item, &l.costs.wide_token, &l.costs.panel_token, &l.costs.state})
+      *x *= 0.5f;
+  }
   AttentionParams p = bounds;
   p.batch_invariant = true;  // the larger scratch
   l.workspace_bytes = radix_workspace_bytes(p, l.max_states, workers);
