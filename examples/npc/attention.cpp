@@ -197,6 +197,8 @@ uint64_t Attention::largest_workspace() const {
   decode.max_query_len = 1;
   prefill.max_query_len = bounds_.rows;
   prefill.cu_q_lens = no_lens;
+  decode.plan = decode_plan_.get();
+  prefill.plan = prefill_plan_.get();
   d.decode = &decode;
   d.decode_rope = &decode_rope;
   d.prefill = &prefill;
