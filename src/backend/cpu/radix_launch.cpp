@@ -7,6 +7,8 @@
 // states have places of their own and meet in the order of their terms.
 //
 // Batch-invariant launches know no narrow items: one kernel's arithmetic serves all rows.
+#include <initializer_list>
+
 #include "backend/cpu/attention_check.h"
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernels.h"
