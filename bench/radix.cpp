@@ -54,6 +54,7 @@ struct Shape {
 std::string name_of(const Shape& s) {
   std::string name = s.dtype == RADIX_BF16 ? "bf16." : s.dtype == RADIX_F16 ? "f16." : "f32.";
   name += std::to_string(s.sequences) + "x";
+  if (s.shared.empty()) name += "0";
   for (size_t i = 0; i < s.shared.size(); ++i)
     name += (i == 0 ? "" : "/") + std::to_string(s.shared[i]);
   name += "+" + std::to_string(s.own);
