@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/cpu_backend.h"
 #include "support/radix_case.h"
 #include "support/rng.h"
 #include "support/runners.h"
@@ -232,6 +233,181 @@ TEST(BatchInvariant, DecodeHasTheSameBitsHoweverItIsLaunched) {
 
 TEST(BatchInvariant, PrefillHasTheSameBitsHoweverItIsLaunched) {
   for_random_cases("invariant prefill", 40, [](uint64_t seed) { check_invariance(seed, true); });
+}
+
+// ---- edges that have names
+
+// `n` sequences of one token behind a prefix of `shared` tokens.
+Shape fan_out(uint32_t n, uint32_t shared, uint32_t own) {
+  Shape s;
+  s.seqs.assign(1, {shared + own, 1});
+  for (uint32_t i = 1; i < n; ++i) s.seqs.push_back({shared + own + i % 3, 1, 0, shared});
+  return s;
+}
+
+TEST(RadixAttention, ManySequencesBehindOnePrefix) {
+  Shape s = fan_out(130, 96, 5);
+  s.q_heads = 8;  // 520 stacked rows: more than an item takes, and panels of every width
+  s.kv_heads = 2;
+  AttentionCase c(s, 3);
+  Rng rng(3);
+  for (const uint32_t wide_rows : {16u, 17u, 33u, 48u, 240u, 480u}) {
+    ListRules rules;
+    rules.wide_rows = wide_rows;
+    rules.cut = false;
+    const RadixArrays list = random_radix_list(c, rules, rng);
+    for (const CpuKernels* kernels : runnable_targets()) {
+      SCOPED_TRACE(::testing::Message() << kernels->name << " rows " << wide_rows);
+      c.expect_matches_reference(c.run(by_list(*kernels, Executor(), list)));
+    }
+  }
+}
+
+// Items of few rows take several KV heads at a time, as many as divide the number of heads.
+TEST(RadixAttention, EveryNumberOfKvHeads) {
+  for (const uint32_t heads : {1u, 3u, 6u, 10u, 12u, 16u, 24u, 31u}) {
+    Shape s = fan_out(3, 300, 70);
+    s.kv_heads = heads;
+    s.q_heads = 2 * heads;
+    s.dim = 32;
+    s.layout = heads % 2 == 0 ? Layout::kNhd : Layout::kHnd;
+    AttentionCase c(s, heads);
+    Rng rng(heads);
+    ListRules rules;
+    rules.narrow = false;
+    const RadixArrays list = random_radix_list(c, rules, rng);
+    for (const CpuKernels* kernels : runnable_targets()) {
+      SCOPED_TRACE(::testing::Message() << kernels->name << " KV heads " << heads);
+      for (const NamedExecutor& e : all_executors()) {
+        c.expect_matches_reference(c.run(by_list(*kernels, e.executor, list)));
+      }
+    }
+  }
+}
+
+TEST(RadixAttention, LimitsHaveRoomForTheirListsAndNotForGigabytes) {
+  Executor executor;
+  CpuBackend backend(*select_kernels(RADIX_CPU_AUTO), executor);
+  AttentionParams bounds;
+  bounds.num_q_heads = 32;
+  bounds.num_kv_heads = 8;
+  bounds.head_dim = bounds.head_dim_v = 128;
+  bounds.block_size = 16;
+  bounds.max_context_len = 131072;
+  bounds.k.dtype = RADIX_BF16;
+  for (const uint32_t seqs : {1u, 8u, 64u, 512u}) {
+    for (const uint32_t rows : {1u, 16u, 8192u}) {
+      bounds.num_seqs = seqs;
+      bounds.max_query_len = rows;
+      const RadixLimits l = backend.radix_limits(bounds);
+      EXPECT_GE(l.max_items, seqs);
+      EXPECT_GE(l.max_states, 2 * seqs);
+      EXPECT_GT(l.costs.narrow_token, 0.f);
+      EXPECT_LT(l.workspace_bytes, 70u << 20);
+      AttentionParams p = bounds;
+      p.batch_invariant = true;
+      p.radix.max_items = l.max_items;
+      p.radix.max_states = l.max_states;
+      uint64_t bytes = 0;
+      EXPECT_EQ(backend.attention_workspace(p, rows > 1, &bytes), RADIX_OK);
+      EXPECT_LE(bytes, l.workspace_bytes);
+    }
+  }
+}
+
+TEST(RadixAttention, AWorkspaceThatIsTooSmallWritesNothing) {
+  AttentionCase c(fan_out(4, 64, 3), 5);
+  Rng rng(5);
+  ListRules rules;
+  const RadixArrays list = random_radix_list(c, rules, rng);
+  Executor executor;
+  CpuBackend backend(*select_kernels(RADIX_CPU_AUTO), executor);
+  AttentionParams p = c.params();
+  p.radix = list.list();
+  uint64_t bytes = 0;
+  ASSERT_EQ(backend.attention_workspace(p, false, &bytes), RADIX_OK);
+  alignas(64) char memory[64];
+  p.workspace = memory;
+  p.workspace_bytes = bytes - 1;
+  c.out().fill(kPoisonByte);
+  EXPECT_EQ(backend.decode(p, nullptr), RADIX_E_BUFFER);
+  for (int64_t i = 0; i < c.out().size(); ++i) ASSERT_TRUE(c.out().is_filled_with(i, kPoisonByte));
+}
+
+// A plan's workspace is that of its bounds: fewer or shorter sequences may not need more.
+TEST(BatchInvariant, WorkspacesOfDecodeNeverShrink) {
+  const auto bytes = [](uint32_t seqs, uint32_t context, uint32_t workers) {
+    AttentionParams p;
+    p.batch_invariant = true;
+    p.num_seqs = seqs;
+    p.num_q_heads = 32;
+    p.num_kv_heads = 8;
+    p.head_dim = p.head_dim_v = 128;
+    p.max_context_len = context;
+    return invariant_decode_workspace_bytes(p, workers);
+  };
+  for (const uint32_t workers : {1u, 2u, 7u, 64u}) {
+    for (const uint32_t context : {0u, 1u, 256u, 257u, 5000u, 100000u}) {
+      uint64_t before = 0;
+      for (const uint32_t seqs : {1u, 2u, 3u, 15u, 16u, 17u, 100u, 600u}) {
+        const uint64_t now = bytes(seqs, context, workers);
+        EXPECT_GE(now, before) << seqs << " sequences of " << context;
+        EXPECT_GE(bytes(seqs, context + 300, workers), now);
+        EXPECT_GE(bytes(seqs, context, workers + 1), now);
+        before = now;
+      }
+    }
+  }
+}
+
+// Long sequences in a small batch: cut into pieces, the first of which folds what it can.
+TEST(BatchInvariant, ALongSequenceIsCutAndHasTheSameBits) {
+  Shape s;
+  s.seqs = {{9000, 1}, {0, 1}, {700, 1}};
+  s.q_heads = 4;
+  s.kv_heads = 1;
+  s.dim = 32;
+  AttentionCase c(s, 11);
+  for (const CpuKernels* kernels : runnable_targets()) {
+    SCOPED_TRACE(kernels->name);
+    const auto run = [&](Executor executor) {
+      return c.run([&](const AttentionParams& p) {
+        return InvariantLauncher(*kernels, executor, nullptr).launch(p, Way::kWhole);
+      });
+    };
+    const Result alone = run(Executor());
+    c.expect_matches_reference(alone);
+    for (const NamedExecutor& e : all_executors()) expect_same_bits(alone, run(e.executor), e.name);
+  }
+}
+
+// bf16_weights changes bf16 queries, K and V on a target with a bf16 dot product, and nothing else.
+TEST(Bf16Weights, RoundOnlyWhereTheyMeetBf16) {
+  for (const int32_t v_dtype : {RADIX_BF16, RADIX_F16}) {
+    Shape s;
+    s.prefill = true;
+    s.seqs = {{300, 300}, {77, 5}, {33, 1}};
+    s.q_dtype = s.k_dtype = RADIX_BF16;
+    s.v_dtype = v_dtype;
+    s.v_offset = 1.f;
+    s.compute_dtype = v_dtype == RADIX_BF16 ? RADIX_BF16 : RADIX_F32;
+    AttentionCase c(s, 21);
+    for (const CpuKernels* kernels : runnable_targets()) {
+      SCOPED_TRACE(kernels->name);
+      const auto run = [&](bool weights) {
+        return c.run([&](AttentionParams p) {
+          p.bf16_weights = weights;
+          Executor executor;
+          return AttentionCase::launch(*kernels, p, executor);
+        });
+      };
+      const Result rounded = run(true), exact = run(false);
+      c.expect_matches_reference(rounded);
+      const bool may = kernels->target == RADIX_CPU_AVX512_BF16 && v_dtype == RADIX_BF16;
+      EXPECT_EQ(rounded.raw_out == exact.raw_out, !may);
+      EXPECT_TRUE(rounded.raw_lse == exact.raw_lse);  // sums take weights as they are
+    }
+  }
 }
 
 }  // namespace

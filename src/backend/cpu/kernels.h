@@ -1,20 +1,22 @@
 // The CPU kernels as the rest of the backend sees them: one table of functions a target, and the
 // launches that cut attention into items and run those through an executor.
 //
-// The sources decode.cpp, prefill.cpp, merge.cpp, rope_append.cpp, gemm.cpp, rms_norm.cpp and
-// kernel_table.cpp are compiled once for every target (baseline, AVX2, AVX-512, AVX-512 + bf16,
-// NEON), each into a namespace of its own; select_kernels picks a table at run time. Kernels get
-// plain structs, allocate nothing, call nothing outside their namespace and cannot fail: all that
-// can be wrong is checked before the first item runs.
+// The sources decode.cpp, prefill.cpp, radix_merge.cpp, merge.cpp, rope_append.cpp, gemm.cpp,
+// rms_norm.cpp and kernel_table.cpp are compiled once for every target (baseline, AVX2, AVX-512,
+// AVX-512 + bf16, NEON), each into a namespace of its own; select_kernels picks a table at run
+// time. Kernels get plain structs, allocate nothing, call nothing outside their namespace and
+// cannot fail: all that can be wrong is checked before the first item runs.
 //
 // Invariants of the launches:
 //   1. The result is a function of the arguments: it does not depend on the number of workers, nor
 //   on the other
 //      sequences of the batch. (Splits are fixed ranges of positions, chosen from max_context_len
-//      alone.)
+//      alone.) A work list (p.radix) is an argument, too: it says which keys are summed together.
+//      With p.batch_invariant not even that matters: a row has the same bits in decode and in
+//      prefill, in any batch, chunk or list (prefill.cpp says how).
 //   2. A launch that fails has written nothing.
 //   3. Nothing outside the visible range of a sequence is read: no block before the window, no
-//   token past context_len.
+//   token past context_len. Of a list's item: nothing that none of its rows sees.
 // Thread rule: any number of launches at the same time, each with its own workspace.
 #pragma once
 

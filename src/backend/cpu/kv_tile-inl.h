@@ -62,8 +62,8 @@ RADIX_INLINE void copy_words(const T* from, float* to, uint32_t words) {
 }
 
 template <class T, Unpacked kForm>
-void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
-                 float* to) {
+static void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
+                        float* to) {
   static constexpr T kZeros[256] = {};
   const uint32_t rows = (tile.n + 15) / 16 * 16;
   if constexpr (kForm == Unpacked::kPairs) {

@@ -391,8 +391,10 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.costs = kCosts;
   l.costs.state = kCosts.state / 4 * static_cast<float>(bounds.num_q_heads / bounds.num_kv_heads);
   if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
-    for (float* x : {&l.costs.item, &l.costs.wide_token, &l.costs.panel_token, &l.costs.state})
-      *x *= 0.5f;
+    l.costs.item *= 0.5f;
+    l.costs.wide_token *= 0.5f;
+    l.costs.panel_token *= 0.5f;
+    l.costs.state *= 0.5f;
   }
   AttentionParams p = bounds;
   p.batch_invariant = true;  // the larger scratch
