@@ -80,6 +80,7 @@ void give_radix_list(const radix_plan& plan, RadixList* out) {
   out->terms = arrays.terms;
   out->max_items = plan.shape.max_radix_items;
   out->max_states = plan.radix.limits.max_states;
+  out->max_terms = plan.radix.limits.max_terms;
   out->has_merges = plan.bounds() || plan.planner.sizes().has_merges;
 }
 

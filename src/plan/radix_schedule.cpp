@@ -404,8 +404,8 @@ void RadixScheduler::choose(const RadixScheduleInput& in) {
   sizes_ = RadixScheduleSizes();
   place_rows();
   // States that do not fit cost more, until there is nothing to share.
-  for (float weight = 1; weight < 100; weight *= 4) {
-    state_cost_ = in.limits.costs.state * weight + (weight > 1 ? 1.f : 0.f);
+  for (const float weight : {1.f, 4.f, 16.f, 64.f}) {
+    state_cost_ = in.limits.costs.state * weight + (weight > 1.f ? 1.f : 0.f);
     read_nodes();
     add_own_costs();
     choose_nodes();

@@ -175,6 +175,7 @@ TEST_F(PlanLists, WhatIsSharedIsALaunchesList) {
   EXPECT_TRUE(r.has_merges);
   EXPECT_EQ(r.max_items, 64u);
   EXPECT_EQ(r.max_states, 256u);
+  EXPECT_EQ(r.max_terms, 64u);
   EXPECT_EQ(plan.info().num_nodes, 1u);
   EXPECT_EQ(plan.info().num_shared, 1u);
   EXPECT_EQ(plan.info().tokens_seen - plan.info().tokens_read, 5u * 200);
