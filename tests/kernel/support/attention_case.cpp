@@ -41,7 +41,10 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
       << " v_offset " << s.v_offset << (s.aligned ? " aligned" : "")
       << (s.kv_scales ? " scales" : "") << (s.kv_scale_per_head ? " per head" : "")
       << (s.tree_mask ? " tree_mask" : "") << " seqs (context:q_len)";
-  for (const Sequence& q : s.seqs) out << " " << q.context << ":" << q.q_len;
+  for (const Sequence& q : s.seqs) {
+    out << " " << q.context << ":" << q.q_len;
+    if (q.parent >= 0) out << "(" << q.shared << " of #" << q.parent << ")";
+  }
   return out;
 }
 
@@ -94,7 +97,6 @@ void AttentionCase::make_tree_mask(Rng& rng) {
   }
 }
 
-// The first token that any row of the sequence sees.
 uint32_t AttentionCase::first_visible(uint32_t seq) const {
   const Sequence& s = shape_.seqs[seq];
   const int64_t first = int64_t{s.context} - s.q_len - shape_.window + 1;
@@ -117,6 +119,7 @@ void AttentionCase::make_tables(Rng& rng) {
 
   const int32_t trap[] = {-1, INT32_MAX, INT32_MIN, static_cast<int32_t>(total)};
   tables_.resize(size_t{row_blocks_} * shape_.seqs.size());
+  blocks_of_.resize(shape_.seqs.size());
   for (int32_t& id : tables_) id = rng.pick(trap);
   for (uint32_t s = 0; s < shape_.seqs.size(); ++s) {
     int32_t* row = tables_.data() + size_t{s} * row_blocks_;
@@ -126,10 +129,14 @@ void AttentionCase::make_tables(Rng& rng) {
       const bool share = shape_.shared_prefix && shape_.window == 0 && s > 0 &&
                          (i + 1) * shape_.block_size <= shape_.seqs[0].context &&
                          (i + 1) * shape_.block_size <= shape_.seqs[s].context;
+      const bool inherit =
+          shape_.seqs[s].parent >= 0 && i * shape_.block_size < shape_.seqs[s].shared;
+      const auto parent = static_cast<size_t>(inherit ? shape_.seqs[s].parent : 0);
+      const bool own = !share && !inherit;
+      blocks_of_[s].push_back(own ? free.back() : blocks_of_[parent][i]);
+      if (own) free.pop_back();
       const bool hidden = (i + 1) * shape_.block_size <= first_visible(s);
-      if (hidden) continue;
-      row[i] = share ? tables_[i] : free.back();
-      if (!share) free.pop_back();
+      if (!hidden) row[i] = blocks_of_[s][i];
     }
     block_ids_.insert(block_ids_.end(), row, row + needed[s]);
   }

@@ -41,6 +41,10 @@ enum class Layout {
 struct Sequence {
   uint32_t context = 1;
   uint32_t q_len = 1;
+  // The blocks of its first `shared` tokens are those of an earlier sequence. The last of them need
+  // not be full.
+  int32_t parent = -1;
+  uint32_t shared = 0;
 };
 
 struct Shape {
@@ -113,6 +117,10 @@ class AttentionCase {
   Elements& out() { return out_; }
   Elements& lse() { return lse_; }
   uint32_t row_blocks() const { return row_blocks_; }
+  // The blocks of a sequence, with those that its table hides behind a window.
+  const std::vector<int32_t>& blocks_of(uint32_t seq) const { return blocks_of_[seq]; }
+  // The first token that any row of the sequence sees.
+  uint32_t first_visible(uint32_t seq) const;
 
  private:
   struct Strides {
@@ -126,11 +134,11 @@ class AttentionCase {
   void make_tree_mask(Rng& rng);
   void compute_reference();
   Result read_outputs();
-  uint32_t first_visible(uint32_t seq) const;
 
   Shape shape_;
   uint32_t rows_ = 0, num_blocks_ = 0, row_blocks_ = 0;
   std::vector<int32_t> context_lens_, cu_q_lens_, tables_, block_begin_, block_ids_;
+  std::vector<std::vector<int32_t>> blocks_of_;
   std::vector<float> slopes_, sinks_, k_scales_, v_scales_;
   std::vector<uint8_t> tree_mask_;
   int64_t mask_stride_ = 0;
