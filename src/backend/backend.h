@@ -70,9 +70,10 @@ struct RadixList {
   const RadixItem* items = nullptr;       // [max_items]
   const RadixRow* rows = nullptr;         // [sorted rows]
   const RadixMerge* merges = nullptr;     // [num_seqs]
-  const int32_t* terms = nullptr;
+  const int32_t* terms = nullptr;         // [max_terms]
   uint32_t max_items = 0;
   uint32_t max_states = 0;
+  uint32_t max_terms = 0;
   bool has_merges = true;  // false: every row of this step is written by an item
 };
 
