@@ -79,6 +79,7 @@ struct BlockRowEntry {
 // row r and of segment k of the item is state + r * row_states + k * segment_states.
 struct Item {
   KeyRange range;
+  uint32_t walk_begin, walk_end;  // range, or more: segments that nobody sees have states, too
   uint32_t group;
   int32_t shift;  // position of the sequence's first query token
   int32_t first_segment;
@@ -447,9 +448,9 @@ RADIX_DEVICE void run_few_rows(const AttentionParams& p, const RadixSplit& split
   auto* total = reinterpret_cast<float*>(q + G::kQueryBytes);
   unsigned char* rings = q + G::kQueryBytes + kRows * D * 4;
   const Rows rows = rows_of(p, item, front->rows);
-  const uint32_t first_tile = item.range.begin / kTile;
+  const uint32_t first_tile = item.walk_begin / kTile;
   const uint32_t end_tile =
-      item.range.begin < item.range.end ? (item.range.end - 1) / kTile + 1 : first_tile;
+      item.walk_begin < item.walk_end ? (item.walk_end - 1) / kTile + 1 : first_tile;
   const auto parts = static_cast<uint32_t>(launch.ring_warps);
   // Of every part of the keys, a round has one for each warp: of all tiles, or of segments.
   const uint32_t first_part = kInvariant ? first_tile / kSegmentTiles : 0;
@@ -512,9 +513,9 @@ RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& spli
   const unsigned char* my_queries = q + first_entry * D * 2;
   const Rows rows = rows_of(p, item, front->rows + first_entry);
   const Span span = span_of_rows<kRows>(p, item, front->rows + first_entry);
-  const uint32_t first_step = item.range.begin / W::kTokens;
+  const uint32_t first_step = item.walk_begin / W::kTokens;
   const uint32_t end_step =
-      item.range.begin < item.range.end ? (item.range.end - 1) / W::kTokens + 1 : first_step;
+      item.walk_begin < item.walk_end ? (item.walk_end - 1) / W::kTokens + 1 : first_step;
   const auto load = [&](uint32_t step) {
     unsigned char* to = stages + step % launch.stages * W::kStageBytes;
     constexpr int kShare = W::kTokens / kMaxWarps;
@@ -606,10 +607,11 @@ RADIX_DEVICE void run_rows(const AttentionParams& p, const RadixSplit& split, co
     Item item = front->whole;
     item.first_segment = static_cast<int32_t>(item.range.begin) / kSegmentTokens;
     const Span span = span_of_rows<W::kBlockRows>(p, item, front->rows);
-    if (!kInvariant || item.segment_states == 0) {  // each segment of a list leaves a state
-      item.range.begin = static_cast<uint32_t>(clamped(span.low, item.range.begin, item.range.end));
-      item.range.end = static_cast<uint32_t>(clamped(span.high, item.range.begin, item.range.end));
-    }
+    const bool every_segment = kInvariant && item.segment_states != 0;
+    item.walk_begin = item.range.begin, item.walk_end = item.range.end;
+    item.range.begin = static_cast<uint32_t>(clamped(span.low, item.range.begin, item.range.end));
+    item.range.end = static_cast<uint32_t>(clamped(span.high, item.range.begin, item.range.end));
+    if (!every_segment) item.walk_begin = item.range.begin, item.walk_end = item.range.end;
     if (threadIdx.x == 0) front->item = item;
   }
   const bool few = W::kHasFew && front->whole.end_row - first <= kRows;

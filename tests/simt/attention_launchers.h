@@ -8,6 +8,7 @@
 #include "cuda/kernels.h"
 #include "cuda/sample_space.h"
 #include "support/attention_case.h"
+#include "support/radix_case.h"
 #include "support/sample_case.h"
 
 #ifdef RADIX_SIMT_EMU
@@ -119,6 +120,40 @@ inline Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+// Along a list, or, when that is null, batch-invariant in `ranges` ranges of segments a sequence,
+// with exactly the room for states that the launch has.
+inline Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
+                               uint32_t ranges = 1, uint32_t walkers = 3) {
+  return [=](AttentionParams p) {
+    const cuda::DeviceLimits device = device_like(arch);
+    cuda::RadixSplit split;
+    p.batch_invariant = batch_invariant;
+    split.walkers = walkers;
+    if (list != nullptr) {
+      p.radix = list->list();
+      p.radix.max_terms = static_cast<uint32_t>(list->terms.size());
+      split.max_states = list->num_states;
+    } else {
+      split.num_segments = (p.max_context_len + kSegmentTokens - 1) / kSegmentTokens;
+      split.range_segments = (split.num_segments + ranges - 1) / ranges;
+      split.num_ranges = ranges;
+      if (ranges > 1)
+        split.max_states = uint64_t{p.num_seqs} * p.max_query_len * split.num_segments;
+    }
+    const size_t states = split.max_states * p.num_q_heads;
+    std::vector<float> o(states * p.head_dim_v, NAN), ml(2 * states, NAN);
+    split.o = o.data();
+    split.ml = ml.data();
+    const bool merges = list != nullptr ? p.radix.has_merges : ranges > 1;
+    return emulated(
+        [&] {
+          const cuda::Error e = cuda::launch_radix(p, split, device, nullptr);
+          return e != 0 || !merges ? e : cuda::launch_radix_merge(p, split, nullptr);
+        },
+        device.smem_per_block);
+  };
+}
+
 inline bool has_wgmma() { return true; }
 inline Launcher prefill_wgmma_launcher() {
   return [](const AttentionParams& p) {
@@ -179,6 +214,8 @@ inline void set_schedule(int i) {
 
 Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
+Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
+                        uint32_t ranges = 1, uint32_t walkers = 3);
 bool has_wgmma();  // sm_90
 Launcher prefill_wgmma_launcher();
 radix_status rope_append_on_device(const RopeAppendParams& p);
