@@ -93,6 +93,7 @@ struct Front {
   BlockRowEntry rows[kMaxWarps * kRows];
   float m[kRows], l[kRows];                                       // first path: of the rows so far
   float of_first[kMaxWarps][kRows], of_second[kMaxWarps][kRows];  // folds of the warps' states
+  float factor[kRows];                                            // first path: of the results
   Item whole, item;  // as it was found; its keys that the block's rows may see
 };
 constexpr int kFrontBytes = (static_cast<int>(sizeof(Front)) + 127) / 128 * 128;
@@ -414,7 +415,7 @@ RADIX_DEVICE void write_total(const AttentionParams& p, const RadixSplit& split,
     const BlockRowEntry& row = front->rows[r];
     if (row.query >= 0 && item.direct) {
       const RowEnd end = end_of_row(p, row.head, front->m[r], front->l[r]);
-      front->of_first[0][r] = end.factor;
+      front->factor[r] = end.factor;
       write_lse(p, row, end.lse);
     } else if (row.query >= 0) {
       const int64_t at = place_of(p, split, item, row, 0);
@@ -430,7 +431,7 @@ RADIX_DEVICE void write_total(const AttentionParams& p, const RadixSplit& split,
     if (row.query < 0 || static_cast<uint32_t>(e) >= p.head_dim_v) continue;
     if (item.direct) {
       store_number(p.out.data, p.out.dtype, out_place(p, row) + e,
-                   result_of(total[i], front->of_first[0][r], v_scale));
+                   result_of(total[i], front->factor[r], v_scale));
       continue;
     }
     const int64_t at = place_of(p, split, item, row, 0);
