@@ -154,7 +154,7 @@ RADIX_DEVICE Item find_unlisted(const AttentionParams& p, const RadixSplit& spli
   item.first_row = first_row, item.end_row = end_row;
   item.row_states = split.num_segments;
   item.segment_states = item.direct ? 0 : 1;
-  item.state = int64_t{seq} * p.max_query_len * split.num_segments + begin / kSegmentTokens;
+  item.state = seq * queries_at_most(p) * split.num_segments + begin / kSegmentTokens;
   return item;
 }
 

@@ -87,7 +87,7 @@ RADIX_DEVICE void merge_unlisted(const AttentionParams& p, const RadixSplit& spl
   const int64_t first = p.window == 0 || position < int64_t{p.window} ? 0 : position - p.window + 1;
   Sum sum;
   clear(&sum);
-  const int64_t states = (int64_t{seq} * p.max_query_len + t) * split.num_segments;
+  const int64_t states = (seq * queries_at_most(p) + t) * split.num_segments;
   for (int64_t i = first / kSegmentTokens; last >= first && i <= last / kSegmentTokens; ++i)
     add(p, split, states + i, head, &sum);
   write(p, int64_t{queries.first} + t, head, sum);
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const uint32_t seq = blockIdx.x, head = blockIdx.y * kWarps + threadIdx.x / 32;
   if (head >= p.num_q_heads) return;
   const Queries queries = queries_of(p, seq);
-  for (auto t = static_cast<int32_t>(blockIdx.z); t < queries.num;
+  for (auto t = static_cast<int32_t>(blockIdx.z); t < queries.num && t < queries_at_most(p);
        t += static_cast<int32_t>(gridDim.z)) {
     if (p.radix.sizes != nullptr) {
       merge_listed(p, split, seq, t, head);

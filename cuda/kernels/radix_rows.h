@@ -24,6 +24,9 @@ RADIX_DEVICE int64_t clamped(int64_t x, int64_t low, int64_t high) {
 RADIX_DEVICE int32_t num_queries(const AttentionParams& p) {
   return p.cu_q_lens != nullptr ? p.cu_q_lens[p.num_seqs] : static_cast<int32_t>(p.num_seqs);
 }
+RADIX_DEVICE int64_t queries_at_most(const AttentionParams& p) {  // of a sequence
+  return p.cu_q_lens != nullptr ? p.max_query_len : 1;
+}
 struct Queries {
   int32_t first, num;
 };

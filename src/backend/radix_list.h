@@ -39,8 +39,9 @@ struct RadixItem {
   int32_t token_begin,
       token_end;               // keys; rows of `seq` alone may see fewer: causal order, a tree mask
   int32_t row_begin, row_end;  // stacked rows
-  int32_t state;  // of sorted row r and segment k: state + r + k * state_stride; kDirect: the
-                  // rows' only item, which writes their results
+  int32_t state;  // of sorted row r and the item's segment k = 0, 1, ...: state + r + k *
+                  // state_stride, never negative (`state` may be); kDirect: the rows' only item,
+                  // which writes their results
   int32_t state_stride;  // 0: one state for all keys
   int32_t narrow;        // 1: rows of one query token, for the kernel that reads K/V for few rows
 };
@@ -72,7 +73,8 @@ struct RadixCosts {
   float narrow_token;  // of a key in a narrow item
   float wide_token;    // of a key in a wide item: bringing it in
   float panel_token;   // of a key and a panel of rows
-  float state;         // of a row's partial state of one KV head: written, read and merged
+  float state;         // of a query row's partial state of one KV head, all heads of the group:
+                       // written, read and merged
 };
 
 // Room that a backend has for a plan's lists within its bounds, and how it wants items.
@@ -82,7 +84,8 @@ struct RadixLimits {
   uint32_t max_terms = 0;
   uint32_t wide_rows = 0;   // stacked rows of an item at most
   uint32_t panel_rows = 0;  // of a panel of rows
-  uint32_t workers = 1;     // that take items at the same time
+  uint32_t workers = 1;     // that take items, or parts of them, at the same time
+  uint32_t parts = 1;       // of an item that different workers take: its KV heads, or 1
   bool has_narrow = false;  // narrow items are taken
   RadixCosts costs = {};
   uint64_t workspace_bytes = 0;
