@@ -68,11 +68,18 @@ struct Launch {
   int64_t num_items;
 };
 
+// Keys [low, high) that a row sees, but for a tree mask.
+struct Span {
+  int32_t low, high;
+};
+
 // A row of the block; query < 0: it has none.
 struct BlockRowEntry {
   int32_t query, position;
   uint32_t head;
   int32_t sorted;
+  Span span;
+  float slope;
 };
 
 // Keys and rows of one block: the same for all threads, so in shared memory. The state of sorted
@@ -158,6 +165,13 @@ RADIX_DEVICE Item find_unlisted(const AttentionParams& p, const RadixSplit& spli
   return item;
 }
 
+RADIX_DEVICE Span span_of(const AttentionParams& p, const Item& item, const RowPlace& place) {
+  if (place.query < 0) return {INT32_MAX, 0};
+  const int64_t low = p.window == 0 ? 0 : int64_t{place.position} - p.window + 1;
+  return {low < 0 ? 0 : static_cast<int32_t>(low),
+          p.tree_mask != nullptr ? static_cast<int32_t>(item.range.end) : place.position + 1};
+}
+
 // Rows [first, first + kBlockRows) of the item to `front`.
 template <int kBlockRows>
 RADIX_DEVICE void place_rows(const AttentionParams& p, const Item& item, int64_t first,
@@ -169,25 +183,17 @@ RADIX_DEVICE void place_rows(const AttentionParams& p, const Item& item, int64_t
     place = p.radix.sizes != nullptr ? sorted_row(p, sorted)
                                      : row_place(p, item.first_query + sorted, item.shift + sorted);
   }
-  front->rows[threadIdx.x] = {
-      place.query, place.position,
-      item.range.kv_head * item.group + static_cast<uint32_t>(stacked % item.group),
-      static_cast<int32_t>(sorted)};
+  const uint32_t head =
+      item.range.kv_head * item.group + static_cast<uint32_t>(stacked % item.group);
+  front->rows[threadIdx.x] = {place.query,
+                              place.position,
+                              head,
+                              static_cast<int32_t>(sorted),
+                              span_of(p, item, place),
+                              place.query < 0 ? 0.f : slope_of(p, head)};
 }
 
 // ---- what rows see ------------------------------------------------------------------------------
-
-// Keys [low, high) that a row sees, but for a tree mask.
-struct Span {
-  int32_t low, high;
-};
-
-RADIX_DEVICE Span span_of(const AttentionParams& p, const Item& item, const BlockRowEntry& row) {
-  if (row.query < 0) return {INT32_MAX, 0};
-  const int64_t low = p.window == 0 ? 0 : int64_t{row.position} - p.window + 1;
-  return {low < 0 ? 0 : static_cast<int32_t>(low),
-          p.tree_mask != nullptr ? static_cast<int32_t>(item.range.end) : row.position + 1};
-}
 
 // Of some rows together, of which each lane has looked at some.
 RADIX_DEVICE Span span_of_lanes(Span span) {
@@ -201,12 +207,11 @@ RADIX_DEVICE Span span_of_lanes(Span span) {
   return span;
 }
 template <int kNum>
-RADIX_DEVICE Span span_of_rows(const AttentionParams& p, const Item& item,
-                               const BlockRowEntry* rows) {
+RADIX_DEVICE Span span_of_rows(const BlockRowEntry* rows) {
   const int lane = threadIdx.x % 32;
-  Span span = span_of(p, item, rows[lane % kNum]);
+  Span span = rows[lane % kNum].span;
   if constexpr (kNum > 32) {
-    const Span other = span_of(p, item, rows[lane + 32]);
+    const Span other = rows[lane + 32].span;
     span = {other.low < span.low ? other.low : span.low,
             other.high > span.high ? other.high : span.high};
   }
@@ -216,28 +221,17 @@ RADIX_DEVICE Span span_of_rows(const AttentionParams& p, const Item& item,
 // A thread's rows, lane / 4 and 8 further, of the 16 at `entries`.
 struct Rows {
   const BlockRowEntry* entries;
-  Span span[2];
-  float slope[2];
   ScoreRule rule;
 };
 
 RADIX_DEVICE Rows rows_of(const AttentionParams& p, const Item& item,
                           const BlockRowEntry* entries) {
-  Rows rows;
-  rows.entries = entries + threadIdx.x % 32 / 4;
-  rows.rule = score_rule(p, item.range.kv_head);
-  RADIX_UNROLL
-  for (int r = 0; r < 2; ++r) {
-    const BlockRowEntry& entry = rows.entries[8 * r];
-    rows.span[r] = span_of(p, item, entry);
-    rows.slope[r] = entry.query >= 0 ? slope_of(p, entry.head) : 0.f;
-  }
-  return rows;
+  return {entries + threadIdx.x % 32 / 4, score_rule(p, item.range.kv_head)};
 }
 
 RADIX_DEVICE bool sees(const AttentionParams& p, const Item& item, const Rows& rows, int r,
                        int32_t key) {
-  if (key < rows.span[r].low || key >= rows.span[r].high) return false;
+  if (key < rows.entries[8 * r].span.low || key >= rows.entries[8 * r].span.high) return false;
   if (p.tree_mask == nullptr || key < item.shift) return true;
   const int32_t fresh = key - item.shift;
   if (fresh / 8 >= p.tree_mask_stride) return false;
@@ -257,8 +251,9 @@ RADIX_DEVICE void weigh(const AttentionParams& p, const Item& item, const Rows& 
   float alpha[2];
   RADIX_UNROLL
   for (int r = 0; r < 2; ++r) {
-    const bool whole = seen == kAllSeen && first >= rows.span[r].low &&
-                       first + kTile <= rows.span[r].high &&
+    const BlockRowEntry& row = rows.entries[8 * r];
+    const bool whole = seen == kAllSeen && first >= row.span.low &&
+                       first + kTile <= row.span.high &&
                        (p.tree_mask == nullptr || first + kTile <= item.shift);
     float top = state->m[r];
     RADIX_UNROLL
@@ -268,8 +263,8 @@ RADIX_DEVICE void weigh(const AttentionParams& p, const Item& item, const Rows& 
       x = mul_rn(x, rows.rule.scale);
       if (rows.rule.cap > 0.f) x = mul_rn(rows.rule.cap, tanhf(x));
       if (p.alibi_slopes != nullptr) {
-        const int32_t distance = first + token - rows.entries[8 * r].position;
-        x = fmaf(rows.slope[r], static_cast<float>(distance), x);
+        const int32_t distance = first + token - row.position;
+        x = fmaf(row.slope, static_cast<float>(distance), x);
       }
       if (!whole && ((seen >> token & 1) == 0 || !sees(p, item, rows, r, first + token)))
         x = -INFINITY;
@@ -513,7 +508,7 @@ RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& spli
   unsigned char* stages = q + W::kQueryBytes;
   const unsigned char* my_queries = q + first_entry * D * 2;
   const Rows rows = rows_of(p, item, front->rows + first_entry);
-  const Span span = span_of_rows<kRows>(p, item, front->rows + first_entry);
+  const Span span = span_of_rows<kRows>(front->rows + first_entry);
   const uint32_t first_step = item.walk_begin / W::kTokens;
   const uint32_t end_step =
       item.walk_begin < item.walk_end ? (item.walk_end - 1) / W::kTokens + 1 : first_step;
@@ -595,8 +590,8 @@ RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& spli
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
-// Stacked rows [first, first + kBlockRows) of the item in shared memory.
-template <class T, int D, bool kInvariant>
+// Stacked rows [first, first + kBlockRows) of the item in shared memory, on one of the paths.
+template <class T, int D, bool kInvariant, bool kFew>
 RADIX_DEVICE void run_rows(const AttentionParams& p, const RadixSplit& split, const Launch& launch,
                            int64_t first, unsigned char* smem) {
   using W = Wide<T, D>;
@@ -607,7 +602,7 @@ RADIX_DEVICE void run_rows(const AttentionParams& p, const RadixSplit& split, co
   if (threadIdx.x < 32) {
     Item item = front->whole;
     item.first_segment = static_cast<int32_t>(item.range.begin) / kSegmentTokens;
-    const Span span = span_of_rows<W::kBlockRows>(p, item, front->rows);
+    const Span span = span_of_rows<W::kBlockRows>(front->rows);
     const bool every_segment = kInvariant && item.segment_states != 0;
     item.walk_begin = item.range.begin, item.walk_end = item.range.end;
     item.range.begin = static_cast<uint32_t>(clamped(span.low, item.range.begin, item.range.end));
@@ -615,25 +610,26 @@ RADIX_DEVICE void run_rows(const AttentionParams& p, const RadixSplit& split, co
     if (!every_segment) item.walk_begin = item.range.begin, item.walk_end = item.range.end;
     if (threadIdx.x == 0) front->item = item;
   }
-  const bool few = W::kHasFew && front->whole.end_row - first <= kRows;
-  load_queries<T, D>(p, few ? kRows : W::kBlockRows, q, [&](int r) {
+  load_queries<T, D>(p, kFew ? kRows : W::kBlockRows, q, [&](int r) {
     const BlockRowEntry& row = front->rows[r];
     return row.query < 0 ? int64_t{-1} : row.query * p.q.row_stride + row.head * p.q.head_stride;
   });
   __syncthreads();
-  if constexpr (W::kHasFew) {
-    if (few) run_few_rows<T, D, kInvariant>(p, split, launch, front->item, front, q);
+  if constexpr (kFew) {
+    run_few_rows<T, D, kInvariant>(p, split, launch, front->item, front, q);
+  } else {
+    run_many_rows<T, D, kInvariant>(p, split, launch, front->item, front, q);
   }
-  if (!few) run_many_rows<T, D, kInvariant>(p, split, launch, front->item, front, q);
   __syncthreads();  // the next rows go where these are
 }
 
-// grid (blocks that walk the list, or items without one, num_kv_heads)
-template <class T, int D, bool kInvariant>
-__global__ void __launch_bounds__(kThreads)
-    radix_kernel(const __grid_constant__ AttentionParams p,
-                 const __grid_constant__ RadixSplit split, const __grid_constant__ Launch launch) {
-  RADIX_DYN_SMEM(smem);
+// The block's items, as far as one of the paths takes their rows.
+//
+// NOTE: two walks, not one that chooses: in one loop the compiler keeps what both paths compute
+// from the thread's index in registers all the time, and spills.
+template <class T, int D, bool kInvariant, bool kFew>
+RADIX_DEVICE void walk_items(const AttentionParams& p, const RadixSplit& split,
+                             const Launch& launch, unsigned char* smem) {
   constexpr int kBlockRows = Wide<T, D>::kBlockRows;
   auto* front = reinterpret_cast<Front*>(smem);
   const bool listed = p.radix.sizes != nullptr;
@@ -644,10 +640,22 @@ __global__ void __launch_bounds__(kThreads)
       front->whole = listed ? find_listed(p, i) : find_unlisted(p, split, launch, i, kBlockRows);
     __syncthreads();
     const int64_t end = front->whole.end_row;
-    for (int64_t first = front->whole.first_row; first < end; first += kBlockRows)
-      run_rows<T, D, kInvariant>(p, split, launch, first, smem);
+    for (int64_t first = front->whole.first_row; first < end; first += kBlockRows) {
+      const bool few = Wide<T, D>::kHasFew && end - first <= kRows;
+      if (few == kFew) run_rows<T, D, kInvariant, kFew>(p, split, launch, first, smem);
+    }
     __syncthreads();  // everybody knows that there is nothing more
   }
+}
+
+// grid (blocks that walk the list, or items without one, num_kv_heads)
+template <class T, int D, bool kInvariant>
+__global__ void __launch_bounds__(kThreads, D <= 64 ? 3 : 2)
+    radix_kernel(const __grid_constant__ AttentionParams p,
+                 const __grid_constant__ RadixSplit split, const __grid_constant__ Launch launch) {
+  RADIX_DYN_SMEM(smem);
+  walk_items<T, D, kInvariant, false>(p, split, launch, smem);
+  if constexpr (Wide<T, D>::kHasFew) walk_items<T, D, kInvariant, true>(p, split, launch, smem);
 }
 
 // ---- the launch ---------------------------------------------------------------------------------

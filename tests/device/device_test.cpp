@@ -468,7 +468,9 @@ TEST_F(DeviceSteps, BatchInvariantDecodeHasTheBitsOfPrefillsLastRow) {
     const Step uncut = run(ctx, nullptr);
     EXPECT_EQ(uncut.prefill, step.prefill);
     EXPECT_EQ(uncut.decode, step.decode);
-    if (device::kSimulated) EXPECT_EQ(launches("radix_merge_kernel"), 0);
+    if (device::kSimulated) {
+      EXPECT_EQ(launches("radix_merge_kernel"), 0);
+    }
   }
 }
 

@@ -70,6 +70,35 @@ inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& 
   return list;
 }
 
+// Radix attention along a list, or, when that is null, in `ranges` ranges of segments a sequence,
+// with exactly the room for states that the launch has.
+struct RadixCall {
+  cuda::RadixSplit split;
+  bool merges = false;
+  size_t floats_of_o = 0, floats_of_ml = 0;
+};
+inline RadixCall radix_call_of(const RadixArrays* list, uint32_t ranges, uint32_t walkers,
+                               AttentionParams* p) {
+  RadixCall call;
+  call.split.walkers = walkers;
+  call.merges = ranges > 1;
+  if (list != nullptr) {
+    p->radix = list->list();
+    p->radix.max_terms = static_cast<uint32_t>(list->terms.size());
+    call.split.max_states = list->num_states;
+    call.merges = p->radix.has_merges;
+  } else {
+    call.split.num_segments = (p->max_context_len + kSegmentTokens - 1) / kSegmentTokens;
+    call.split.range_segments = (call.split.num_segments + ranges - 1) / ranges;
+    call.split.num_ranges = ranges;
+    const uint64_t rows = uint64_t{p->num_seqs} * (p->cu_q_lens != nullptr ? p->max_query_len : 1);
+    if (ranges > 1) call.split.max_states = rows * call.split.num_segments;
+  }
+  call.floats_of_ml = 2 * call.split.max_states * p->num_q_heads;
+  call.floats_of_o = call.split.max_states * p->num_q_heads * p->head_dim_v;
+  return call;
+}
+
 // The launch as on a device like `arch`; decode with several ranges is merged, too.
 #ifdef RADIX_SIMT_EMU
 
@@ -120,35 +149,19 @@ inline Launcher prefill_launcher(int32_t arch) {
   };
 }
 
-// Along a list, or, when that is null, batch-invariant in `ranges` ranges of segments a sequence,
-// with exactly the room for states that the launch has.
 inline Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
                                uint32_t ranges = 1, uint32_t walkers = 3) {
   return [=](AttentionParams p) {
     const cuda::DeviceLimits device = device_like(arch);
-    cuda::RadixSplit split;
     p.batch_invariant = batch_invariant;
-    split.walkers = walkers;
-    if (list != nullptr) {
-      p.radix = list->list();
-      p.radix.max_terms = static_cast<uint32_t>(list->terms.size());
-      split.max_states = list->num_states;
-    } else {
-      split.num_segments = (p.max_context_len + kSegmentTokens - 1) / kSegmentTokens;
-      split.range_segments = (split.num_segments + ranges - 1) / ranges;
-      split.num_ranges = ranges;
-      if (ranges > 1)
-        split.max_states = uint64_t{p.num_seqs} * p.max_query_len * split.num_segments;
-    }
-    const size_t states = split.max_states * p.num_q_heads;
-    std::vector<float> o(states * p.head_dim_v, NAN), ml(2 * states, NAN);
-    split.o = o.data();
-    split.ml = ml.data();
-    const bool merges = list != nullptr ? p.radix.has_merges : ranges > 1;
+    RadixCall call = radix_call_of(list, ranges, walkers, &p);
+    std::vector<float> o(call.floats_of_o, NAN), ml(call.floats_of_ml, NAN);
+    call.split.o = o.data();
+    call.split.ml = ml.data();
     return emulated(
         [&] {
-          const cuda::Error e = cuda::launch_radix(p, split, device, nullptr);
-          return e != 0 || !merges ? e : cuda::launch_radix_merge(p, split, nullptr);
+          const cuda::Error e = cuda::launch_radix(p, call.split, device, nullptr);
+          return e != 0 || !call.merges ? e : cuda::launch_radix_merge(p, call.split, nullptr);
         },
         device.smem_per_block);
   };

@@ -155,33 +155,6 @@ TEST(CudaRadix, ABatchInvariantSequencesBitsDoNotDependOnTheOthers) {
   for (uint32_t i = 0; i < 4 * 128; ++i) EXPECT_EQ(alone.out[i], together.out[i]);
 }
 
-// K/V in f32 have one kernel, which walks a row's keys in tiles at fixed positions and takes no
-// list: its launches are batch-invariant as they are.
-TEST(CudaRadix, F32IsBatchInvariantAsItIs) {
-  Shape s = shape_of({{290, 290}}, true, RADIX_F32);
-  s.q_dtype = s.out_dtype = s.compute_dtype = RADIX_F32;
-  s.window = 100;
-  AttentionCase c(s, kSeed);
-  const auto chunk = [](AttentionParams p, int32_t begin, int32_t end) {
-    const int32_t cu[] = {0, end - begin}, context = end;
-    p.q.data = static_cast<float*>(p.q.data) + begin * p.q.row_stride;
-    p.out.data = static_cast<float*>(p.out.data) + begin * p.out.row_stride;
-    p.lse += begin * p.lse_row_stride;
-    p.cu_q_lens = end - begin == 1 ? nullptr : cu;
-    p.context_lens = &context;
-    p.max_query_len = static_cast<uint32_t>(end - begin);
-    return emulated([&] { return cuda::launch_attention_f32(p, nullptr); });
-  };
-  const Result whole = c.run([&](const AttentionParams& p) { return chunk(p, 0, 290); });
-  const Result parts = c.run([&](const AttentionParams& p) {
-    radix_status st = chunk(p, 0, 33);
-    if (st == RADIX_OK) st = chunk(p, 33, 287);
-    for (int32_t t = 287; t < 290 && st == RADIX_OK; ++t) st = chunk(p, t, t + 1);
-    return st;
-  });
-  expect_same(whole, parts, "in parts");
-}
-
 #ifdef RADIX_SIMT_EMU
 
 // ---- lists that lie -----------------------------------------------------------------------------
@@ -268,6 +241,33 @@ TEST(CudaRadix, ContentsThatLieStayInside) {
   }
 }
 #endif
+
+// K/V in f32 have one kernel, which walks a row's keys in tiles at fixed positions and takes no
+// list: its launches are batch-invariant as they are.
+TEST(CudaRadix, F32IsBatchInvariantAsItIs) {
+  Shape s = shape_of({{290, 290}}, true, RADIX_F32);
+  s.q_dtype = s.out_dtype = s.compute_dtype = RADIX_F32;
+  s.window = 100;
+  AttentionCase c(s, kSeed);
+  const auto chunk = [](AttentionParams p, int32_t begin, int32_t end) {
+    const int32_t cu[] = {0, end - begin}, context = end;
+    p.q.data = static_cast<float*>(p.q.data) + begin * p.q.row_stride;
+    p.out.data = static_cast<float*>(p.out.data) + begin * p.out.row_stride;
+    p.lse += begin * p.lse_row_stride;
+    p.cu_q_lens = end - begin == 1 ? nullptr : cu;
+    p.context_lens = &context;
+    p.max_query_len = static_cast<uint32_t>(end - begin);
+    return emulated([&] { return cuda::launch_attention_f32(p, nullptr); });
+  };
+  const Result whole = c.run([&](const AttentionParams& p) { return chunk(p, 0, 290); });
+  const Result parts = c.run([&](const AttentionParams& p) {
+    radix_status st = chunk(p, 0, 33);
+    if (st == RADIX_OK) st = chunk(p, 33, 287);
+    for (int32_t t = 287; t < 290 && st == RADIX_OK; ++t) st = chunk(p, t, t + 1);
+    return st;
+  });
+  expect_same(whole, parts, "in parts");
+}
 
 // Four matrices of eight rows: each is served at once.
 TEST(CudaRadix, LoadsOfMatricesHaveNoBankConflicts) {
