@@ -436,16 +436,15 @@ TEST_F(DeviceSteps, GiveWhatTheCpuGives) {
 }
 
 TEST_F(DeviceSteps, BatchInvariantDecodeHasTheBitsOfPrefillsLastRow) {
-  Step ordinary;
   for (const int32_t dtype : {RADIX_F16, RADIX_F8_E4M3}) {
     radix_config c = cuda_config();
     c.head_dim = c.head_dim_v = 64;
     c.kv_dtype = dtype;
     Ctx ctx(c);
     attention_flags_ = 0;
-    ordinary = run(ctx, nullptr);
-    attention_flags_ = RADIX_ATTN_BATCH_INVARIANT;
     without_workspace_ = false;
+    const Step ordinary = run(ctx, nullptr);
+    attention_flags_ = RADIX_ATTN_BATCH_INVARIANT;
     device::counters.kernels.clear();
     const Step step = run(ctx, device::make_stream());
     expect_near(step.prefill, ordinary.prefill);
