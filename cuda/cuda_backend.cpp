@@ -2,6 +2,7 @@
 
 #include "backend/block_check.h"
 #include "base/error.h"
+#include "cuda/radix_space.h"
 #include "plan/copy_batches.h"
 #include "plan/decode_split.h"
 #include "plan/prefill_choice.h"
@@ -54,6 +55,11 @@ radix_status check_shapes(const AttentionParams& p) {
   return RADIX_OK;
 }
 
+// attention_f32.cu takes no list, and is batch-invariant as it is.
+bool runs_in_items(const AttentionParams& p) {
+  return p.k.dtype != RADIX_F32 && (p.batch_invariant || p.radix.sizes != nullptr);
+}
+
 }  // namespace
 
 radix_status CudaBackend::lost() const {
@@ -67,8 +73,35 @@ radix_status CudaBackend::lost() const {
 
 radix_status CudaBackend::attention_workspace(const AttentionParams& p, bool prefill,
                                               uint64_t* bytes) const {
-  *bytes = prefill ? 0 : state_bytes(p, max_partial_states(split_input(p, limits_)));
+  if (runs_in_items(p)) {
+    *bytes = ranges_workspace(p, limits_, prefill);
+  } else {
+    *bytes = prefill ? 0 : state_bytes(p, max_partial_states(split_input(p, limits_)));
+  }
   return RADIX_OK;
+}
+
+// Along a plan's list of items, or batch-invariant without one. A workspace that is too small for
+// ranges is none: they change nothing but the time.
+radix_status CudaBackend::attend_items(const AttentionParams& p, const char* what,
+                                       radix_stream stream) {
+  const bool listed = p.radix.sizes != nullptr;
+  RadixSplit split;
+  if (listed) {
+    split.walkers = radix_walkers(p, limits_);
+    split.max_states = p.radix.max_states;
+  } else {
+    split = choose_ranges(p, limits_, p.cu_q_lens != nullptr);
+    if (radix_state_bytes(p, split.max_states) > p.workspace_bytes) split = RadixSplit();
+  }
+  const radix_status st = check_workspace(p, radix_state_bytes(p, split.max_states));
+  if (st != RADIX_OK) return st;
+  cut_states(p, split.max_states, p.workspace, &split);
+  const bool merges = listed ? p.radix.has_merges : split.num_ranges > 1;
+  return launch(what, [&] {
+    const Error e = launch_radix(p, split, limits_, stream);
+    return e != 0 || !merges ? e : launch_radix_merge(p, split, stream);
+  });
 }
 
 // Along a plan's work list.
@@ -95,6 +128,7 @@ radix_status CudaBackend::decode(const AttentionParams& p, radix_stream stream) 
   if (p.num_seqs == 0) return RADIX_OK;
   radix_status st = check_shapes(p);
   if (st != RADIX_OK) return st;
+  if (runs_in_items(p)) return attend_items(p, "decode", stream);
   if (p.list.items != nullptr && p.k.dtype != RADIX_F32) return decode_listed(p, stream);
   DecodeSplit split;
   if (p.k.dtype != RADIX_F32) {
@@ -119,6 +153,7 @@ radix_status CudaBackend::prefill(const AttentionParams& p, radix_stream stream)
   if (p.num_seqs == 0) return RADIX_OK;
   const radix_status st = check_shapes(p);
   if (st != RADIX_OK) return st;
+  if (runs_in_items(p)) return attend_items(p, "prefill", stream);
   if (p.num_seqs > kMaxGrid) {
     return fail(RADIX_E_UNSUPPORTED, "num_seqs is %u: expected at most %u on CUDA", p.num_seqs,
                 kMaxGrid);
@@ -149,6 +184,10 @@ DecodeListSize CudaBackend::decode_list_size(const AttentionParams& bounds) cons
   size.max_items = max_decode_items(in.num_seqs, walkers);
   size.workspace_bytes = state_bytes(bounds, size.max_items);
   return size;
+}
+
+RadixLimits CudaBackend::radix_limits(const AttentionParams& bounds) const {
+  return radix_limits_of(bounds, limits_);
 }
 
 radix_status CudaBackend::check_not_capturing(radix_stream stream) {

@@ -27,7 +27,7 @@ class CudaBackend final : public Backend {
   radix_status rope_append(const RopeAppendParams& p, radix_stream stream) override;
   radix_status merge_states(const MergeParams& p, radix_stream stream) override;
   DecodeListSize decode_list_size(const AttentionParams& bounds) const override;
-  RadixLimits radix_limits(const AttentionParams&) const override { return {}; }
+  RadixLimits radix_limits(const AttentionParams& bounds) const override;
   radix_status check_not_capturing(radix_stream stream) override;
   radix_status build_step(const StepParams& p, radix_stream stream) override;
   radix_status match_batch(const MatchParams& p, radix_stream stream) override;
@@ -54,6 +54,7 @@ class CudaBackend final : public Backend {
   radix_status launch(const char* what, Run run);
   radix_status lost() const;
   radix_status decode_listed(const AttentionParams& p, radix_stream stream);
+  radix_status attend_items(const AttentionParams& p, const char* what, radix_stream stream);
   radix_status swap(const KvBlocks& kv, const int32_t* blocks, uint32_t n, char* host, bool out,
                     radix_stream stream);
 

@@ -56,6 +56,29 @@ Error launch_decode(const AttentionParams& p, const DecodeSplit& split, const De
 // The ranges of each sequence, in order of position, with the sinks, to out and lse.
 Error launch_decode_merge(const AttentionParams& p, const DecodeSplit& split, Stream stream);
 
+// Attention in items of keys and rows, decode when cu_q_lens is null: a plan's list (p.radix), or,
+// without one, a range of segments for some rows of a sequence. With p.batch_invariant a row's
+// result does not depend on the items. Partial states lie in the workspace, for all query heads:
+//   list       where its items say
+//   no list    num_ranges > 1: segment i of query token t of sequence s in
+//              (s * max_query_len + t) * num_segments + i; else there are none
+struct RadixSplit {
+  float* o = nullptr;           // [max_states, num_q_heads, head_dim_v]
+  float* ml = nullptr;          // [max_states, num_q_heads, 2] largest score, sum of weights
+  uint64_t max_states = 0;      // what lies behind is neither written nor read
+  uint32_t walkers = 1;         // list: blocks that walk it, for each KV head
+  uint32_t num_ranges = 1;      // no list: of a sequence
+  uint32_t range_segments = 0;  // no list: of a range; 0: all
+  uint32_t num_segments = 0;    // no list: that max_context_len has
+};
+// K/V of 16 or 8 bits.
+Error launch_radix(const AttentionParams& p, const RadixSplit& split, const DeviceLimits& device,
+                   Stream stream);
+// The states of each row, in order, with the sinks, to out and lse.
+Error launch_radix_merge(const AttentionParams& p, const RadixSplit& split, Stream stream);
+// Stacked rows of an item that are computed at the same time.
+uint32_t radix_item_rows(uint32_t head_dim, uint32_t head_dim_v);
+
 Error launch_prefill(const AttentionParams& p, const DeviceLimits& device, Stream stream);
 // The same on sm_90a's products of warpgroups, for what prefill_runs_on_wgmma
 // (plan/prefill_choice.h) allows.

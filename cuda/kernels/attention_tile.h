@@ -277,7 +277,7 @@ RADIX_DEVICE RowEnd end_of_row(const AttentionParams& p, uint32_t head, float m,
   const float sink = p.sinks[head] * kLog2e;
   const float top = fmaxf(m, sink);
   const float of_row = exp2_approx(m - top);
-  const float sum = l * of_row + exp2_approx(sink - top);
+  const float sum = fmaf(l, of_row, exp2_approx(sink - top));
   return {of_row / sum, (top + log2f(sum)) * kLn2};
 }
 

@@ -246,8 +246,8 @@ RADIX_DEVICE void mma_by_shuffles(float (&d)[4], const uint32_t (&a)[4], const u
     for (int n = 0; n < 2; ++n) {
       const float2 x =
           Pair<Bf16>::unpack(__shfl_sync(0xffffffffu, b[half], (2 * pair + n) * 4 + from));
-      d[n] += a0.x * x.x + a0.y * x.y;
-      d[2 + n] += a1.x * x.x + a1.y * x.y;
+      d[n] = fmaf(a0.y, x.y, fmaf(a0.x, x.x, d[n]));  // as written: the same bits in every kernel
+      d[2 + n] = fmaf(a1.y, x.y, fmaf(a1.x, x.x, d[2 + n]));
     }
   }
 }

@@ -352,6 +352,7 @@ class DeviceSteps : public Device {
     a.num_seqs = 1;
     a.max_context_len = 1024;  // so that decode is cut into ranges
     a.max_query_len = kTokens;
+    a.flags = attention_flags_;
     uint16_t* out = place(ctx, &step.prefill);
     a.q = w.q;
     a.out = tensor(out, RADIX_F16, {kTokens, kHeads, dim});
@@ -384,9 +385,13 @@ class DeviceSteps : public Device {
     void* base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
     a->workspace = on_cuda(ctx) ? up(memory) : base;
     a->workspace_size = bytes;
+    if (without_workspace_) a->workspace = nullptr, a->workspace_size = 0;
     EXPECT_OK(prefill ? radix_prefill_launch(ctx, a, stream)
                       : radix_paged_attention_launch(ctx, a, stream));
   }
+
+  uint32_t attention_flags_ = 0;
+  bool without_workspace_ = false;
 
  private:
   std::vector<std::vector<uint8_t>> workspaces_;
@@ -428,6 +433,44 @@ TEST_F(DeviceSteps, GiveWhatTheCpuGives) {
                  gpu.prefill.end() - static_cast<int64_t>(gpu.decode.size()),
                  [](uint16_t a, uint16_t b) { return std::fabs(half(a) - half(b)) < 4e-3f; }))
       << "the last row of prefill is decode's";
+}
+
+TEST_F(DeviceSteps, BatchInvariantDecodeHasTheBitsOfPrefillsLastRow) {
+  for (const int32_t dtype : {RADIX_F16, RADIX_F8_E4M3}) {
+    radix_config c = cuda_config();
+    c.head_dim = c.head_dim_v = 64;
+    c.kv_dtype = dtype;
+    Ctx ctx(c);
+    attention_flags_ = 0;
+    without_workspace_ = false;
+    const Step ordinary = run(ctx, nullptr);
+    attention_flags_ = RADIX_ATTN_BATCH_INVARIANT;
+    device::counters.kernels.clear();
+    const Step step = run(ctx, device::make_stream());
+    expect_near(step.prefill, ordinary.prefill);
+    const std::vector<uint16_t> last(step.prefill.end() - static_cast<int64_t>(step.decode.size()),
+                                     step.prefill.end());
+    EXPECT_EQ(step.decode, last);
+    const auto launches = [](const char* name) {
+      int n = 0;
+      for (const std::string& kernel : device::counters.kernels)
+        n += kernel.find(name) != std::string::npos ? 1 : 0;
+      return n;
+    };
+    if (device::kSimulated) {
+      EXPECT_EQ(launches("radix_kernel"), 2);
+      EXPECT_EQ(launches("radix_merge_kernel"), 2) << "one sequence is cut into ranges";
+      EXPECT_EQ(launches("prefill"), 0);
+      device::counters.kernels.clear();
+    }
+    without_workspace_ = true;
+    const Step uncut = run(ctx, nullptr);
+    EXPECT_EQ(uncut.prefill, step.prefill);
+    EXPECT_EQ(uncut.decode, step.decode);
+    if (device::kSimulated) {
+      EXPECT_EQ(launches("radix_merge_kernel"), 0);
+    }
+  }
 }
 
 #ifndef RADIX_REAL_DEVICE

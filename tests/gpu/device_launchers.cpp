@@ -197,6 +197,33 @@ Launcher prefill_launcher(int32_t arch) {
   };
 }
 
+Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
+                        uint32_t ranges, uint32_t walkers) {
+  return [=](AttentionParams p) {
+    p.batch_invariant = batch_invariant;
+    RadixCall call = radix_call_of(list, ranges, walkers, &p);
+    Mirror mirror;
+    if (list != nullptr) {
+      const auto up = [&](const auto& v) {
+        return mirror.up(v.data(), static_cast<int64_t>(v.size() * sizeof v[0]));
+      };
+      p.radix.sizes = mirror.up(&list->sizes, sizeof list->sizes);
+      p.radix.items = up(list->items);
+      p.radix.rows = up(list->rows);
+      p.radix.merges = up(list->merges);
+      p.radix.terms = up(list->terms);
+    }
+    std::vector<float> o(call.floats_of_o, NAN), ml(call.floats_of_ml, NAN);
+    call.split.o = mirror.up(o.data(), static_cast<int64_t>(o.size()) * 4);
+    call.split.ml = mirror.up(ml.data(), static_cast<int64_t>(ml.size()) * 4);
+    if (mirror.status() != RADIX_OK) return mirror.status();
+    return on_device(p, [&](const AttentionParams& d, cudaStream_t s) {
+      const cuda::Error e = cuda::launch_radix(d, call.split, limits_like(arch), s);
+      return e != 0 || !call.merges ? e : cuda::launch_radix_merge(d, call.split, s);
+    });
+  };
+}
+
 bool has_wgmma() {
   int major = 0, minor = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);

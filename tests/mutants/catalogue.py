@@ -8,6 +8,9 @@ changes nothing that can be seen; it is planted all the same, and nothing may se
 import attention_bugs
 import other_bugs
 import plan_bugs
+import radix_bugs
 import sample_bugs
 
-MUTANTS = attention_bugs.BUGS + other_bugs.BUGS + plan_bugs.BUGS + sample_bugs.BUGS
+MUTANTS = (
+    attention_bugs.BUGS + radix_bugs.BUGS + other_bugs.BUGS + plan_bugs.BUGS + sample_bugs.BUGS
+)

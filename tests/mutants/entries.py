@@ -29,6 +29,9 @@ KERNELS = "cuda/kernels/"
 ATTENTION = [KERNELS + "decode.cu", KERNELS + "merge.cu", KERNELS + "attention_f32.cu"]
 PROGRAMS = {
     "decode": Program("tests/simt/decode_test.cpp", ATTENTION),
+    "radix": Program("tests/simt/radix_test.cpp",
+                     [KERNELS + "radix.cu", KERNELS + "radix_merge.cu",
+                      KERNELS + "attention_f32.cu", "tests/kernel/support/radix_case.cpp"]),
     "prefill": Program("tests/simt/prefill_test.cpp", [KERNELS + "prefill.cu", *ATTENTION]),
     "prefill_wgmma": Program("tests/simt/prefill_wgmma_test.cpp",
                              [KERNELS + "prefill_wgmma.cu", "src/plan/prefill_choice.cpp"]),

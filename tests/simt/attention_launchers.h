@@ -8,6 +8,7 @@
 #include "cuda/kernels.h"
 #include "cuda/sample_space.h"
 #include "support/attention_case.h"
+#include "support/radix_case.h"
 #include "support/sample_case.h"
 
 #ifdef RADIX_SIMT_EMU
@@ -69,6 +70,35 @@ inline WorkList work_list_of(const AttentionParams& p, const cuda::DecodeSplit& 
   return list;
 }
 
+// Radix attention along a list, or, when that is null, in `ranges` ranges of segments a sequence,
+// with exactly the room for states that the launch has.
+struct RadixCall {
+  cuda::RadixSplit split;
+  bool merges = false;
+  size_t floats_of_o = 0, floats_of_ml = 0;
+};
+inline RadixCall radix_call_of(const RadixArrays* list, uint32_t ranges, uint32_t walkers,
+                               AttentionParams* p) {
+  RadixCall call;
+  call.split.walkers = walkers;
+  call.merges = ranges > 1;
+  if (list != nullptr) {
+    p->radix = list->list();
+    p->radix.max_terms = static_cast<uint32_t>(list->terms.size());
+    call.split.max_states = list->num_states;
+    call.merges = p->radix.has_merges;
+  } else {
+    call.split.num_segments = (p->max_context_len + kSegmentTokens - 1) / kSegmentTokens;
+    call.split.range_segments = (call.split.num_segments + ranges - 1) / ranges;
+    call.split.num_ranges = ranges;
+    const uint64_t rows = uint64_t{p->num_seqs} * (p->cu_q_lens != nullptr ? p->max_query_len : 1);
+    if (ranges > 1) call.split.max_states = rows * call.split.num_segments;
+  }
+  call.floats_of_ml = 2 * call.split.max_states * p->num_q_heads;
+  call.floats_of_o = call.split.max_states * p->num_q_heads * p->head_dim_v;
+  return call;
+}
+
 // The launch as on a device like `arch`; decode with several ranges is merged, too.
 #ifdef RADIX_SIMT_EMU
 
@@ -116,6 +146,24 @@ inline Launcher prefill_launcher(int32_t arch) {
     const cuda::DeviceLimits device = device_like(arch);
     return emulated([&] { return cuda::launch_prefill(p, device, nullptr); },
                     device.smem_per_block);
+  };
+}
+
+inline Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
+                               uint32_t ranges = 1, uint32_t walkers = 3) {
+  return [=](AttentionParams p) {
+    const cuda::DeviceLimits device = device_like(arch);
+    p.batch_invariant = batch_invariant;
+    RadixCall call = radix_call_of(list, ranges, walkers, &p);
+    std::vector<float> o(call.floats_of_o, NAN), ml(call.floats_of_ml, NAN);
+    call.split.o = o.data();
+    call.split.ml = ml.data();
+    return emulated(
+        [&] {
+          const cuda::Error e = cuda::launch_radix(p, call.split, device, nullptr);
+          return e != 0 || !call.merges ? e : cuda::launch_radix_merge(p, call.split, nullptr);
+        },
+        device.smem_per_block);
   };
 }
 
@@ -179,6 +227,8 @@ inline void set_schedule(int i) {
 
 Launcher decode_launcher(int32_t arch, uint32_t split_tokens, uint32_t blocks = 0);
 Launcher prefill_launcher(int32_t arch);
+Launcher radix_launcher(int32_t arch, const RadixArrays* list, bool batch_invariant,
+                        uint32_t ranges = 1, uint32_t walkers = 3);
 bool has_wgmma();  // sm_90
 Launcher prefill_wgmma_launcher();
 radix_status rope_append_on_device(const RopeAppendParams& p);

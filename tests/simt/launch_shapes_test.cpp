@@ -88,6 +88,8 @@ TEST(LaunchShapes, AreThoseOfTheFile) {
         AttentionParams p = params_of(dtype, dim);
         EXPECT_EQ(cuda::launch_decode(p, split_of(p, 0), limits, nullptr), 0);
         table += line_of("decode", arch, dtype, dim);
+        EXPECT_EQ(cuda::launch_radix(p, {}, limits, nullptr), 0);
+        table += line_of("radix", arch, dtype, dim);
         const int32_t cu[] = {0, 64};
         p.cu_q_lens = cu;
         EXPECT_EQ(cuda::launch_prefill(p, limits, nullptr), 0);
