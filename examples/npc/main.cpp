@@ -12,6 +12,7 @@
 #include "dialogue.h"
 #include "engine.h"
 #include "error.h"
+#include "files.h"
 #include "model.h"
 #include "options.h"
 #include "report.h"
@@ -43,6 +44,7 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
     result.generations.push_back(engine.generation(turn.generation));
   result.peak_kv_bytes = engine.peak_kv_bytes();
   result.steps = engine.steps();
+  result.sharing_graph = engine.sharing_graph();
   result.device = engine_options.device == RADIX_DEV_CUDA ? "cuda" : "cpu";
   result.device_name = engine.device_name();
   return result;
@@ -51,7 +53,7 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
 int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   const World world = load_worlds(o.data).at(0);
   EngineOptions with = o.engine, without = o.engine;
-  without.cache = false;
+  without.cache = without.keep_graph = false;
   std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n",
               world.characters.size(), o.engine.block_size);
   print_table_head();
@@ -62,6 +64,7 @@ int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   const Comparison c = compare(cached, uncached);
   print_summary(cached, uncached, c);
   if (!o.json.empty()) write_json(o.json, cached, uncached, c);
+  if (!o.graph.empty()) write_file(o.graph, cached.sharing_graph);
   return c.identical_tokens && accurate(cached.right_answers(), cached.turns.size()) ? 0 : 1;
 }
 
@@ -169,6 +172,7 @@ int run_prompts(Model* model, const Options& o) {
     for (const uint32_t id : engine.take_finished())
       print_generation(tokenizer.get(), engine.generation(id));
   }
+  if (!o.graph.empty()) write_file(o.graph, engine.sharing_graph());
   return 0;
 }
 
