@@ -4,6 +4,15 @@
 
 namespace npc {
 
+namespace {
+
+int64_t append_to(void* user, const void* buf, uint64_t len) {
+  static_cast<std::string*>(user)->append(static_cast<const char*>(buf), len);
+  return static_cast<int64_t>(len);
+}
+
+}  // namespace
+
 Cache::Cache(DeviceMemory* device, const radix_config& config) : device_(device) {
   radix_ctx* ctx = nullptr;
   npc::check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
@@ -78,6 +87,12 @@ radix_stats Cache::stats() const {
   s.struct_size = sizeof s;
   npc::check(radix_get_stats(ctx(), &s), "radix_get_stats");
   return s;
+}
+
+std::string Cache::sharing_graph() const {
+  std::string text;
+  npc::check(radix_sharing_graph(ctx(), append_to, &text, RADIX_GRAPH_JSON), "radix_sharing_graph");
+  return text;
 }
 
 void Cache::check() const { npc::check(radix_check(ctx()), "radix_check"); }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "device_memory.h"
@@ -43,7 +44,8 @@ class Cache {
 
   radix_request_info info(radix_req req) const;
   radix_stats stats() const;
-  void check() const;  // the library's own check of every invariant
+  std::string sharing_graph() const;  // as JSON
+  void check() const;                 // the library's own check of every invariant
 
  private:
   struct Destroy {

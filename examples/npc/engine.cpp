@@ -118,6 +118,7 @@ bool Engine::step() {
   parts = fork_finished_prompts(parts);
   choose_tokens(parts);
   commit(parts, true);
+  track_graph();
   for (const Part& p : parts) {
     if (p.sequence->generation->done) finish(p.sequence);
   }
@@ -240,6 +241,15 @@ void Engine::refresh_borrowers() {
 void Engine::track_memory() {
   const radix_stats s = stats();
   peak_kv_bytes_ = std::max(peak_kv_bytes_, (s.blocks_total - s.blocks_free) * block_bytes_);
+}
+
+void Engine::track_graph() {
+  if (!options_.keep_graph) return;
+  const radix_stats s = stats();
+  const std::pair size(s.requests_live, s.blocks_total - s.blocks_free);
+  if (size < graph_size_) return;
+  graph_size_ = size;
+  graph_ = cache_->sharing_graph();
 }
 
 // ---- the batch

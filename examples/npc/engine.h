@@ -24,6 +24,8 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "attention.h"
@@ -47,6 +49,7 @@ struct EngineOptions {
   ReadOptions reads;
   uint32_t draft_tokens = 0;  // guessed by prompt lookup for each sequence and step
   uint32_t draft_ngram = 3;   // tokens that a guess goes by, at most
+  bool keep_graph = false;    // what the requests share, as sharing_graph() tells
   uint64_t max_logit_bytes = uint64_t{1} << 29;  // logits kept for comparison, over all sequences
 };
 
@@ -97,6 +100,9 @@ class Engine {
   uint64_t preemptions() const { return preemptions_; }
   radix_stats stats() const { return cache_->stats(); }
   void check_cache() const { cache_->check(); }
+  // With keep_graph: JSON of the tree after the step with the most requests, of these the one with
+  // the most blocks in use, of these the last. Empty before the first step.
+  const std::string& sharing_graph() const { return graph_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -147,6 +153,7 @@ class Engine {
   bool accept(Sequence* s, int32_t token, const float* logits);
   void finish(Sequence* s);
   void track_memory();
+  void track_graph();
 
   Model* model_;
   EngineOptions options_;
@@ -165,6 +172,8 @@ class Engine {
   StepBatch batch_;
   uint64_t kept_logit_bytes_ = 0;
   uint64_t peak_kv_bytes_ = 0;
+  std::string graph_;
+  std::pair<uint64_t, uint64_t> graph_size_;  // its requests, and blocks in use
   uint64_t steps_ = 0;
   uint64_t preemptions_ = 0;
 };

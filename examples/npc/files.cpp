@@ -23,6 +23,12 @@ std::string read_file(const std::filesystem::path& path) {
   return std::move(text).str();
 }
 
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  if (!out.flush()) throw Error(path.string() + ": cannot be written");
+}
+
 nlohmann::json parse_json(std::string_view text, const std::string& what) {
   // The parser is recursive: nesting is bounded before it runs, so that a hostile file cannot
   // exhaust the stack.

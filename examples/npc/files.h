@@ -9,6 +9,7 @@
 namespace npc {
 
 std::string read_file(const std::filesystem::path& path);
+void write_file(const std::filesystem::path& path, std::string_view text);
 // Parses JSON; `what` names the text in the error.
 nlohmann::json parse_json(std::string_view text, const std::string& what);
 nlohmann::json parse_json_file(const std::filesystem::path& path);

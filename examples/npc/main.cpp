@@ -12,6 +12,7 @@
 #include "dialogue.h"
 #include "engine.h"
 #include "error.h"
+#include "files.h"
 #include "model.h"
 #include "options.h"
 #include "report.h"
@@ -44,6 +45,7 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
   result.peak_kv_bytes = engine.peak_kv_bytes();
   result.steps = engine.steps();
   result.reads = engine.reads();
+  result.sharing_graph = engine.sharing_graph();
   result.device = engine_options.device == RADIX_DEV_CUDA ? "cuda" : "cpu";
   result.device_name = engine.device_name();
   return result;
@@ -52,7 +54,7 @@ RunResult run_world(const World& world, Model* model, const Tokenizer& tokenizer
 int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   const World world = load_worlds(o.data).at(0);
   EngineOptions with = o.engine, without = o.engine;
-  without.cache = false;
+  without.cache = without.keep_graph = false;
   std::printf("%zu characters, one world; cache on, blocks of %u tokens\n\n",
               world.characters.size(), o.engine.block_size);
   print_table_head();
@@ -64,6 +66,7 @@ int run_demo(Model* model, const Tokenizer& tokenizer, const Options& o) {
   c.must_be_identical = o.engine.reads.batch_invariant && o.engine.device == RADIX_DEV_CPU;
   print_summary(cached, uncached, c);
   if (!o.json.empty()) write_json(o.json, cached, uncached, c);
+  if (!o.graph.empty()) write_file(o.graph, cached.sharing_graph);
   const bool identical = c.identical_tokens && (!c.must_be_identical || c.identical_rows == c.rows);
   return identical && accurate(cached.right_answers(), cached.turns.size()) ? 0 : 1;
 }
@@ -172,6 +175,7 @@ int run_prompts(Model* model, const Options& o) {
     for (const uint32_t id : engine.take_finished())
       print_generation(tokenizer.get(), engine.generation(id));
   }
+  if (!o.graph.empty()) write_file(o.graph, engine.sharing_graph());
   return 0;
 }
 

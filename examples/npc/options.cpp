@@ -71,6 +71,8 @@ void check_together(const Options& o) {
     throw Error("--compare-devices asks the questions of --data: expected no --eval, no --prompt");
   if (!prompts && (o.num_samples > 1 || o.beams > 0))
     throw Error("--num-samples and --beams go with --prompt or --prompt-ids");
+  if (!o.graph.empty() && (o.compare_devices || !o.eval.empty() || o.beams > 0))
+    throw Error("--graph goes without --compare-devices, --eval and --beams");
   if (o.beams > 0 && (o.num_samples > 1 || o.engine.draft_tokens > 0 || o.sampling.temperature > 0))
     throw Error("--beams goes without --num-samples, --draft and --temperature");
 }
@@ -84,6 +86,9 @@ const char* usage() {
          "tokenizer.json\n"
          "  --data FILE       the world, its characters and their questions\n"
          "  --json FILE       write the summary as JSON\n"
+         "  --graph FILE      write what the requests share at the fullest step: `radixattn "
+         "inspect` "
+         "draws it\n"
          "  --eval FILE       count right answers on held-out worlds instead\n"
          "  --prompt TEXT     generate freely instead; repeat it for several requests at once\n"
          "  --prompt-ids IDS  the same from token ids, as in 1,15043,29892\n"
@@ -127,6 +132,11 @@ Options parse_options(int argc, const char* const* argv) {
       {"--model", [&](Value v) { o.model = v; }},
       {"--data", [&](Value v) { o.data = v; }},
       {"--json", [&](Value v) { o.json = v; }},
+      {"--graph",
+       [&](Value v) {
+         o.graph = v;
+         o.engine.keep_graph = true;
+       }},
       {"--eval", [&](Value v) { o.eval = v; }},
       {"--prompt", [&](Value v) { o.prompts.push_back(v); }},
       {"--prompt-ids", [&](Value v) { o.prompt_ids.push_back(v); }},

@@ -15,6 +15,7 @@ struct Options {
   std::string model;  // default: beside the sources
   std::string data;
   std::string json;                     // write the summary here
+  std::string graph;                    // write what the requests share here
   std::string eval;                     // held-out worlds: count right answers
   std::vector<std::string> prompts;     // generate freely instead
   std::vector<std::string> prompt_ids;  // the same from token ids "1,2,3"

@@ -6,10 +6,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "error.h"
+#include "files.h"
 
 namespace npc {
 
@@ -50,10 +49,8 @@ double kib(uint64_t bytes) { return static_cast<double>(bytes) / 1024.0; }
 
 double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
-void write_file(const std::string& path, const nlohmann::ordered_json& doc) {
-  std::ofstream out(path);
-  out << doc.dump(2) << "\n";
-  if (!out.flush()) throw Error(path + ": cannot be written");
+void write_document(const std::string& path, const nlohmann::ordered_json& doc) {
+  write_file(path, doc.dump(2) + "\n");
 }
 
 }  // namespace
@@ -202,7 +199,7 @@ void write_json(const std::string& path, const RunResult& cached, const RunResul
       {"kv_positions_read", cached.reads.read},
       {"speedup", c.speedup},
   };
-  write_file(path, doc);
+  write_document(path, doc);
 }
 
 void print_device_summary(const RunResult& cpu, const RunResult& cuda, const Comparison& c) {
@@ -218,18 +215,18 @@ void print_device_summary(const RunResult& cpu, const RunResult& cuda, const Com
 
 void write_device_json(const std::string& path, const RunResult& cpu, const RunResult& cuda,
                        const Comparison& c) {
-  write_file(path, {
-                       {"device", cuda.device},
-                       {"device_name", cuda.device_name},
-                       {"answers", cpu.turns.size()},
-                       {"equal_answers", c.equal_answers},
-                       {"logit_rows", c.rows},
-                       {"max_logit_diff", c.max_logit_diff},
-                       {"right_answers", cuda.right_answers()},
-                       {"right_answers_cpu", cpu.right_answers()},
-                       {"seconds", cuda.seconds},
-                       {"seconds_cpu", cpu.seconds},
-                   });
+  write_document(path, {
+                           {"device", cuda.device},
+                           {"device_name", cuda.device_name},
+                           {"answers", cpu.turns.size()},
+                           {"equal_answers", c.equal_answers},
+                           {"logit_rows", c.rows},
+                           {"max_logit_diff", c.max_logit_diff},
+                           {"right_answers", cuda.right_answers()},
+                           {"right_answers_cpu", cpu.right_answers()},
+                           {"seconds", cuda.seconds},
+                           {"seconds_cpu", cpu.seconds},
+                       });
 }
 
 }  // namespace npc

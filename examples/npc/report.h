@@ -17,6 +17,7 @@ struct RunResult {
   uint64_t peak_kv_bytes = 0;
   uint64_t steps = 0;
   Reads reads;
+  std::string sharing_graph;  // with EngineOptions::keep_graph
   double seconds = 0;
   std::string device;       // cpu or cuda
   std::string device_name;  // as the device calls itself

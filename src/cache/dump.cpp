@@ -281,9 +281,12 @@ class SharingGraph {
     const Request& r = cache_.requests_[index];
     put("{\"id\": \"0x%llx\", \"node\": ", static_cast<ull>(cache_.requests_.id(index)));
     json_id(tree_.lease_position(CacheManager::lease_of_request(index)).node);
-    put(", \"num_tokens\": %llu, \"cached_tokens\": %llu, \"num_blocks\": %u, \"own_blocks\": %u}",
+    put(", \"num_tokens\": %llu, \"cached_tokens\": %llu, \"num_blocks\": %u, \"own_blocks\": %u, "
+        "\"namespace\": ",
         static_cast<ull>(r.num_tokens), static_cast<ull>(r.cached_tokens), r.num_blocks,
         own_blocks(r));
+    name(r.ns);
+    put(", \"extra_key\": \"0x%llx\"}", static_cast<ull>(r.extra_key));
   }
 
   // ---- DOT
