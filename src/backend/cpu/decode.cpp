@@ -34,7 +34,9 @@ constexpr uint32_t kGroup = 2;
 constexpr uint32_t kTokens = 4;     // tokens of one step
 constexpr uint32_t kValueVecs = 4;  // vectors of head_dim_v of one value step
 constexpr uint32_t kCacheLine = 64;
-constexpr uint32_t kBurst = 4;  // lines of K, and of V, that are prefetched together
+constexpr uint32_t kPage = 4096;
+constexpr uint32_t kBurst = 4;      // lines of K, and of V, that are prefetched together
+constexpr uint32_t kLoadAhead = 8;  // bursts
 constexpr uint32_t kStep = kQuadHeads * kTokens;  // scores of one step of a quad: [head][token]
 
 // A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
@@ -119,10 +121,23 @@ struct Prefetcher {
   uint32_t score_bursts = 0, value_bursts = 0;  // with a step of scores, of values
 };
 
+// One line of each page of a tile: the page walks are over when the stream gets there.
+RADIX_INLINE void prefetch_pages(const Stream& s) {
+  uintptr_t page = 0;
+  for (uint32_t t = 0; t < s.num_tokens && s.by_token; ++t) {
+    const char* row = s.base + s.offsets[t] * s.element;
+    if (reinterpret_cast<uintptr_t>(row) / kPage == page) continue;
+    page = reinterpret_cast<uintptr_t>(row) / kPage;
+    __builtin_prefetch(row, 0, 3);
+  }
+}
+
 RADIX_INLINE void prefetch_tile(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
                                 Prefetcher& f) {
   f.k = stream_of(p.k, p.head_dim, tile.k, tile.n, item);
   f.v = stream_of(p.v, p.head_dim_v, tile.v, tile.n, item);
+  prefetch_pages(f.k);
+  prefetch_pages(f.v);
   // Half of a step's lines go with its scores, half with the steps of its values.
   const uint32_t bytes =
       kTokens * (p.head_dim * element_bytes(p.k.dtype) + p.head_dim_v * element_bytes(p.v.dtype));
@@ -160,6 +175,26 @@ RADIX_INLINE void prefetch(Prefetcher& f, uint32_t bursts) {
     f.v.line += kBurst * kCacheLine;
     f.k.left -= kBurst;
     f.v.left -= kBurst;
+  }
+}
+
+// Loads a line of each stream. Prefetches that find no free buffer are dropped; loads are not.
+RADIX_INLINE void load_lines(Stream& s) {
+  for (uint32_t lines = 0; lines < kBurst && s.left != 0; ++lines) {
+    (void)*static_cast<const volatile char*>(s.line);
+    s.line += kCacheLine;
+    if (--s.left == 0) next_span(s);
+  }
+}
+
+// The first tile, for which nobody has asked before.
+RADIX_INLINE void load_tile(Prefetcher& f) {
+  Prefetcher ahead = f;
+  prefetch(ahead, kLoadAhead);
+  while (f.k.left != 0 || f.v.left != 0) {
+    prefetch(ahead, 1);
+    load_lines(f.k);
+    load_lines(f.v);
   }
 }
 
@@ -591,7 +626,7 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
   Prefetcher prefetcher;
   fill_tile(p, blocks, item.token_begin, item.token_end, &tiles[0]);
   prefetch_tile(p, item, tiles[0], prefetcher);
-  while (prefetcher.k.left != 0 || prefetcher.v.left != 0) prefetch(prefetcher, 1);
+  load_tile(prefetcher);
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
     const uint32_t end = tile.position + tile.n;
