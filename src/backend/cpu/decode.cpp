@@ -37,6 +37,7 @@ constexpr uint32_t kCacheLine = 64;
 constexpr uint32_t kPage = 4096;
 constexpr uint32_t kBurst = 4;      // lines of K, and of V, that are prefetched together
 constexpr uint32_t kLoadAhead = 8;  // bursts
+constexpr uint32_t kDue = 256;      // a burst
 constexpr uint32_t kStep = kQuadHeads * kTokens;  // scores of one step of a quad: [head][token]
 
 // A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
@@ -114,11 +115,12 @@ RADIX_INLINE Stream stream_of(const PagedTensor& t, uint32_t row_elements, const
   return f;
 }
 
-// A tile's K and V on their way into the cache, side by side. The kernel asks for a few bursts with
-// each of its steps, so that all is there when the tile's turn comes.
+// A tile's K and V on their way into the cache, side by side, a little with each step of the
+// kernel, so that all is there when the tile's turn comes.
 struct Prefetcher {
   Stream k, v;
-  uint32_t score_bursts = 0, value_bursts = 0;  // with a step of scores, of values
+  uint32_t due = 0;                       // in units of 1/kDue of a burst
+  uint32_t score_due = 0, value_due = 0;  // what a step of scores, of values adds
 };
 
 // One line of each page of a tile: the page walks are over when the stream gets there.
@@ -144,9 +146,9 @@ RADIX_INLINE void prefetch_tile(const AttentionParams& p, const DecodeItem& item
   const uint32_t group = group_of(p);
   const uint32_t passes = div_up(group < kQuadHeads ? group : kQuadHeads, kGroup) *
                           div_up(p.head_dim_v, kValueVecs * kLanes);
-  const uint32_t bursts = div_up(bytes, 4 * kBurst * kCacheLine);
-  f.score_bursts = div_up(bursts, quads_of(group));
-  f.value_bursts = div_up(bursts, quads_of(group) * passes);
+  const uint32_t due = kDue * div_up(bytes, 4 * kBurst * kCacheLine);
+  f.score_due = div_up(due, quads_of(group));
+  f.value_due = div_up(due, quads_of(group) * passes);
 }
 
 RADIX_INLINE void prefetch_lines(Stream& s) {
@@ -159,23 +161,25 @@ RADIX_INLINE void prefetch_lines(Stream& s) {
 
 // NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
 // drops the call.
-RADIX_INLINE void prefetch(Prefetcher& f, uint32_t bursts) {
-  for (uint32_t b = 0; b < bursts; ++b) {
-    if (f.k.left <= kBurst || f.v.left <= kBurst) {
-      prefetch_lines(f.k);
-      prefetch_lines(f.v);
-      continue;
-    }
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < kBurst; ++i) {
-      __builtin_prefetch(f.k.line + i * kCacheLine, 0, 3);
-      __builtin_prefetch(f.v.line + i * kCacheLine, 0, 3);
-    }
-    f.k.line += kBurst * kCacheLine;
-    f.v.line += kBurst * kCacheLine;
-    f.k.left -= kBurst;
-    f.v.left -= kBurst;
+RADIX_INLINE void prefetch_burst(Prefetcher& f) {
+  if (f.k.left <= kBurst || f.v.left <= kBurst) {
+    prefetch_lines(f.k);
+    prefetch_lines(f.v);
+    return;
   }
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < kBurst; ++i) {
+    __builtin_prefetch(f.k.line + i * kCacheLine, 0, 3);
+    __builtin_prefetch(f.v.line + i * kCacheLine, 0, 3);
+  }
+  f.k.line += kBurst * kCacheLine;
+  f.v.line += kBurst * kCacheLine;
+  f.k.left -= kBurst;
+  f.v.left -= kBurst;
+}
+
+RADIX_INLINE void prefetch_step(Prefetcher& f, uint32_t due) {
+  for (f.due += due; f.due >= kDue; f.due -= kDue) prefetch_burst(f);
 }
 
 // Loads a line of each stream. Prefetches that find no free buffer are dropped; loads are not.
@@ -190,9 +194,9 @@ RADIX_INLINE void load_lines(Stream& s) {
 // The first tile, for which nobody has asked before.
 RADIX_INLINE void load_tile(Prefetcher& f) {
   Prefetcher ahead = f;
-  prefetch(ahead, kLoadAhead);
+  for (uint32_t i = 0; i < kLoadAhead; ++i) prefetch_burst(ahead);
   while (f.k.left != 0 || f.v.left != 0) {
-    prefetch(ahead, 1);
+    prefetch_burst(ahead);
     load_lines(f.k);
     load_lines(f.v);
   }
@@ -335,7 +339,7 @@ RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base,
   for (const uint8_t step : kStepOrder) {
     const uint32_t t = step * kTokens;
     if (t + kTokens > n) continue;
-    prefetch(next, next.value_bursts);
+    prefetch_step(next, next.value_due);
 #pragma GCC unroll 8
     for (uint32_t j = 0; j < kTokens; ++j)
       add_row<NG, NV, kHalf>(p + step * kStep + j, base + offsets[t + j], acc);
@@ -568,7 +572,7 @@ void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& t
       for (const uint8_t step : kStepOrder) {
         const uint32_t t = step * kTokens;
         if (t >= tile.n) continue;
-        prefetch(next, next.score_bursts);
+        prefetch_step(next, next.score_due);
         quad_scores(p, state, quad, base, tile.k + t, quad.s + t * kQuadHeads);
       }
     }
