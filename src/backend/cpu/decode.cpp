@@ -1,21 +1,25 @@
 // Decode: attention of one query row per sequence over paged K/V. Memory-bound, so all is about
-// reading each K/V byte once, in an order that the memory system likes.
+// reading each K/V byte once, in an order that the memory system likes, and about computing fast
+// enough beside it.
 //
 // Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles
 // of kTileTokens; a tile is a list of row offsets, so block size, layout and contiguity make no
-// difference to the kernels. Per tile:
+// difference to the kernels. A quad is up to 4 query heads of one KV head. Per tile, quad by quad:
 //   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over
-//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p
-//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t]
+//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p,
+//            lanes over 4 tokens x 4 heads
+//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t], o in registers for the whole tile
+// q is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
 //
-// NOTE: the order of reading decides (GB/s on one Zen 5 core, blocks in random order, a linear read
-// being 38): one KV head after the other through a block 17-20; a few token rows side by side, with
-// everything that comes next prefetched in the order of addresses, 29. So each phase walks all KV
-// heads for a few tokens, the score phase prefetches the tile's V, and the value phase prefetches
-// the next tile's K. When heads are the outer dimension of a block (HND), the loops turn round. q
-// is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
-//
-// Numbers below are measured by bench/cpu_attention.cpp.
+// NOTE: what decides about memory (one Zen 5 core; the measurements: docs/kernels.md):
+//   - The next tile's K and V are prefetched while this one is computed, each in the order of
+//     addresses and both side by side, 4 lines by 4: longer turns lose a third.
+//   - A core has some forty line buffers; a prefetch that finds none is dropped. So prefetches
+//     keep the pace of the kernel, and the first tile, which is in a hurry, comes by loads.
+//   - A walk through a tile with a constant stride sets the hardware's stride prefetcher off, which
+//     then reads past the end of a block: lost when the next block lies elsewhere. kStepOrder has
+//     no constant stride.
+//   - One line of each page goes ahead of its stream, so that page walks do not stop it.
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/rows-inl.h"
@@ -31,8 +35,8 @@ constexpr uint32_t kGroup = 4;
 #else
 constexpr uint32_t kGroup = 2;
 #endif
-constexpr uint32_t kTokens = 4;     // tokens of one step
-constexpr uint32_t kValueVecs = 4;  // vectors of head_dim_v of one value step
+constexpr uint32_t kTokens = 4;                       // tokens of one step
+constexpr uint32_t kValueVecs = kLanes == 1 ? 8 : 4;  // vectors of head_dim_v of a value step
 constexpr uint32_t kCacheLine = 64;
 constexpr uint32_t kPage = 4096;
 constexpr uint32_t kBurst = 4;      // lines of K, and of V, that are prefetched together
@@ -49,7 +53,7 @@ struct Tile {
 };
 
 constexpr uint32_t kTileSteps = kTileTokens / kTokens;
-// The order in which a tile's steps are taken, a permutation without a constant stride.
+// The order in which a tile's steps are taken: no constant stride, see above.
 constexpr uint8_t kStepOrder[kTileSteps] = {0, 3, 1, 6, 2, 7, 5, 4};
 
 RADIX_INLINE uint32_t div_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
