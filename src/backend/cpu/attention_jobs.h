@@ -13,6 +13,7 @@ namespace radixattn {
 
 constexpr uint32_t kRowPad = 16;      // floats: the widest vector
 constexpr uint32_t kTileTokens = 32;  // decode: tokens whose scores stand before one softmax update
+constexpr uint32_t kQuadHeads = 4;    // decode: query heads whose softmax is computed side by side
 constexpr uint32_t kPrefillTile = 64;  // prefill: tokens of K and V unpacked at a time
 // Query rows of an item, multiples of every panel width in use: what is unpacked for 480 rows costs
 // half as much a row as for 240, which prefill takes when 480 would leave workers without items.
@@ -75,11 +76,12 @@ RADIX_JOB_INLINE uint32_t decode_num_ranges(const DecodeJob& job, uint32_t seq) 
          decode_first_token(*job.params, seq) / job.range_tokens + 1;
 }
 
-// Worker scratch of decode, in floats: q, o, l, scores, m and alpha of every query head.
+// Worker scratch of decode, in floats: q and o of every query head; m, l, alpha and the scores of
+// every quad of heads, of which a KV head has at most one that is not full.
 RADIX_JOB_INLINE uint64_t decode_scratch_floats(const AttentionParams& p) {
-  const uint64_t a_head =
-      uint64_t{padded(p.head_dim)} + padded(p.head_dim_v) + kRowPad + kTileTokens + 2;
-  return a_head * p.num_q_heads;
+  const uint64_t quads = uint64_t{p.num_kv_heads} + p.num_q_heads / kQuadHeads;
+  return (uint64_t{padded(p.head_dim)} + padded(p.head_dim_v)) * p.num_q_heads +
+         (3 * kRowPad + kTileTokens * kQuadHeads) * quads;
 }
 
 // The block table of a sequence.

@@ -1,21 +1,25 @@
 // Decode: attention of one query row per sequence over paged K/V. Memory-bound, so all is about
-// reading each K/V byte once, in an order that the memory system likes.
+// reading each K/V byte once, in an order that the memory system likes, and about computing fast
+// enough beside it.
 //
 // Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles
 // of kTileTokens; a tile is a list of row offsets, so block size, layout and contiguity make no
-// difference to the kernels. Per tile:
+// difference to the kernels. A quad is up to 4 query heads of one KV head. Per tile, quad by quad:
 //   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over
-//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p
-//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t]
+//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p,
+//            lanes over 4 tokens x 4 heads
+//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t], o in registers for the whole tile
+// q is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
 //
-// NOTE: the order of reading decides (GB/s on one Zen 5 core, blocks in random order, a linear read
-// being 38): one KV head after the other through a block 17-20; a few token rows side by side, with
-// everything that comes next prefetched in the order of addresses, 29. So each phase walks all KV
-// heads for a few tokens, the score phase prefetches the tile's V, and the value phase prefetches
-// the next tile's K. When heads are the outer dimension of a block (HND), the loops turn round. q
-// is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
-//
-// Numbers below are measured by bench/cpu_attention.cpp.
+// NOTE: what decides about memory (one Zen 5 core; the measurements: docs/kernels.md):
+//   - The next tile's K and V are prefetched while this one is computed, each in the order of
+//     addresses and both side by side, 4 lines by 4: longer turns lose a third.
+//   - A core has some forty line buffers; a prefetch that finds none is dropped. So prefetches
+//     keep the pace of the kernel, and the first tile, which is in a hurry, comes by loads.
+//   - A walk through a tile with a constant stride sets the hardware's stride prefetcher off, which
+//     then reads past the end of a block: lost when the next block lies elsewhere. kStepOrder has
+//     no constant stride.
+//   - One line of each page goes ahead of its stream, so that page walks do not stop it.
 #include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/rows-inl.h"
@@ -31,10 +35,14 @@ constexpr uint32_t kGroup = 4;
 #else
 constexpr uint32_t kGroup = 2;
 #endif
-constexpr uint32_t kTokens = 4;       // tokens of one score step
-constexpr uint32_t kValueVecs = 4;    // vectors of head_dim_v of one value step
-constexpr uint32_t kValueTokens = 4;  // tokens of one value step when heads lie inside tokens
+constexpr uint32_t kTokens = 4;                       // tokens of one step
+constexpr uint32_t kValueVecs = kLanes == 1 ? 8 : 4;  // vectors of head_dim_v of a value step
 constexpr uint32_t kCacheLine = 64;
+constexpr uint32_t kPage = 4096;
+constexpr uint32_t kBurst = 4;      // lines of K, and of V, that are prefetched together
+constexpr uint32_t kLoadAhead = 8;  // bursts
+constexpr uint32_t kDue = 256;      // a burst
+constexpr uint32_t kStep = kQuadHeads * kTokens;  // scores of one step of a quad: [head][token]
 
 // A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
 struct Tile {
@@ -44,25 +52,185 @@ struct Tile {
   int64_t v[kTileTokens];
 };
 
+constexpr uint32_t kTileSteps = kTileTokens / kTokens;
+// The order in which a tile's steps are taken: no constant stride, see above.
+constexpr uint8_t kStepOrder[kTileSteps] = {0, 3, 1, 6, 2, 7, 5, 4};
+
+RADIX_INLINE uint32_t div_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+RADIX_INLINE uint32_t group_of(const AttentionParams& p) { return p.num_q_heads / p.num_kv_heads; }
+RADIX_INLINE uint32_t quads_of(uint32_t group) { return div_up(group, kQuadHeads); }
+
+// ---- prefetch
+
+RADIX_INLINE uint32_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
+
+// What is still to be prefetched of some rows, in the order of addresses: a span is all that lies
+// side by side, from one row (token, KV head) to a whole block.
+struct Stream {
+  const char* line = nullptr;  // the next line of the span
+  uint32_t left = 0;           // lines left in the span; 0: all done
+  uint32_t token = 0, head = 0, num_tokens = 0, num_heads = 0;  // the next row
+  bool by_token = true;        // heads of a token, then the next token
+  const char* base = nullptr;  // token offset 0, first head of the item
+  const int64_t* offsets = nullptr;
+  int64_t element = 0, head_bytes = 0, row_bytes = 0;
+};
+
+RADIX_INLINE bool more_rows(const Stream& f) {
+  return f.token < f.num_tokens && f.head < f.num_heads;
+}
+
+RADIX_INLINE const char* row_address(const Stream& f) {
+  return f.base + f.offsets[f.token] * f.element + f.head * f.head_bytes;
+}
+
+RADIX_INLINE void next_row(Stream& f) {
+  if (f.by_token) {
+    if (++f.head == f.num_heads) f.head = 0, ++f.token;
+  } else {
+    if (++f.token == f.num_tokens) f.token = 0, ++f.head;
+  }
+}
+
+RADIX_INLINE void next_span(Stream& f) {
+  if (!more_rows(f)) return;
+  f.line = row_address(f);
+  const char* end = f.line + f.row_bytes;
+  for (next_row(f); more_rows(f) && row_address(f) == end; next_row(f)) end += f.row_bytes;
+  f.left = static_cast<uint32_t>((end - f.line + kCacheLine - 1) / kCacheLine);
+}
+
+RADIX_INLINE Stream stream_of(const PagedTensor& t, uint32_t row_elements, const int64_t* offsets,
+                              uint32_t n, const DecodeItem& item) {
+  Stream f;
+  f.element = element_bytes(t.dtype);
+  f.head_bytes = t.head_stride * f.element;
+  f.row_bytes = row_elements * f.element;
+  f.base = static_cast<const char*>(t.data) + item.head_begin * f.head_bytes;
+  f.offsets = offsets;
+  f.num_tokens = n;
+  f.num_heads = item.head_end - item.head_begin;
+  f.by_token = t.head_stride < t.token_stride;  // a token's heads lie closer than a head's tokens
+  if (f.by_token && f.head_bytes == f.row_bytes) {  // a token is one row
+    f.row_bytes *= f.num_heads;
+    f.num_heads = 1;
+  }
+  next_span(f);
+  return f;
+}
+
+// A tile's K and V on their way into the cache, side by side, a little with each step of the
+// kernel, so that all is there when the tile's turn comes.
+struct Prefetcher {
+  Stream k, v;
+  uint32_t due = 0;                       // in units of 1/kDue of a burst
+  uint32_t score_due = 0, value_due = 0;  // what a step of scores, of values adds
+};
+
+// One line of each page of a tile: the page walks are over when the stream gets there.
+RADIX_INLINE void prefetch_pages(const Stream& s) {
+  uintptr_t page = 0;
+  for (uint32_t t = 0; t < s.num_tokens && s.by_token; ++t) {
+    const char* row = s.base + s.offsets[t] * s.element;
+    if (reinterpret_cast<uintptr_t>(row) / kPage == page) continue;
+    page = reinterpret_cast<uintptr_t>(row) / kPage;
+    __builtin_prefetch(row, 0, 3);
+  }
+}
+
+RADIX_INLINE void prefetch_tile(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
+                                Prefetcher& f) {
+  f.k = stream_of(p.k, p.head_dim, tile.k, tile.n, item);
+  f.v = stream_of(p.v, p.head_dim_v, tile.v, tile.n, item);
+  prefetch_pages(f.k);
+  prefetch_pages(f.v);
+  // Half of a step's lines go with its scores, half with the steps of its values.
+  const uint32_t bytes =
+      kTokens * (p.head_dim * element_bytes(p.k.dtype) + p.head_dim_v * element_bytes(p.v.dtype));
+  const uint32_t group = group_of(p);
+  const uint32_t passes = div_up(group < kQuadHeads ? group : kQuadHeads, kGroup) *
+                          div_up(p.head_dim_v, kValueVecs * kLanes);
+  const uint32_t due = kDue * div_up(bytes, 4 * kBurst * kCacheLine);
+  f.score_due = div_up(due, quads_of(group));
+  f.value_due = div_up(due, quads_of(group) * passes);
+}
+
+RADIX_INLINE void prefetch_lines(Stream& s) {
+  for (uint32_t lines = 0; lines < kBurst && s.left != 0; ++lines) {
+    __builtin_prefetch(s.line, 0, 3);
+    s.line += kCacheLine;
+    if (--s.left == 0) next_span(s);
+  }
+}
+
+// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
+// drops the call.
+RADIX_INLINE void prefetch_burst(Prefetcher& f) {
+  if (f.k.left <= kBurst || f.v.left <= kBurst) {
+    prefetch_lines(f.k);
+    prefetch_lines(f.v);
+    return;
+  }
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < kBurst; ++i) {
+    __builtin_prefetch(f.k.line + i * kCacheLine, 0, 3);
+    __builtin_prefetch(f.v.line + i * kCacheLine, 0, 3);
+  }
+  f.k.line += kBurst * kCacheLine;
+  f.v.line += kBurst * kCacheLine;
+  f.k.left -= kBurst;
+  f.v.left -= kBurst;
+}
+
+RADIX_INLINE void prefetch_step(Prefetcher& f, uint32_t due) {
+  for (f.due += due; f.due >= kDue; f.due -= kDue) prefetch_burst(f);
+}
+
+// Loads a line of each stream. Prefetches that find no free buffer are dropped; loads are not.
+RADIX_INLINE void load_lines(Stream& s) {
+  for (uint32_t lines = 0; lines < kBurst && s.left != 0; ++lines) {
+    (void)*static_cast<const volatile char*>(s.line);
+    s.line += kCacheLine;
+    if (--s.left == 0) next_span(s);
+  }
+}
+
+// The first tile, for which nobody has asked before.
+RADIX_INLINE void load_tile(Prefetcher& f) {
+  Prefetcher ahead = f;
+  for (uint32_t i = 0; i < kLoadAhead; ++i) prefetch_burst(ahead);
+  while (f.k.left != 0 || f.v.left != 0) {
+    prefetch_burst(ahead);
+    load_lines(f.k);
+    load_lines(f.v);
+  }
+}
+
 // ---- scores
 
-// out[i] = sum of the lanes of vector i.
-RADIX_INLINE void sum_lanes4(VF a, VF b, VF c, VF e, float* out) {
+// Block j of the result holds the sums of block j of the four vectors.
+RADIX_INLINE VF sum_in_blocks(const VF v[kTokens]) {
 #if HWY_TARGET == HWY_SCALAR
-  out[0] = hn::GetLane(a);
-  out[1] = hn::GetLane(b);
-  out[2] = hn::GetLane(c);
-  out[3] = hn::GetLane(e);
+  return v[0];
 #else
   const DF d;
   const hn::Repartition<uint64_t, DF> d64;
-  // Within each 128-bit block: ab = (a0+a2, b0+b2, a1+a3, b1+b3), then (a, b, c, e).
-  const VF ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const VF ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  // ab = (a0+a2, b0+b2, a1+a3, b1+b3), then (a, b, c, e).
+  const VF ab = hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1]));
+  const VF ce = hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3]));
   const auto ab64 = hn::BitCast(d64, ab);
   const auto ce64 = hn::BitCast(d64, ce);
-  const VF sums = hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
-                          hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
+  return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
+                 hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
+#endif
+}
+
+// out[i] = sum of the lanes of vector i.
+RADIX_INLINE void sum_lanes4(const VF v[kTokens], float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (uint32_t i = 0; i < kTokens; ++i) out[i] = hn::GetLane(v[i]);
+#else
+  const VF sums = sum_in_blocks(v);
 #if HWY_MAX_BYTES == 64
   const hn::Half<DF> d8;
   const hn::Half<decltype(d8)> d4;
@@ -72,7 +240,7 @@ RADIX_INLINE void sum_lanes4(VF a, VF b, VF c, VF e, float* out) {
   const hn::Half<DF> d4;
   hn::StoreU(hn::Add(hn::LowerHalf(d4, sums), hn::UpperHalf(d4, sums)), d4, out);
 #else
-  hn::StoreU(sums, d, out);
+  hn::StoreU(sums, DF(), out);
 #endif
 #endif
 }
@@ -101,6 +269,21 @@ RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const r
   }
 }
 
+#if HWY_MAX_BYTES == 64
+// The sums of 16 vectors: fewer shuffles than four times sum_lanes4, and one store.
+RADIX_INLINE void sum_lanes16(VF acc[4][kTokens], float* out) {
+  const DF d;
+  VF a = sum_in_blocks(acc[0]), b = sum_in_blocks(acc[1]);
+  VF c = sum_in_blocks(acc[2]), e = sum_in_blocks(acc[3]);
+  // Blocks 0 and 1 hold the first head, 2 and 3 the second.
+  const VF ac = hn::Add(hn::ConcatLowerLower(d, c, a), hn::ConcatUpperUpper(d, c, a));
+  const VF be = hn::Add(hn::ConcatLowerLower(d, e, b), hn::ConcatUpperUpper(d, e, b));
+  const VF own = hn::OddEvenBlocks(be, ac);    // a b c e, one half of each sum
+  const VF other = hn::OddEvenBlocks(ac, be);  // b a e c, the other
+  hn::StoreU(hn::Add(own, hn::SwapAdjacentBlocks(other)), d, out);
+}
+#endif
+
 // s[g][t] for kTokens tokens.
 template <class T, uint32_t NG>
 RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets,
@@ -117,44 +300,57 @@ RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const
   uint32_t i = 0;
   for (; i + kLanes <= head_dim; i += kLanes) score_step<NG, false>(q, q_stride, rows, i, acc);
   if (i < head_dim) score_step<NG, true>(q, q_stride, rows, i, acc);
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-    sum_lanes4(acc[g][0], acc[g][1], acc[g][2], acc[g][3], s + g * kTileTokens);
+#if HWY_MAX_BYTES == 64
+  if constexpr (NG == 4) {
+    sum_lanes16(acc, s);
+    return;
   }
+#endif
+#pragma GCC unroll 8
+  for (uint32_t g = 0; g < NG; ++g) sum_lanes4(acc[g], s + g * kTokens);
 }
 
 // ---- values
 
-// o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors; alpha null: 1.
+// acc[g][i] += p[g]*row[i] for NV vectors.
+template <uint32_t NG, uint32_t NV, bool kHalf, class T>
+RADIX_INLINE void add_row(const float* p, const T* row, VF acc[NG][NV]) {
+  VF v[NV];
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < NV; ++i) v[i] = load_row<kHalf>(row + i * kLanes);
+#pragma GCC unroll 8
+  for (uint32_t g = 0; g < NG; ++g) {
+    const VF w = hn::Set(DF(), p[g * kTokens]);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::MulAdd(v[i], w, acc[g][i]);
+  }
+}
+
+// o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors and the tile's tokens.
 template <uint32_t NG, uint32_t NV, bool kHalf, class T>
 RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base,
-                             const int64_t* offsets, uint32_t n, float* o, uint32_t o_stride) {
+                             const int64_t* offsets, uint32_t n, float* o, uint32_t o_stride,
+                             Prefetcher& next) {
   const DF d;
   VF acc[NG][NV];
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < NG; ++g) {
+    const VF a = hn::Set(d, alpha[g * kTokens]);
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::LoadU(d, o + g * o_stride + i * kLanes);
+    for (uint32_t i = 0; i < NV; ++i)
+      acc[g][i] = hn::Mul(a, hn::LoadU(d, o + g * o_stride + i * kLanes));
   }
-  if (alpha != nullptr) {
+  for (const uint8_t step : kStepOrder) {
+    const uint32_t t = step * kTokens;
+    if (t + kTokens > n) continue;
+    prefetch_step(next, next.value_due);
 #pragma GCC unroll 8
-    for (uint32_t g = 0; g < NG; ++g) {
-#pragma GCC unroll 8
-      for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::Mul(hn::Set(d, alpha[g]), acc[g][i]);
-    }
+    for (uint32_t j = 0; j < kTokens; ++j)
+      add_row<NG, NV, kHalf>(p + step * kStep + j, base + offsets[t + j], acc);
   }
-  for (uint32_t t = 0; t < n; ++t) {
-    const T* row = base + offsets[t];
-    VF v[NV];
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) v[i] = load_row<kHalf>(row + i * kLanes);
-#pragma GCC unroll 8
-    for (uint32_t g = 0; g < NG; ++g) {
-      const VF w = hn::Set(d, p[g * kTileTokens + t]);
-#pragma GCC unroll 8
-      for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::MulAdd(v[i], w, acc[g][i]);
-    }
-  }
+  const uint32_t whole = n / kTokens * kTokens;
+  for (uint32_t t = whole; t < n; ++t)
+    add_row<NG, NV, kHalf>(p + whole * kQuadHeads + t % kTokens, base + offsets[t], acc);
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < NG; ++g) {
 #pragma GCC unroll 8
@@ -164,29 +360,32 @@ RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base,
 
 template <class T, uint32_t NG>
 RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base,
-                         const int64_t* offsets, uint32_t n, float* o) {
+                         const int64_t* offsets, uint32_t n, float* o, Prefetcher& next) {
   const uint32_t o_stride = padded(head_dim_v);
   constexpr uint32_t kWide = kValueVecs * kLanes;
   uint32_t i = 0;
   for (; i + kWide <= head_dim_v; i += kWide) {
-    value_step<NG, kValueVecs, false>(p, alpha, base + i, offsets, n, o + i, o_stride);
+    value_step<NG, kValueVecs, false>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
   }
   for (; i + kLanes <= head_dim_v; i += kLanes) {
-    value_step<NG, 1, false>(p, alpha, base + i, offsets, n, o + i, o_stride);
+    value_step<NG, 1, false>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
   }
-  if (i < head_dim_v) value_step<NG, 1, true>(p, alpha, base + i, offsets, n, o + i, o_stride);
+  if (i < head_dim_v) {
+    value_step<NG, 1, true>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
+  }
 }
 
 // ---- softmax
 
-// The state of an item: one row of each for every query head.
+// The state of an item. A quad is up to kQuadHeads query heads of one KV head; [kStep] arrays hold
+// 4 lanes for each of its heads, and the scores of a tile are [steps of kTokens tokens][kStep].
 struct State {
   float* q;      // [num_q_heads, padded(head_dim)] scaled
   float* o;      // [num_q_heads, padded(head_dim_v)]
-  float* m;      // [num_q_heads] running maximum, base 2
-  float* l;      // [num_q_heads, kRowPad] lanes of the running sum
-  float* s;      // [num_q_heads, kTileTokens] scores, then weights, of the current tile
-  float* alpha;  // [num_q_heads] 2^(m - m') of the current tile
+  float* m;      // [quads, kStep] running maximum, base 2, four times
+  float* l;      // [quads, kStep] four parts of the running sum
+  float* alpha;  // [quads, kStep] 2^(m - m') of the current tile, four times
+  float* s;      // [quads, kTileTokens*kQuadHeads] scores, then weights, of the current tile
 };
 
 // Soft cap and ALiBi on the scores of one head, which come out in units of log 2.
@@ -194,42 +393,87 @@ RADIX_INLINE void bias_scores(const AttentionParams& p, uint32_t head, const Til
                               int32_t query_position, float* s) {
   const DF d;
   const VF cap = hn::Set(d, p.softcap * kLog2e);
-  const VF slope = hn::Set(d, p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.f);
-  const float first = static_cast<float>(static_cast<int32_t>(tile.position) - query_position);
+  const float slope = p.alibi_slopes != nullptr ? p.alibi_slopes[head] * kLog2e : 0.f;
+  const auto first = static_cast<float>(static_cast<int32_t>(tile.position) - query_position);
+  alignas(64) float x[kTileTokens];
+  for (uint32_t t = 0; t < kTileTokens; ++t) {
+    x[t] = t < tile.n ? s[t / kTokens * kStep + t % kTokens] : 0.f;
+  }
   for (uint32_t t = 0; t < kTileTokens; t += kLanes) {
-    VF x = hn::LoadU(d, s + t);
-    if (p.softcap > 0.f) x = hn::Mul(cap, tanh_f32(x));
+    VF v = hn::LoadU(d, x + t);
+    if (p.softcap > 0.f) v = hn::Mul(cap, tanh_f32(v));
     if (p.alibi_slopes != nullptr) {
-      x = hn::MulAdd(slope, hn::Iota(d, first + static_cast<float>(t)), x);
+      v = hn::MulAdd(hn::Set(d, slope), hn::Iota(d, first + static_cast<float>(t)), v);
     }
-    hn::StoreU(x, d, s + t);
+    hn::StoreU(v, d, x + t);
+  }
+  for (uint32_t t = 0; t < tile.n; ++t) s[t / kTokens * kStep + t % kTokens] = x[t];
+}
+
+#if HWY_TARGET == HWY_SCALAR
+
+constexpr uint32_t kSoftmaxLanes = kTokens;
+
+RADIX_INLINE void softmax_lanes(uint32_t steps, float* s, float* m, float* l, float* alpha) {
+  float peak = m[0];
+  for (uint32_t i = 0; i < steps * kTokens; ++i) {
+    const float x = s[i / kTokens * kStep + i % kTokens];
+    peak = x > peak ? x : peak;
+  }
+  const float base = peak == kMinusInf ? 0.f : peak;
+  const float shrink = exp2_one(m[0] - base);
+  for (uint32_t j = 0; j < kTokens; ++j) {
+    float sum = 0.f;
+    for (uint32_t i = 0; i < steps; ++i) {
+      float* x = s + i * kStep + j;
+      *x = exp2_one(*x - base);
+      sum += *x;
+    }
+    l[j] = l[j] * shrink + sum;
+    alpha[j] = shrink;
+    m[j] = peak;
   }
 }
 
-// Turns scores into weights p = 2^(s - m'), updates m and l, and returns 2^(m - m').
-RADIX_INLINE float softmax_row(uint32_t n, float* s, float* m, float* l) {
+#else
+
+constexpr uint32_t kSoftmaxLanes = kLanes;
+
+// Turns scores into weights p = 2^(s - m'), updates m and l, and writes alpha = 2^(m - m'), for the
+// heads that share a vector.
+RADIX_INLINE void softmax_lanes(uint32_t steps, float* s, float* m, float* l, float* alpha) {
   const DF d;
-  for (uint32_t t = n; t < kTileTokens; ++t) s[t] = kMinusInf;
-  VF top = hn::LoadU(d, s);
-#pragma GCC unroll 8
-  for (uint32_t t = kLanes; t < kTileTokens; t += kLanes) top = hn::Max(top, hn::LoadU(d, s + t));
-  const VF peak = hn::Max(hn::MaxOfLanes(d, top), hn::Set(d, *m));
-  const float m_new = hn::GetLane(peak);
-  if (m_new == kMinusInf) {  // scores of -inf only: nothing is visible yet, and inf - inf is NaN
-    for (uint32_t t = 0; t < kTileTokens; ++t) s[t] = 0.f;
-    return 1.f;
-  }
-  const VF alpha = exp2_f32(hn::Set(d, *m - m_new));
-  VF sum = hn::Mul(alpha, hn::LoadU(d, l));
-#pragma GCC unroll 8
-  for (uint32_t t = 0; t < kTileTokens; t += kLanes) {
-    const VF e = exp2_f32(hn::Sub(hn::LoadU(d, s + t), peak));
+  const VF old = hn::LoadU(d, m);
+  VF peak = old;
+  for (uint32_t i = 0; i < steps; ++i) peak = hn::Max(peak, hn::LoadU(d, s + i * kStep));
+  peak = hn::Max(peak, hn::Shuffle1032(peak));
+  peak = hn::Max(peak, hn::Shuffle2301(peak));
+  // Scores of -inf only: nothing is visible yet, and inf - inf would be NaN.
+  const VF base = hn::IfThenElse(hn::Eq(peak, hn::Set(d, kMinusInf)), hn::Zero(d), peak);
+  const VF shrink = exp2_f32(hn::Sub(old, base));
+  VF sum = hn::Zero(d);
+  for (uint32_t i = 0; i < steps; ++i) {
+    const VF e = exp2_f32(hn::Sub(hn::LoadU(d, s + i * kStep), base));
     sum = hn::Add(sum, e);
-    hn::StoreU(e, d, s + t);
+    hn::StoreU(e, d, s + i * kStep);
   }
-  hn::StoreU(sum, d, l);
-  *m = m_new;
-  return hn::GetLane(alpha);
+  hn::StoreU(hn::MulAdd(shrink, hn::LoadU(d, l), sum), d, l);
+  hn::StoreU(peak, d, m);
+  hn::StoreU(shrink, d, alpha);
+}
+
+#endif
+
+// Softmax of the first `heads` heads of a quad.
+RADIX_INLINE void softmax_quad(uint32_t heads, uint32_t n, float* s, float* m, float* l,
+                               float* alpha) {
+  for (uint32_t t = n; t < div_up(n, kTokens) * kTokens; ++t) {
+    for (uint32_t g = 0; g < heads; ++g)
+      s[t / kTokens * kStep + g * kTokens + t % kTokens] = kMinusInf;
+  }
+  for (uint32_t i = 0; i < heads * kTokens; i += kSoftmaxLanes) {
+    softmax_lanes(div_up(n, kTokens), s + i, m + i, l + i, alpha + i);
+  }
 }
 
 // ---- walking the range
@@ -260,126 +504,80 @@ void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t positio
   }
 }
 
-RADIX_INLINE uint32_t element_bytes(int32_t dtype) { return dtype == RADIX_F32 ? 4 : 2; }
-
-// True when a token's heads lie closer together than a head's tokens (NHD).
-RADIX_INLINE bool token_major(const PagedTensor& t) { return t.head_stride < t.token_stride; }
-
-// What is still to be prefetched of a tile, in the order of addresses: spans of cache lines, one
-// for each token when its heads are contiguous, else one for each row (token, KV head).
-struct Prefetcher {
-  const char* line = nullptr;  // the next line of the span
-  uint32_t left = 0;           // lines left in the span; 0: all done
-  uint32_t row_lines = 0, span_lines = 0;
-  uint32_t token = 0, head = 0, num_tokens = 0, num_spans_of_token = 0;
-  bool by_token = true;
-  const char* base = nullptr;  // token offset 0, first head of the item
-  const int64_t* offsets = nullptr;
-  int64_t element = 0, head_bytes = 0;
+// One quad of query heads: q, o and the state that belongs to it.
+struct Quad {
+  uint32_t head = 0, heads = 0;
+  float* s = nullptr;
+  float* alpha = nullptr;
 };
 
-RADIX_INLINE void start_span(Prefetcher& f) {
-  f.line = f.base + f.offsets[f.token] * f.element + f.head * f.head_bytes;
-  f.left = f.span_lines;
+RADIX_INLINE Quad quad_of(const AttentionParams& p, const State& state, uint32_t kv_head,
+                          uint32_t index) {
+  const uint32_t group = group_of(p);
+  const uint64_t row = uint64_t{kv_head} * quads_of(group) + index;
+  Quad quad;
+  quad.head = kv_head * group + index * kQuadHeads;
+  const uint32_t left = group - index * kQuadHeads;
+  quad.heads = left < kQuadHeads ? left : kQuadHeads;
+  quad.s = state.s + row * kTileTokens * kQuadHeads;
+  quad.alpha = state.alpha + row * kStep;
+  return quad;
 }
 
-RADIX_INLINE Prefetcher prefetch_of(const PagedTensor& t, uint32_t row_elements,
-                                    const int64_t* offsets, uint32_t n, const DecodeItem& item) {
-  Prefetcher f;
-  f.element = element_bytes(t.dtype);
-  f.head_bytes = t.head_stride * f.element;
-  f.base = static_cast<const char*>(t.data) + item.head_begin * f.head_bytes;
-  f.offsets = offsets;
-  f.num_tokens = n;
-  f.by_token = token_major(t);
-  const uint32_t row_bytes = row_elements * element_bytes(t.dtype);
-  const uint32_t heads = item.head_end - item.head_begin;
-  const bool dense = f.by_token && f.head_bytes == int64_t{row_bytes};
-  f.num_spans_of_token = dense ? 1 : heads;
-  f.row_lines = (row_bytes + kCacheLine - 1) / kCacheLine;
-  f.span_lines = ((dense ? heads : 1) * row_bytes + kCacheLine - 1) / kCacheLine;
-  start_span(f);
-  return f;
-}
-
-RADIX_INLINE void next_span(Prefetcher& f) {
-  if (f.by_token) {
-    if (++f.head == f.num_spans_of_token) f.head = 0, ++f.token;
-  } else {
-    if (++f.token == f.num_tokens) f.token = 0, ++f.head;
-  }
-  if (f.token < f.num_tokens && f.head < f.num_spans_of_token) start_span(f);
-}
-
-// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
-// drops the call.
-RADIX_INLINE void prefetch_rows(Prefetcher& f, uint32_t rows) {
-  uint32_t lines = rows * f.row_lines;
-  while (lines != 0 && f.left != 0) {
-    const uint32_t n = lines < f.left ? lines : f.left;
-    for (uint32_t i = 0; i < n; ++i) __builtin_prefetch(f.line + i * kCacheLine, 0, 3);
-    f.line += n * kCacheLine;
-    f.left -= n;
-    lines -= n;
-    if (f.left == 0) next_span(f);
-  }
-}
-
+// Scores of one quad and one step.
 template <class T>
-RADIX_INLINE void head_scores(const AttentionParams& p, const State& state, const int64_t* offsets,
-                              uint32_t kv_head, uint32_t t0) {
-  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+RADIX_INLINE void quad_scores(const AttentionParams& p, const State& state, const Quad& quad,
+                              const T* base, const int64_t* offsets, float* s) {
   const uint32_t q_stride = padded(p.head_dim);
-  const T* base = static_cast<const T*>(p.k.data) + int64_t{kv_head} * p.k.head_stride;
-  uint32_t head = kv_head * group;
-  const uint32_t end = head + group;
-  const auto q = [&](uint32_t h) { return state.q + uint64_t{h} * q_stride; };
-  const auto s = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
+  const float* q = state.q + uint64_t{quad.head} * q_stride;
+  uint32_t g = 0;
   if constexpr (kGroup >= 4) {
-    for (; head + 4 <= end; head += 4)
-      scores<T, 4>(q(head), p.head_dim, base, offsets + t0, s(head));
+    if (quad.heads == 4) {
+      scores<T, 4>(q, p.head_dim, base, offsets, s);
+      return;
+    }
   }
-  for (; head + 2 <= end; head += 2) scores<T, 2>(q(head), p.head_dim, base, offsets + t0, s(head));
-  if (head < end) scores<T, 1>(q(head), p.head_dim, base, offsets + t0, s(head));
+  for (; g + 2 <= quad.heads; g += 2)
+    scores<T, 2>(q + g * q_stride, p.head_dim, base, offsets, s + g * kTokens);
+  if (g < quad.heads) scores<T, 1>(q + g * q_stride, p.head_dim, base, offsets, s + g * kTokens);
 }
 
 template <class T>
-RADIX_INLINE void head_values(const AttentionParams& p, const State& state, const int64_t* offsets,
-                              uint32_t kv_head, uint32_t t0, uint32_t n) {
-  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+RADIX_INLINE void quad_values(const AttentionParams& p, const State& state, const Quad& quad,
+                              const T* base, const Tile& tile, Prefetcher& next) {
   const uint32_t dv = p.head_dim_v;
-  const T* base = static_cast<const T*>(p.v.data) + int64_t{kv_head} * p.v.head_stride;
-  uint32_t head = kv_head * group;
-  const uint32_t end = head + group;
-  const auto w = [&](uint32_t h) { return state.s + uint64_t{h} * kTileTokens + t0; };
-  const auto o = [&](uint32_t h) { return state.o + uint64_t{h} * padded(dv); };
-  const auto alpha = [&](uint32_t h) {
-    return t0 == 0 ? state.alpha + h : nullptr;
-  };  // once a tile
+  const uint32_t o_stride = padded(dv);
+  float* o = state.o + uint64_t{quad.head} * o_stride;
+  uint32_t g = 0;
   if constexpr (kGroup >= 4) {
-    for (; head + 4 <= end; head += 4)
-      values<T, 4>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+    if (quad.heads == 4) {
+      values<T, 4>(quad.s, quad.alpha, dv, base, tile.v, tile.n, o, next);
+      return;
+    }
   }
-  for (; head + 2 <= end; head += 2)
-    values<T, 2>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
-  if (head < end) values<T, 1>(w(head), alpha(head), dv, base, offsets + t0, n, o(head));
+  for (; g + 2 <= quad.heads; g += 2) {
+    values<T, 2>(quad.s + g * kTokens, quad.alpha + g * kTokens, dv, base, tile.v, tile.n,
+                 o + g * o_stride, next);
+  }
+  if (g < quad.heads) {
+    values<T, 1>(quad.s + g * kTokens, quad.alpha + g * kTokens, dv, base, tile.v, tile.n,
+                 o + g * o_stride, next);
+  }
 }
 
 template <class T>
 void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
-                 const State& state, Prefetcher next) {
-  if (token_major(p.k)) {
-    for (uint32_t t = 0; t < tile.n; t += kTokens) {
-      for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-        prefetch_rows(next, kTokens);
-        head_scores<T>(p, state, tile.k, h, t);
-      }
-    }
-  } else {
-    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-      for (uint32_t t = 0; t < tile.n; t += kTokens) {
-        prefetch_rows(next, kTokens);
-        head_scores<T>(p, state, tile.k, h, t);
+                 const State& state, Prefetcher& next) {
+  const uint32_t quads = quads_of(group_of(p));
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+    const T* base = static_cast<const T*>(p.k.data) + int64_t{h} * p.k.head_stride;
+    for (uint32_t i = 0; i < quads; ++i) {
+      const Quad quad = quad_of(p, state, h, i);
+      for (const uint8_t step : kStepOrder) {
+        const uint32_t t = step * kTokens;
+        if (t >= tile.n) continue;
+        prefetch_step(next, next.score_due);
+        quad_scores(p, state, quad, base, tile.k + t, quad.s + t * kQuadHeads);
       }
     }
   }
@@ -387,33 +585,34 @@ void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& t
 
 template <class T>
 void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
-                 const State& state, Prefetcher next) {
-  const uint32_t step = token_major(p.v) ? kValueTokens : kTileTokens;
-  for (uint32_t t = 0; t < tile.n; t += step) {
-    const uint32_t n = tile.n - t < step ? tile.n - t : step;
-    for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-      prefetch_rows(next, step);
-      head_values<T>(p, state, tile.v, h, t, n);
-    }
+                 const State& state, Prefetcher& next) {
+  const uint32_t quads = quads_of(group_of(p));
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+    const T* base = static_cast<const T*>(p.v.data) + int64_t{h} * p.v.head_stride;
+    for (uint32_t i = 0; i < quads; ++i)
+      quad_values(p, state, quad_of(p, state, h, i), base, tile, next);
   }
 }
 
 void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
                   const State& state) {
-  const uint32_t group = p.num_q_heads / p.num_kv_heads;
+  const uint32_t quads = quads_of(group_of(p));
   const int32_t query_position = item.position;
-  for (uint32_t h = item.head_begin * group; h < item.head_end * group; ++h) {
-    float* row = state.s + uint64_t{h} * kTileTokens;
-    if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
-      for (uint32_t t = tile.n; t < kTileTokens; ++t) row[t] = 0.f;
-      bias_scores(p, h, tile, query_position, row);
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+    for (uint32_t i = 0; i < quads; ++i) {
+      const Quad quad = quad_of(p, state, h, i);
+      if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
+        for (uint32_t g = 0; g < quad.heads; ++g)
+          bias_scores(p, quad.head + g, tile, query_position, quad.s + g * kTokens);
+      }
+      const uint64_t at = (uint64_t{h} * quads + i) * kStep;
+      softmax_quad(quad.heads, tile.n, quad.s, state.m + at, state.l + at, quad.alpha);
     }
-    state.alpha[h] = softmax_row(tile.n, row, state.m + h, state.l + uint64_t{h} * kRowPad);
   }
 }
 
 using TileFn = void (*)(const AttentionParams&, const DecodeItem&, const Tile&, const State&,
-                        Prefetcher);
+                        Prefetcher&);
 
 TileFn scores_fn(int32_t dtype) {
   return dtype == RADIX_F32   ? tile_scores<F32>
@@ -432,19 +631,21 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
   const TileFn run_values = values_fn(p.v.dtype);
   const int32_t* blocks = block_row(p.blocks, item.seq);
   Tile tiles[2];
+  Prefetcher prefetcher;
   fill_tile(p, blocks, item.token_begin, item.token_end, &tiles[0]);
-  Prefetcher first = prefetch_of(p.k, p.head_dim, tiles[0].k, tiles[0].n, item);
-  prefetch_rows(first, kTileTokens * (item.head_end - item.head_begin));
+  prefetch_tile(p, item, tiles[0], prefetcher);
+  load_tile(prefetcher);
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
-    Tile& next = tiles[i ^ 1];
     const uint32_t end = tile.position + tile.n;
     const bool more = end < item.token_end;
-    if (more) fill_tile(p, blocks, end, item.token_end, &next);
-    run_scores(p, item, tile, state, prefetch_of(p.v, p.head_dim_v, tile.v, tile.n, item));
+    if (more) {
+      fill_tile(p, blocks, end, item.token_end, &tiles[i ^ 1]);
+      prefetch_tile(p, item, tiles[i ^ 1], prefetcher);
+    }
+    run_scores(p, item, tile, state, prefetcher);
     tile_softmax(p, item, tile, state);
-    run_values(p, item, tile, state,
-               more ? prefetch_of(p.k, p.head_dim, next.k, next.n, item) : Prefetcher());
+    run_values(p, item, tile, state, prefetcher);
     if (!more) return;
   }
 }
@@ -452,14 +653,23 @@ void walk_range(const AttentionParams& p, const DecodeItem& item, const State& s
 // ---- the item
 
 State carve(const AttentionParams& p, void* scratch) {
+  const uint64_t quads = uint64_t{p.num_kv_heads} * quads_of(group_of(p));
   State s;
   s.q = static_cast<float*>(scratch);
   s.o = s.q + uint64_t{p.num_q_heads} * padded(p.head_dim);
-  s.l = s.o + uint64_t{p.num_q_heads} * padded(p.head_dim_v);
-  s.s = s.l + uint64_t{p.num_q_heads} * kRowPad;
-  s.m = s.s + uint64_t{p.num_q_heads} * kTileTokens;
-  s.alpha = s.m + p.num_q_heads;
+  s.m = s.o + uint64_t{p.num_q_heads} * padded(p.head_dim_v);
+  s.l = s.m + quads * kStep;
+  s.alpha = s.l + quads * kStep;
+  s.s = s.alpha + quads * kStep;
   return s;
+}
+
+// Where the state of query head h begins in m, l and alpha.
+RADIX_INLINE uint64_t lane_of(const AttentionParams& p, uint32_t head) {
+  const uint32_t group = group_of(p);
+  const uint32_t in_group = head % group;
+  return (uint64_t{head / group} * quads_of(group) + in_group / kQuadHeads) * kStep +
+         in_group % kQuadHeads * kTokens;
 }
 
 void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin,
@@ -470,16 +680,15 @@ void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head
     for (uint32_t i = p.head_dim; i < padded(p.head_dim); ++i) q[i] = 0.f;
     load_query(p, item.query, h, query_scale(p), q);
     for (uint32_t i = 0; i < o_stride; ++i) s.o[uint64_t{h} * o_stride + i] = 0.f;
-    for (uint32_t i = 0; i < kRowPad; ++i) s.l[uint64_t{h} * kRowPad + i] = 0.f;
-    s.m[h] = kMinusInf;
+    const uint64_t at = lane_of(p, h);
+    for (uint32_t i = 0; i < kTokens; ++i) {
+      s.m[at + i] = kMinusInf;
+      s.l[at + i] = 0.f;
+    }
   }
 }
 
-RADIX_INLINE float sum_row(const float* l) {
-  float sum = 0.f;
-  for (uint32_t i = 0; i < kLanes; ++i) sum += l[i];
-  return sum;
-}
+RADIX_INLINE float sum_parts(const float* l) { return (l[0] + l[1]) + (l[2] + l[3]); }
 
 void copy_row(const float* from, float* to, uint32_t n) {
   for (uint32_t i = 0; i < n; i += kLanes) hn::StoreU(hn::LoadU(DF(), from + i), DF(), to + i);
@@ -498,14 +707,15 @@ void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch) {
   if (item.token_begin < item.token_end) walk_range(p, item, s);
   for (uint32_t h = head_begin; h < head_end; ++h) {
     float* o = s.o + uint64_t{h} * o_stride;
-    const float l = sum_row(s.l + uint64_t{h} * kRowPad);
+    const float m = s.m[lane_of(p, h)];
+    const float l = sum_parts(s.l + lane_of(p, h));
     if (item.state == kNoState) {
-      finish_row(p, item.query, h, o, s.m[h], l);
+      finish_row(p, item.query, h, o, m, l);
       continue;
     }
     const uint64_t row = static_cast<uint64_t>(item.state) * p.num_q_heads + h;
     copy_row(o, job.partial.o + row * o_stride, o_stride);
-    job.partial.m[row] = s.m[h];
+    job.partial.m[row] = m;
     job.partial.l[row] = l;
   }
 }
