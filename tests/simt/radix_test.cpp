@@ -60,7 +60,7 @@ void random_case(uint64_t seed) {
       c.run(radix_launcher(arch, &list, rules.batch_invariant, 1, rng.between(1, 4))));
 }
 
-TEST(CudaRadix, RandomListsOfRandomTrees) { for_random_cases("cuda radix", 60, random_case); }
+TEST(CudaRadix, RandomListsOfRandomTrees) { for_random_cases("cuda radix", 40, random_case); }
 
 // ---- the same bits ------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ void random_bits(uint64_t seed) {
 }
 
 TEST(CudaRadix, ABatchInvariantRowsBitsDoNotDependOnTheItems) {
-  for_random_cases("cuda radix bits", 24, random_bits);
+  for_random_cases("cuda radix bits", 16, random_bits);
 }
 
 // The rows of q and out from a row on, for `n` rows of one sequence that ends at `context`.
