@@ -141,6 +141,23 @@ TEST(CudaRadix, ChunksAndDecodeGiveTheBitsOfTheWholePrompt) {
   }
 }
 
+// The merge reads a state for each segment of an item, seen or not.
+TEST(CudaRadix, SegmentsThatNobodySeesHaveAnEmptyState) {
+  Shape s = shape_of({{700, 1}}, false);
+  s.window = 100;
+  AttentionCase c(s, kSeed);
+  RadixArrays list;
+  list.sizes = {1, 1};
+  list.items = {{0, 0, 700, 0, 4, 0, 1, 0}};
+  list.rows = {{0, 699}};
+  list.merges = {{0, 0, 3}};
+  list.terms = {0, 1, 2};
+  list.num_states = 3;
+  const Result merged = c.run(radix_launcher(90, &list, true));
+  c.expect_matches_reference(merged);
+  expect_same(c.run(radix_launcher(90, nullptr, true)), merged, "from states");
+}
+
 TEST(CudaRadix, ABatchInvariantSequencesBitsDoNotDependOnTheOthers) {
   Shape s = shape_of({{600, 1}, {77, 1}, {270, 1}}, false);
   s.dim = 128;
