@@ -650,7 +650,7 @@ RADIX_DEVICE void walk_items(const AttentionParams& p, const RadixSplit& split,
 
 // grid (blocks that walk the list, or items without one, num_kv_heads)
 template <class T, int D, bool kInvariant>
-__global__ void __launch_bounds__(kThreads, D <= 64 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, D <= 64 && !kInvariant ? 3 : 2)
     radix_kernel(const __grid_constant__ AttentionParams p,
                  const __grid_constant__ RadixSplit split, const __grid_constant__ Launch launch) {
   RADIX_DYN_SMEM(smem);
