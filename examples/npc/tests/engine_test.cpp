@@ -108,7 +108,9 @@ TEST_F(EngineTest, CachedTokensEqualUncachedOnes) {
       ASSERT_TRUE(a[i].done && b[i].done);
       ASSERT_EQ(a[i].output, b[i].output) << "prompt " << i;
       ASSERT_LT(largest_difference(a[i], b[i]), 1e-3f);
-      if (options.reads.batch_invariant) ASSERT_TRUE(same_bits(a[i].logits, b[i].logits));
+      if (options.reads.batch_invariant) {
+        ASSERT_TRUE(same_bits(a[i].logits, b[i].logits)) << "prompt " << i;
+      }
       ASSERT_EQ(b[i].cached_tokens, 0u);
       ASSERT_EQ(b[i].computed_tokens, prompts[i].size());
       if (a[i].preemptions == 0) {
