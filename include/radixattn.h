@@ -628,9 +628,9 @@ typedef radix_status (RADIX_CALL *radix_gemm_fn)(void *user, const radix_gemm *g
  *   rotary embedding of q and k; k and v to their slots; decode and prefill over the block tables
  *   y = heads W_o^T + b_o                            or y += that (RADIX_LAYER_ADD)
  * What lies between the steps is f32 on the CPU and of x's dtype on CUDA; sums are f32. On the CPU a row of a product or a norm
- * has the same bits however many rows and threads there are, so that tokens computed over a cached prefix equal those computed
- * without, bit for bit, when their rows are of the same kind (decode or prefill). Rows of y that are padding of a plan have no
- * meaning.
+ * has the same bits however many rows and threads there are, so that with RADIX_ATTN_BATCH_INVARIANT in both parts tokens
+ * computed over a cached prefix equal those computed without, bit for bit. A part's plan makes the workspace larger: size it with
+ * the plan set. Rows of y that are padding of a plan have no meaning.
  * Weights are borrowed: read where they lie, in [out, in] order, rows in any stride.
  * Tensor parallel: a rank has the rows of w_q, w_k, w_v of its heads, the columns of w_o (a stride says so), b_o on one rank only
  * (RADIX_LAYER_ADD, too), and a context with its own KV heads. y is then a part of a sum: the host's all-reduce goes right

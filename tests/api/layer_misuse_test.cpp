@@ -236,19 +236,25 @@ TEST_F(LayerMisuse, Workspace) {
 
 TEST_F(LayerMisuse, Plans) {
   Plan plan(e_.ctx(), plan_config(4));
+  std::vector<char> room(4 << 20);  // plans' lists need more than launches without
+  const auto with = [&](radix_layer* d, const radix_attn* part) {
+    d->decode = part;
+    d->workspace = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64);
+    d->workspace_size = room.size() - 64;
+  };
   ASSERT_OK(plan.update({a_}, nullptr));
   radix_attn a = plan.attn();
   invalid("d->decode_rope->num_tokens is 2: its rows of x are 1",
-          [&](radix_layer* d) { d->decode = &a; });
+          [&](radix_layer* d) { with(d, &a); });
   ASSERT_OK(plan.update({a_, b_}, nullptr));
   a = plan.attn();
   a.context_lens = d_.decode->context_lens;
-  invalid("d->decode: d->context_lens", [&](radix_layer* d) { d->decode = &a; });
+  invalid("d->decode: d->context_lens", [&](radix_layer* d) { with(d, &a); });
   const std::vector<int32_t> q_lens = {1, 1};
   ASSERT_OK(plan.update({a_, b_}, &q_lens));
   a.cu_q_lens = nullptr;
   fails(RADIX_E_STATE, "d->decode: d->plan has no decode step",
-        [&](radix_layer* d) { d->decode = &a; });
+        [&](radix_layer* d) { with(d, &a); });
 }
 
 TEST(LayerContext, NeedsKvMemoryToLaunchAndAShapeToBeSized) {

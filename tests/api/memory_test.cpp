@@ -120,7 +120,7 @@ struct BadLaunch {
 TEST_F(Launch, EveryArgumentIsChecked) {
   static const int32_t begin[] = {0, 1, 2};
   const BadLaunch cases[] = {
-      {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 2; }},
+      {"d->flags", RADIX_E_INVALID, [](Batch* b) { b->a.flags = 8; }},
       {"k_scale is given", RADIX_E_UNSUPPORTED,
        [](Batch* b) { b->a.k_scale = static_cast<const float*>(b->a.q.data); }},
       {"tree_mask is given", RADIX_E_INVALID,
