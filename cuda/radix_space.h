@@ -97,7 +97,7 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   const bool fp8 = bounds.k.dtype == RADIX_F8_E4M3 || bounds.k.dtype == RADIX_F8_E5M2;
   const uint32_t group = bounds.num_q_heads / bounds.num_kv_heads;
   const uint64_t walkers = radix_walkers(bounds, device);
-  const uint64_t rows = uint64_t{bounds.num_seqs} * bounds.max_query_len;
+  const uint64_t rows = most_rows(bounds);
   limits.wide_rows = radix_item_rows(bounds.head_dim, bounds.head_dim_v);
   limits.panel_rows = 16;
   limits.parts = bounds.num_kv_heads;
@@ -105,7 +105,8 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   limits.has_narrow = group <= limits.panel_rows;
   limits.costs = radix_costs(bounds, fp8 ? 1 : 2);
   // A tree has fewer than two nodes a sequence; beyond its nodes, what balances the walkers.
-  const uint64_t items = 2 * bounds.num_seqs * radix_row_tiles(bounds, true) + 8 * walkers;
+  const uint64_t tiles = bounds.num_seqs + rows * group / limits.wide_rows;
+  const uint64_t items = 2 * tiles + 8 * walkers;
   limits.max_items = static_cast<uint32_t>(items < (1u << 16) ? items : 1u << 16);
   // Four states a row; a few rounds of items that are cut; in segments, some of those.
   const uint64_t item_states = (limits.wide_rows + group - 1) / group;

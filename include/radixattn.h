@@ -358,6 +358,7 @@ typedef struct radix_ns_info {
  * p = context_lens[s] - q_len + (index within s) and sees keys j in [max(0, p - window + 1), p]. For each:
  *   x = scale * dot(q, k_j);   softcap > 0: x = softcap * tanh(x / softcap);   alibi: x += alibi_slopes[h] * (j - p)
  * out = softmax(x) V with exp(sinks[h]) added once to the denominator. A row that sees no key gives 0 and LSE -inf.
+ * K and V must be finite for every token of a sequence: what a row does not see may be multiplied by 0 all the same.
  * The softmax is computed online (Milakov & Gimelshein 2018; FlashAttention, Dao et al. 2022) with f32 accumulation. */
 typedef struct radix_attn {
   uint32_t struct_size;

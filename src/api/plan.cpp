@@ -100,6 +100,7 @@ AttentionParams bounds_of(const radix_ctx& ctx, const radix_plan_config& c) {
   p.num_blocks = ctx.config.num_blocks;
   p.max_context_len = c.max_context_len;
   p.max_query_len = c.max_query_len;
+  p.max_query_rows = c.max_query_tokens;
   p.k.dtype = p.v.dtype = ctx.config.kv_dtype;
   p.q.dtype = p.out.dtype = RADIX_F32;
   p.batch_invariant = (c.flags & RADIX_PLAN_BATCH_INVARIANT) != 0;

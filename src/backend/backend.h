@@ -95,6 +95,7 @@ struct AttentionParams {
   uint32_t num_blocks = 0;    // valid block ids are [0, num_blocks)
   uint32_t max_context_len = 0;
   uint32_t max_query_len = 1;
+  uint32_t max_query_rows = 0;  // bounds: of all sequences together; 0: num_seqs * max_query_len
   uint32_t window = 0;  // visible tokens, the query's own included; 0 = unlimited
   float scale = 0.f;
   float softcap = 0.f;   // 0 = off
@@ -132,6 +133,12 @@ struct AttentionParams {
   void* workspace = nullptr;  // 64-byte aligned, at least what workspace_bytes asked for
   uint64_t workspace_bytes = 0;
 };
+
+// Query rows of a launch within these bounds, at most.
+inline uint64_t most_rows(const AttentionParams& bounds) {
+  const uint64_t rows = uint64_t{bounds.num_seqs} * bounds.max_query_len;
+  return bounds.max_query_rows != 0 && bounds.max_query_rows < rows ? bounds.max_query_rows : rows;
+}
 
 // Rotary embedding of q and k fused with the write of K and V to their slots.
 struct RopeAppendParams {

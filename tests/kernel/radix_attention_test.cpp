@@ -285,6 +285,26 @@ TEST(RadixAttention, EveryNumberOfKvHeads) {
   }
 }
 
+// One query token's heads alone are more rows than an item of prefill's kernel takes.
+TEST(RadixAttention, GroupsOfMoreRowsThanAnItemHas) {
+  for (const uint32_t heads : {49u, 481u, 1024u}) {
+    Shape s = fan_out(3, 48, 7);
+    s.kv_heads = 1;
+    s.q_heads = heads;
+    s.dim = 32;
+    AttentionCase c(s, heads);
+    Rng rng(heads);
+    const RadixArrays list = random_radix_list(c, ListRules(), rng);
+    for (const CpuKernels* kernels : runnable_targets()) {
+      SCOPED_TRACE(::testing::Message() << kernels->name << " heads " << heads);
+      c.expect_matches_reference(c.run(by_list(*kernels, Executor(), list)));
+      c.expect_matches_reference(c.run([&](const AttentionParams& p) {
+        return InvariantLauncher(*kernels, Executor(), nullptr).launch(p, Way::kWhole);
+      }));
+    }
+  }
+}
+
 TEST(RadixAttention, LimitsHaveRoomForTheirListsAndNotForGigabytes) {
   Executor executor;
   CpuBackend backend(*select_kernels(RADIX_CPU_AUTO), executor);

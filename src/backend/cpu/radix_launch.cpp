@@ -29,11 +29,15 @@ constexpr uint32_t kMinRunBytes = 512;
 constexpr uint32_t kInvariantItems = 8;
 
 // Rows of kLanes on AVX-512; measured there with bf16 K/V, f32 queries and head dim 128 by
-// bench/radix_costs.cpp (Zen 5, 31 ns a token): 4 to 480 stacked rows come out within 15% of
-// wide_token + panels * panel_token. An item's start and end cost little by themselves but about 4
-// for each of its stacked rows, which is in `state`, for a query token of 4 heads.
+// bench/radix_costs.cpp (Zen 5, 31 ns a token, 4 query heads a KV head): 4 to 480 stacked rows come
+// out within 15% of wide_token + panels * panel_token. An item's start and end cost little by
+// themselves but about 4 for each of its stacked rows, which is in `state`, for a query token of 4
+// heads.
 constexpr uint32_t kPanelRows = 16;
 constexpr RadixCosts kCosts = {10.f, 1.f, 1.5f, 1.25f, 20.f};
+// Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
+// and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms.
+constexpr float kNarrowTokenOfAHead = 0.2f;
 
 uint32_t div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
@@ -103,19 +107,23 @@ bool is_narrow(const AttentionParams& p, const RadixItem& item) {
   return item.narrow != 0 && !p.batch_invariant && p.tree_mask == nullptr;
 }
 
+// In pieces that the kernel's scratch holds, where the list has more rows than wide_rows.
 void run_wide(const Run& run, const RadixItem& from, uint32_t head, uint32_t heads, void* scratch) {
   const PrefillJob job = {run.params, run.list->rows, run.layout->partial};
   PrefillItem item;
   item.seq = static_cast<uint32_t>(from.seq);
   item.head_begin = head;
   item.head_end = head + heads;
-  item.row_begin = static_cast<uint32_t>(from.row_begin);
-  item.row_end = static_cast<uint32_t>(from.row_end);
   item.token_begin = static_cast<uint32_t>(from.token_begin);
   item.token_end = static_cast<uint32_t>(from.token_end);
   item.state = from.state;
   item.state_stride = from.state_stride;
-  run.kernels->prefill_item(job, item, scratch);
+  const auto end = static_cast<uint32_t>(from.row_end);
+  for (auto row = static_cast<uint32_t>(from.row_begin); row < end; row = item.row_end) {
+    item.row_begin = row;
+    item.row_end = end - row < kPrefillRows ? end : row + kPrefillRows;
+    run.kernels->prefill_item(job, item, scratch);
+  }
 }
 
 void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
@@ -381,15 +389,19 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.
   l.max_items = 8 * bounds.num_seqs + 16 * l.workers;
-  const uint64_t rows = uint64_t{bounds.num_seqs} * bounds.max_query_len;
-  uint64_t states = 16 * (rows < 1024 ? rows : 1024) + 16 * uint64_t{l.workers};
+  const uint64_t rows = most_rows(bounds) < 1024 ? most_rows(bounds) : 1024;
+  uint64_t states = 16 * rows + 16 * uint64_t{l.workers};
+  if (bounds.batch_invariant)  // of segments
+    states += rows * div_up(bounds.max_context_len, static_cast<uint32_t>(kSegmentTokens));
   const uint64_t room = kMaxStateBytes / state_bytes(bounds);
   if (states > room) states = room;
   if (states < 2 * uint64_t{bounds.num_seqs}) states = 2 * uint64_t{bounds.num_seqs};
   l.max_states = static_cast<uint32_t>(states);
   l.max_terms = l.max_states;
   l.costs = kCosts;
-  l.costs.state = kCosts.state / 4 * static_cast<float>(bounds.num_q_heads / bounds.num_kv_heads);
+  const auto group = static_cast<float>(bounds.num_q_heads / bounds.num_kv_heads);
+  l.costs.state = kCosts.state / 4 * group;
+  if (kNarrowTokenOfAHead * group > 1.f) l.costs.narrow_token = kNarrowTokenOfAHead * group;
   if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
     l.costs.item *= 0.5f;
     l.costs.wide_token *= 0.5f;
