@@ -130,8 +130,8 @@ TEST(Draw, EmptyAndRandomGraphsAreWellFormed) {
   EXPECT_TRUE(is_well_formed(draw_html({}, {})));
   for (uint32_t seed = 1; seed <= 20; ++seed) {
     std::mt19937 random(seed);
-    const Graph graph = random_graph(1 + random() % 200, &random);
-    const DrawOptions options{"T", 1 + random() % 200};
+    const Graph graph = random_graph(1 + below(200, &random), &random);
+    const DrawOptions options{"T", 1 + below(200, &random)};
     EXPECT_TRUE(is_well_formed(draw_svg(graph, options))) << "seed " << seed;
     EXPECT_TRUE(is_well_formed(draw_html(graph, options))) << "seed " << seed;
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <radixattn.h>
 
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "error.h"
@@ -45,19 +46,19 @@ Context make_context() {
   return Context(ctx);
 }
 
-uint32_t make_namespace(radix_ctx* ctx, const std::string& name) {
-  uint32_t id = 0;
-  EXPECT_EQ(radix_namespace_open(ctx, name.data(), name.size(), 0, &id), RADIX_OK);
-  return id;
+radix_ns make_namespace(radix_ctx* ctx, const std::string& name) {
+  radix_ns ns = 0;
+  EXPECT_EQ(radix_ns_create(ctx, name.data(), name.size(), 0, &ns), RADIX_OK);
+  return ns;
 }
 
 // A request for these tokens, all of them written and committed.
-void add_request(radix_ctx* ctx, uint32_t ns, const std::vector<int32_t>& tokens) {
+void add_request(radix_ctx* ctx, radix_ns ns, const std::vector<int32_t>& tokens) {
   radix_request_desc d = {};
   d.struct_size = sizeof d;
   d.ns = ns;
   d.tokens = tokens.data();
-  d.num_tokens = static_cast<uint32_t>(tokens.size());
+  d.num_tokens = tokens.size();
   radix_req req;
   radix_match match = {};
   match.struct_size = sizeof match;
@@ -65,14 +66,13 @@ void add_request(radix_ctx* ctx, uint32_t ns, const std::vector<int32_t>& tokens
   std::vector<int64_t> slots(tokens.size());
   std::vector<radix_op> ops(4);
   radix_append item = {};
-  item.struct_size = sizeof item;
   item.req = req;
   item.tokens = tokens.data() + match.cached_tokens;
-  item.num_tokens = d.num_tokens - static_cast<uint32_t>(match.cached_tokens);
+  item.num_tokens = static_cast<uint32_t>(d.num_tokens - match.cached_tokens);
   radix_append_out out = {};
   out.struct_size = sizeof out;
   out.slots = slots.data();
-  out.slots_cap = static_cast<uint32_t>(slots.size());
+  out.slots_cap = slots.size();
   out.ops = ops.data();
   out.ops_cap = static_cast<uint32_t>(ops.size());
   ASSERT_EQ(radix_append_slot(ctx, &item, 1, &out), RADIX_OK);
@@ -80,9 +80,9 @@ void add_request(radix_ctx* ctx, uint32_t ns, const std::vector<int32_t>& tokens
   ASSERT_EQ(radix_commit(ctx, &commit, 1, nullptr), RADIX_OK);
 }
 
-size_t append_to(void* user, const void* piece, size_t size) {
+int64_t append_to(void* user, const void* piece, uint64_t size) {
   static_cast<std::string*>(user)->append(static_cast<const char*>(piece), size);
-  return size;
+  return static_cast<int64_t>(size);
 }
 
 std::string graph_of(radix_ctx* ctx) {

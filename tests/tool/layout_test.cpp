@@ -66,8 +66,8 @@ TEST(Layout, RandomGraphsOfEverySize) {
   for (uint32_t seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    const Graph graph = random_graph(1 + random() % 120, &random);
-    const uint64_t most = 1 + random() % 140;
+    const Graph graph = random_graph(1 + below(120, &random), &random);
+    const uint64_t most = 1 + below(140, &random);
     const std::vector<Box> boxes = choose_boxes(graph, most);
     uint64_t drawn = 0;
     for (const Box& box : boxes) drawn += box.kind != BoxKind::kMore;

@@ -1,5 +1,6 @@
 #include "support.h"
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -31,24 +32,26 @@ std::string small_graph_json() {
 
 Graph small_graph() { return parse_graph(small_graph_json(), "small"); }
 
+uint32_t below(uint32_t n, std::mt19937* random) { return static_cast<uint32_t>((*random)() % n); }
+
 Graph random_graph(uint32_t num_nodes, std::mt19937* random) {
   Graph g;
   g.block_size = 16;
-  g.roots.resize(1 + (*random)() % 3);
+  g.roots.resize(1 + below(3, random));
   for (Root& root : g.roots) root.extra_key = "0x0";
   for (uint32_t i = 0; i < num_nodes; ++i) {
     Node n;
     n.id = i;
-    const bool below_root = i == 0 || (*random)() % 8 == 0;
-    n.parent = below_root ? kNoIndex : static_cast<uint32_t>((*random)() % i);
-    n.root = static_cast<uint32_t>((*random)() % g.roots.size());
+    const bool below_root = i == 0 || below(8, random) == 0;
+    n.parent = below_root ? kNoIndex : below(i, random);
+    n.root = below(static_cast<uint32_t>(g.roots.size()), random);
     if (!below_root) {
       n.root = g.nodes[n.parent].root;
       n.begin_token = g.nodes[n.parent].begin_token + g.nodes[n.parent].num_tokens;
     }
-    n.blocks.resize(1 + (*random)() % 9, static_cast<int64_t>(i));
+    n.blocks.resize(1 + below(9, random), static_cast<int64_t>(i));
     n.num_tokens = n.blocks.size() * g.block_size;
-    n.requests = (*random)() % 5;
+    n.requests = below(5, random);
     (below_root ? g.roots[n.root].children : g.nodes[n.parent].children).push_back(i);
     g.nodes.push_back(n);
   }

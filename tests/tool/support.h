@@ -15,6 +15,8 @@ namespace tool::test {
 std::string small_graph_json();
 Graph small_graph();
 
+uint32_t below(uint32_t n, std::mt19937* random);  // 0..n-1
+
 // A forest of that many nodes; which of them are heavy is drawn, too.
 Graph random_graph(uint32_t num_nodes, std::mt19937* random);
 

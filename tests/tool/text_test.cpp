@@ -45,8 +45,8 @@ TEST(Text, WhatIsNotUtf8IsReplaced) {
 TEST(Text, EveryFormOfRandomBytesIsUtf8WithoutControls) {
   std::mt19937 random(3);
   for (int i = 0; i < 2000; ++i) {
-    std::string bytes(random() % 12, ' ');
-    for (char& c : bytes) c = static_cast<char>(random());
+    std::string bytes(below(12, &random), ' ');
+    for (char& c : bytes) c = static_cast<char>(below(256, &random));
     for (const std::string& out : {plain_text(bytes), xml_text(bytes), dot_text(bytes)}) {
       ASSERT_TRUE(is_utf8(out));
       for (const char c : out) ASSERT_TRUE(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f);
