@@ -1,6 +1,7 @@
 """Runs the radixattn command as a user does.
 
-  check_command.py --tool PROGRAM                 options, info, damaged files, escapes
+  check_command.py --tool PROGRAM --structs layout.inc
+                                                  options, info, damaged files, escapes
   check_command.py --tool PROGRAM --graph FILE --requests N --shared-tokens N
                                                   draws this graph, which another program wrote
 
@@ -12,6 +13,7 @@ import argparse
 import copy
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +89,7 @@ def check_options(c: Checks) -> None:
     c.expect(c.output("--version").startswith("radixattn "), "--version")
 
 
-def check_info(c: Checks) -> None:
+def check_info(c: Checks, structs: dict) -> None:
     info = json.loads(c.output("info", "--json"))
     table = c.output("info")
     c.expect(info["version"] in c.output("--version"), "two versions")
@@ -97,7 +99,7 @@ def check_info(c: Checks) -> None:
     c.expect("f32" in info["cpu"]["kv_dtypes"], f"dtypes: {info}")
     for key in ("head_dims", "block_sizes"):
         c.expect(info["cpu"][key]["min"] <= 64 <= info["cpu"][key]["max"], f"{key}: {info}")
-    c.expect(all(size > 0 for size in info["struct_sizes"].values()), "a struct without a size")
+    c.expect(structs and info["struct_sizes"] == structs, f"structs: {info}, expected {structs}")
     for text in (info["version"], info["build"], " ".join(info["cpu_targets"])):
         c.expect(text in table, f"info does not say {text}")
 
@@ -142,7 +144,8 @@ def check_bad_files(c: Checks, folder: pathlib.Path) -> None:
     c.refused(1, "cannot be opened for writing", "inspect", str(path), "-o",
               str(folder / "none" / "a.svg"))
     if pathlib.Path("/dev/full").exists():
-        c.refused(1, "cannot be written", "inspect", str(path), "-o", "/dev/full")
+        for form in ("html", "text"):  # longer and shorter than a buffer
+            c.refused(1, "cannot be written", "inspect", str(path), "-o", "/dev/full", "--format", form)
 
 
 def drawn(c: Checks, graph: pathlib.Path, *options: str) -> dict:
@@ -227,6 +230,7 @@ def check_graph(c: Checks, graph: pathlib.Path, requests: int, shared: int) -> N
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tool", required=True)
+    parser.add_argument("--structs", type=pathlib.Path)
     parser.add_argument("--graph", type=pathlib.Path)
     parser.add_argument("--requests", type=int, default=0)
     parser.add_argument("--shared-tokens", type=int, default=0)
@@ -236,7 +240,8 @@ def main() -> int:
         check_graph(c, options.graph, options.requests, options.shared_tokens)
     else:
         check_options(c)
-        check_info(c)
+        check_info(c, {name: int(size) for name, size in re.findall(
+            r"^STRUCT\((\w+), (\d+)\)", options.structs.read_text(), re.MULTILINE)})
         with tempfile.TemporaryDirectory() as folder:
             check_bad_files(c, pathlib.Path(folder))
             check_good_files(c, pathlib.Path(folder))

@@ -48,8 +48,24 @@ void expect_everything_counted(const Graph& graph, const std::vector<Box>& boxes
   EXPECT_EQ(tokens, all_tokens);
 }
 
+int64_t middle(const Box& box) { return box.y + box.height / 2; }
+
+// A box stands in the middle of its children: at the height of an only child.
+void expect_in_the_middle(const std::vector<Box>& boxes) {
+  std::vector<uint32_t> children(boxes.size());
+  for (const Box& box : boxes) {
+    if (box.parent != kNoIndex) ++children[box.parent];
+  }
+  for (const Box& box : boxes) {
+    if (box.parent == kNoIndex || children[box.parent] != 1) continue;
+    EXPECT_NEAR(static_cast<double>(middle(box)), static_cast<double>(middle(boxes[box.parent])),
+                1.0);
+  }
+}
+
 void expect_places(std::vector<Box> boxes, const Graph& graph) {
   const Size size = place_boxes(graph, &boxes);
+  expect_in_the_middle(boxes);
   for (size_t i = 0; i < boxes.size(); ++i) {
     const Box& box = boxes[i];
     EXPECT_TRUE(box.x > 0 && box.y > 0 && box.width > 0 && box.height > 0);

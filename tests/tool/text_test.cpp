@@ -35,8 +35,10 @@ TEST(Text, WhatIsNotUtf8IsReplaced) {
   EXPECT_EQ(plain_text("a\xff"
                        "b"),
             "a" + mark + "b");
-  EXPECT_EQ(plain_text("\xc3"), mark);                                   // cut off
-  EXPECT_EQ(plain_text("\xc0\xaf"), mark + mark);                        // a longer form of '/'
+  EXPECT_EQ(plain_text("\xc3"), mark);             // cut off
+  EXPECT_EQ(plain_text("\xc0\xaf"), mark + mark);  // a longer form of '/'
+  EXPECT_EQ(plain_text("\xe0\x80\xaf"), mark + mark + mark);
+  EXPECT_EQ(plain_text("\xf0\x80\x80\xaf"), mark + mark + mark + mark);
   EXPECT_EQ(plain_text("\xed\xa0\x80"), mark + mark + mark);             // half of a pair
   EXPECT_EQ(plain_text("\xf4\x90\x80\x80"), mark + mark + mark + mark);  // beyond U+10FFFF
   EXPECT_EQ(plain_text("\xf0\x9f\x8c\xb3 \xc3\xa9"), "\xf0\x9f\x8c\xb3 \xc3\xa9");
