@@ -2,6 +2,8 @@
 //
 // Everything that it needs stands in the element: colours for light and dark pages, no fonts, no
 // scripts. Coordinates are whole pixels.
+#include <algorithm>
+
 #include "draw.h"
 #include "text.h"
 
@@ -84,7 +86,7 @@ Labels labels_of(const Graph& graph, const Box& box) {
     std::string tip = "namespace " + root_name(root);
     if (!root.ending.empty())
       tip += "\nnothing in the tree: " + list_requests(graph, root.ending, kShownIds);
-    return {"root", tip, cut(root_name(root), 18), counted(box.requests, "request")};
+    return {"root", tip, cut(plain_text(root_name(root)), 18), counted(box.requests, "request")};
   }
   const Node& n = graph.nodes[box.index];
   std::string second = counted(n.requests, "request");

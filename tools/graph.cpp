@@ -18,8 +18,13 @@ using nlohmann::json;
 
 constexpr int kMaxNesting = 16;  // the format needs four
 constexpr uint64_t kMaxBlockSize = 1u << 20;
+constexpr size_t kMaxValue = 60, kMaxMessage = 240;  // of the file's own bytes in a message
 
 // ---- JSON
+
+std::string beginning(const std::string& text, size_t most) {
+  return text.size() > most ? text.substr(0, most) + "..." : text;
+}
 
 // The parser's own messages name the place; nesting is bounded before it runs.
 void check_nesting(std::string_view text, const std::string& what) {
@@ -53,16 +58,14 @@ json parse_json(std::string_view text, const std::string& what) {
     std::string message = e.what();
     const size_t name_end = message.find("] ");  // "[json.exception.parse_error.101] "
     if (name_end != std::string::npos) message.erase(0, name_end + 2);
-    throw Error(what + ": not JSON: " + plain_text(message));
+    throw Error(what + ": not JSON: " + plain_text(beginning(message, kMaxMessage)));
   }
 }
 
 // A value as it may stand in a message.
 std::string shown(const json& value) {
   if (value.is_structured()) return std::string("an ") + value.type_name();
-  std::string text = value.dump(-1, ' ', true);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
+  return beginning(value.dump(-1, ' ', true), kMaxValue);
 }
 
 // One object of the file and the way to it, for messages.
@@ -75,7 +78,6 @@ class Object {
   [[noreturn]] void reject(const char* key, const std::string& expected) const {
     throw Error(where_ + "." + key + " is " + shown(at(key)) + ": expected " + expected);
   }
-  bool has(const char* key) const { return value_.contains(key); }
   const json& at(const char* key) const {
     const auto it = value_.find(key);
     if (it == value_.end()) {
@@ -237,14 +239,6 @@ class Reader {
     }
   }
 
-  // Files of version 0.1.0 say the namespace of nodes alone.
-  uint32_t root_of_request(const Object& o, uint32_t node) {
-    if (node != kNoIndex) return graph_.nodes[node].root;
-    if (o.has("namespace")) return root_of(o);
-    if (graph_.roots.empty()) graph_.roots.push_back({"", "0x0", {}, {}});
-    return 0;
-  }
-
   void read_requests() {
     const json& requests = top_.array("requests");
     uint64_t held = 0;
@@ -253,7 +247,9 @@ class Reader {
       Request r;
       r.id = o.text("id");
       r.node = node_index(o, "node");
-      r.root = root_of_request(o, r.node);
+      r.root = root_of(o);
+      if (r.node != kNoIndex && graph_.nodes[r.node].root != r.root)
+        o.reject("node", "a node of the same namespace and extra_key");
       r.num_tokens = o.count("num_tokens");
       r.cached_tokens = o.count("cached_tokens");
       r.num_blocks = o.count("num_blocks");

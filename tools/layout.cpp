@@ -149,7 +149,7 @@ std::vector<Box> with_more(const std::vector<Box>& boxes, const std::vector<Box>
 // ---- places, in pixels: the smallest box has room for its text
 
 constexpr int64_t kMargin = 16, kGapX = 40, kGapY = 8;
-constexpr int64_t kTextWidth = 132, kTextHeight = 38;
+constexpr int64_t kTextWidth = 150, kTextHeight = 38;
 constexpr int64_t kMoreWidth = 320, kMoreHeight = 40;  // of the longest node, of the most requests
 
 int64_t part_of(uint64_t value, uint64_t most, int64_t size) {

@@ -32,8 +32,8 @@ int32_t next_code_point(std::string_view text, size_t* at) {
 
 bool is_hidden(int32_t c) {
   const bool control = c < 0x20 || (c >= 0x7f && c < 0xa0);
-  const bool direction =
-      (c >= 0x200e && c <= 0x200f) || (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+  const bool direction = c == 0x61c || (c >= 0x200e && c <= 0x200f) ||
+                         (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
   const bool line = c == 0x2028 || c == 0x2029;
   return control || direction || line || c == 0xfffe || c == 0xffff;
 }
