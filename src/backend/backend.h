@@ -96,7 +96,7 @@ struct AttentionParams {
   uint32_t max_context_len = 0;
   uint32_t max_query_len = 1;
   uint32_t max_query_rows = 0;  // bounds: of all sequences together; 0: num_seqs * max_query_len
-  uint32_t window = 0;  // visible tokens, the query's own included; 0 = unlimited
+  uint32_t window = 0;          // visible tokens, the query's own included; 0 = unlimited
   float scale = 0.f;
   float softcap = 0.f;   // 0 = off
   RowTensor q;           // [rows, num_q_heads, head_dim]
