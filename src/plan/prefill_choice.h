@@ -9,7 +9,7 @@ namespace radixattn {
 // dims 64 or 128 and equal, rows of K and V that can be copied in pieces of 16 bytes, no tree mask.
 //
 // NOTE: lengths and the number of sequences have no say, and must not get one: the two kernels
-// round differently, and a sequence's result may not depend on the others of its batch.
+// round differently, and without a plan's list a sequence's result does not depend on its batch.
 bool prefill_runs_on_wgmma(const AttentionParams& p);
 
 }  // namespace radixattn
