@@ -399,7 +399,8 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.max_states = static_cast<uint32_t>(states);
   l.max_terms = l.max_states;
   l.costs = kCosts;
-  const auto group = static_cast<float>(bounds.num_q_heads / bounds.num_kv_heads);
+  const uint32_t group_heads = bounds.num_q_heads / bounds.num_kv_heads;
+  const auto group = static_cast<float>(group_heads);
   l.costs.state = kCosts.state / 4 * group;
   if (kNarrowTokenOfAHead * group > 1.f) l.costs.narrow_token = kNarrowTokenOfAHead * group;
   if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
