@@ -71,8 +71,7 @@ bool has_plan_shape(const radix_plan& plan, const AttentionParams& p) {
 }
 
 void give_radix_list(const radix_plan& plan, RadixList* out) {
-  const StepLayout& layout = plan.layout;
-  const RadixArrays arrays = radix_arrays(layout, plan.device + layout.radix_sizes);
+  const RadixArrays arrays = step_radix(plan.shape, plan.step, plan.device);
   out->sizes = arrays.sizes;
   out->items = arrays.items;
   out->rows = arrays.rows;
