@@ -101,8 +101,10 @@ void RadixPlanner::bound_list(const RadixStep& step) {
     const int32_t length = step.context_lens[s];
     b.list_least = length;
     b.list_end = length + kGrowth;
-    if (has_list_ && scheduler_.last_items()[s] < 0) b.list_end = length + 1;
-    if (has_list_ && shape_.batch_invariant) {
+    const int32_t last = has_list_ ? scheduler_.last_items()[s] : -1;
+    if (has_list_ && last < 0) b.list_end = length + 1;
+    // A new segment would be a state more, unless they are folded.
+    if (last >= 0 && list_.items[last].state_stride != 0) {
       const int32_t segment = (length + kSegmentTokens - 1) / kSegmentTokens * kSegmentTokens;
       b.list_end = std::min(b.list_end, segment + 1);
     }

@@ -474,6 +474,34 @@ TEST(RadixPlanner, DecodeThatOnlyGrowsKeepsItsList) {
   EXPECT_EQ(p.planner.num_lists(), 3u) << "one for each 64 tokens";
 }
 
+// Segments end at another step for each sequence; only items with a state for each are cut anew.
+TEST(RadixPlanner, BatchInvariantDecodeKeepsItsListWhereSegmentsAreFolded) {
+  for (const int32_t shared : {0, 2048}) {
+    std::vector<int32_t> own;
+    for (int32_t s = 0; s < 60; ++s) own.push_back(300 + 4 * s);
+    CheckedStep step = prefix_step(shared, own);
+    step.batch_invariant = true;
+    RadixPlanShape shape = shape_of(step, limits_of(4));
+    shape.row_stride += 20;
+    Planned p(shape);
+    p.plan(step);
+    int32_t next = 5000000;
+    for (int i = 1; i < 64; ++i) {
+      for (size_t s = 0; s < own.size(); ++s) {
+        if (step.context_lens[s]++ % 16 == 0) step.tables[s].push_back(next++);
+      }
+      p.plan(step);
+      ASSERT_EQ(p.check(step), "") << i;
+    }
+    EXPECT_EQ(p.planner.sizes().num_shared, shared > 0 ? 1u : 0u);
+    if (shared == 0) {
+      EXPECT_EQ(p.planner.num_lists(), 1u);
+    } else {
+      EXPECT_GT(p.planner.num_lists(), 8u);
+    }
+  }
+}
+
 // Two forks of one length: what they share ends with the block that both have filled, and grows
 // when a foreign cache lets both have the next one.
 TEST(RadixPlanner, ForksThatFillTheSameBlock) {
