@@ -103,6 +103,7 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   limits.parts = bounds.num_kv_heads;
   limits.workers = static_cast<uint32_t>(walkers * limits.parts);
   limits.has_narrow = group <= limits.panel_rows;
+  limits.strided = true;
   limits.costs = radix_costs(bounds, fp8 ? 1 : 2);
   // A tree has fewer than two nodes a sequence; beyond its nodes, what balances the walkers.
   const uint64_t items = 2 * bounds.num_seqs * radix_row_tiles(bounds, true) + 8 * walkers;

@@ -87,6 +87,7 @@ struct RadixLimits {
   uint32_t workers = 1;     // that take items, or parts of them, at the same time
   uint32_t parts = 1;       // of an item that different workers take: its KV heads, or 1
   bool has_narrow = false;  // narrow items are taken
+  bool strided = false;     // worker w of n takes items w, w + n, ..., not the next one when free
   RadixCosts costs = {};
   uint64_t workspace_bytes = 0;
 };

@@ -104,7 +104,8 @@ void RadixPlanner::bound_list(const RadixStep& step) {
     const int32_t last = has_list_ ? scheduler_.last_items()[s] : -1;
     if (has_list_ && last < 0) b.list_end = length + 1;
     // A new segment would be a state more, unless they are folded.
-    if (last >= 0 && list_.items[last].state_stride != 0) {
+    if (last >= 0 &&
+        list_.items[scheduler_.place_of(static_cast<uint32_t>(last))].state_stride != 0) {
       const int32_t segment = (length + kSegmentTokens - 1) / kSegmentTokens * kSegmentTokens;
       b.list_end = std::min(b.list_end, segment + 1);
     }
@@ -147,7 +148,8 @@ void RadixPlanner::grow(const RadixStep& step) {
     if (first_row < 0 || item < 0) continue;
     list_.rows[first_row].position = step.context_lens[s] - 1;
     for (uint32_t t = 0; t < tiles; ++t)
-      list_.items[static_cast<uint32_t>(item) + t].token_end = step.context_lens[s];
+      list_.items[scheduler_.place_of(static_cast<uint32_t>(item) + t)].token_end =
+          step.context_lens[s];
   }
 }
 

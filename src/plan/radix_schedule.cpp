@@ -83,6 +83,11 @@ struct RadixScheduler::Cut {
 
 namespace {
 
+// Of one part.
+uint32_t walkers_of(const RadixLimits& l) {
+  return std::max(1u, l.workers / std::max(1u, l.parts));
+}
+
 uint32_t grain_of(const RadixScheduleInput& in) { return in.batch_invariant ? kSegment : kGrain; }
 
 // States that a piece leaves for each row.
@@ -426,16 +431,23 @@ double RadixScheduler::piece_cost(const Run& run, uint32_t begin, uint32_t end) 
   return in_.limits.costs.item + keys * run.rows.tile_key;
 }
 
-// The items of a piece's tiles, from items[0] on.
+uint32_t RadixScheduler::place_of(uint32_t i) const {
+  if (!in_.limits.strided) return i;
+  const uint32_t round = walkers_of(in_.limits), first = i / round * round;
+  if (i / round % 2 == 0) return i;
+  return first + std::min(round, sizes_.num_items - first) - 1 - (i - first);
+}
+
+// The items of a piece's tiles, from the at-th by cost on.
 void RadixScheduler::write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state,
-                                 RadixItem* items) {
+                                 uint32_t at, RadixItem* items) {
   const uint32_t last = run.row_end * in_.group;
   const uint32_t tile = run.rows.narrow || in_.limits.wide_rows == 0 ? last : in_.limits.wide_rows;
   const bool whole = begin == run.begin && end == run.end && run.own && !in_.batch_invariant;
   for (uint32_t t = 0; t < run.rows.tiles; ++t) {
     // The last rows of a prompt see the most keys, and go first.
     const uint32_t row = run.row_begin * in_.group + (run.rows.tiles - 1 - t) * tile;
-    RadixItem& item = items[t];
+    RadixItem& item = items[place_of(at + t)];
     item.seq = static_cast<int32_t>(run.seq);
     item.token_begin = static_cast<int32_t>(begin);
     item.token_end = static_cast<int32_t>(end);
@@ -477,7 +489,7 @@ void RadixScheduler::write_items(const RadixArrays& out) {
     if (begin == run.begin) runs_[i].first_state = state;
     uint32_t& at = cursors[bucket(run, begin, end)];
     if (run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
-    write_piece(run, begin, end, state, out.items + at);
+    write_piece(run, begin, end, state, at, out.items);
     at += run.rows.tiles;
     if (run.num_states > 0) state += states_of(in_, begin, end) * run.num_rows();
   });

@@ -16,7 +16,8 @@
 // Runs are cut at multiples of 64 positions so that items, the dearest first, fill the workers. The
 // length of a piece is one of a few candidates, the one of which a greedy walk is done first: with
 // no more items than workers the longest of them decides, else the even share and half of the
-// longest (Graham 1969).
+// longest (Graham 1969). Workers that take every n-th item instead find each second round of n in
+// reverse, so that none has the dearest of every round.
 #pragma once
 
 #include <cstdint>
@@ -72,10 +73,12 @@ class RadixScheduler {
   void write(const RadixArrays& out);
 
   const RadixScheduleSizes& sizes() const { return sizes_; }
-  // After write, [num_seqs]: the item that ends with the sequence's last key; -1: none has it
-  // alone. In decode the items of its other rows, num_tiles in all, follow it.
+  // After write, [num_seqs]: the item that ends with the sequence's last key, by cost; -1: none has
+  // it alone. In decode the items of its other rows, num_tiles in all, follow it.
   const int32_t* last_items() const { return last_items_; }
   uint32_t num_tiles() const;
+  // Where the list has the item that is the i-th by cost.
+  uint32_t place_of(uint32_t i) const;
 
  private:
   struct Node;
@@ -95,7 +98,8 @@ class RadixScheduler {
   Cut cut_at(double longest, bool apply);
   bool choose_cuts();
   double piece_cost(const Run& run, uint32_t begin, uint32_t end) const;
-  void write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state, RadixItem* items);
+  void write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state, uint32_t at,
+                   RadixItem* items);
   void write_items(const RadixArrays& out);
   void write_rows(const RadixArrays& out);
   void write_merges(const RadixArrays& out);

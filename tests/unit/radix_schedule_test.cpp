@@ -192,6 +192,50 @@ TEST(RadixSchedule, TheDearestItemsComeFirst) {
   }
 }
 
+// The longest that a worker has when it takes every n-th item, by the costs of decode's items.
+double strided_time(const CheckedList& list, const RadixLimits& limits) {
+  const uint32_t n = limits.workers / limits.parts;
+  std::vector<double> workers(n);
+  for (int32_t i = 0; i < list.sizes.num_items; ++i) {
+    const RadixItem& item = list.items[static_cast<size_t>(i)];
+    const auto rows = static_cast<uint32_t>(item.row_end - item.row_begin);
+    const uint32_t panels = (rows + limits.panel_rows - 1) / limits.panel_rows;
+    const RadixCosts& c = limits.costs;
+    const double key = item.narrow != 0 ? c.narrow_token
+                                        : c.wide_token + static_cast<float>(panels) * c.panel_token;
+    workers[static_cast<uint32_t>(i) % n] += c.item + key * (item.token_end - item.token_begin);
+  }
+  return *std::max_element(workers.begin(), workers.end());
+}
+
+TEST(RadixSchedule, StridedWorkersDoNotHaveTheDearestOfEveryRound) {
+  std::vector<int32_t> even, steps;
+  for (int32_t s = 0; s < 50; ++s) even.push_back(400 + s), steps.push_back(100 + 60 * s);
+  const std::vector<CheckedStep> mixes = {prefix_step(0, {100, 5000, 300, 2000, 40, 700}),
+                                          prefix_step(0, steps), prefix_step(2048, steps),
+                                          prefix_step(4096, even),
+                                          prefix_step(512, {9000, 4000, 10, 20, 30})};
+  double gain = 0;
+  for (size_t m = 0; m < mixes.size(); ++m) {
+    for (const uint32_t workers : {1u, 4u, 7u, 16u, 33u}) {
+      RadixLimits limits = limits_of(workers * 2);
+      limits.parts = 2;
+      Planned next_free(shape_of(mixes[m], limits));
+      limits.strided = true;
+      Planned strided(shape_of(mixes[m], limits));
+      next_free.plan(mixes[m]);
+      strided.plan(mixes[m]);
+      ASSERT_EQ(strided.check(mixes[m]), "");
+      const double before = strided_time(next_free.list, limits);
+      // Items of about one cost are in no order.
+      const double after = strided_time(strided.list, limits);
+      EXPECT_LE(after, before * 1.01) << "mix " << m << ", " << workers << " workers";
+      gain += before / after - 1;
+    }
+  }
+  EXPECT_GT(gain, 0.5) << "summed over all";
+}
+
 TEST(RadixSchedule, OneLongSequenceIsCutForAllWorkers) {
   const CheckedStep step = prefix_step(0, {32768});
   Planned p(shape_of(step, limits_of(16)));
@@ -304,6 +348,7 @@ class RandomSteps {
     limits_.panel_rows = pick({1, 8, 16});
     limits_.parts = pick({1, 1, 4});
     limits_.has_narrow = below(2) == 0;
+    limits_.strided = below(2) == 0;
     limits_.costs.state = below(3) == 0 ? 0.f : static_cast<float>(below(12));
     limits_.costs.item = static_cast<float>(below(100));
     if (below(4) == 0) limits_.max_items = below(12);
