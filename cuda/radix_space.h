@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/kernels.h"
+#include "plan/prefill_choice.h"
 
 namespace radixattn::cuda {
 
@@ -105,6 +106,8 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   limits.has_narrow = group <= limits.panel_rows;
   limits.strided = true;
   limits.costs = radix_costs(bounds, fp8 ? 1 : 2);
+  // Products of warpgroups, which lists have not: modelled, not measured.
+  if (device.wgmma && prefill_runs_on_wgmma(bounds)) limits.costs.plain = 0.6f;
   // A tree has fewer than two nodes a sequence; beyond its nodes, what balances the walkers.
   const uint64_t items = 2 * bounds.num_seqs * radix_row_tiles(bounds, true) + 8 * walkers;
   limits.max_items = static_cast<uint32_t>(items < (1u << 16) ? items : 1u << 16);

@@ -75,6 +75,8 @@ struct RadixCosts {
   float panel_token;   // of a key and a panel of rows
   float state;         // of a query row's partial state of one KV head, all heads of the group:
                        // written, read and merged
+  float plain = 1;     // of prefill's usual launch, in parts of what these make of it: below 1
+                       // where its kernel is the faster one
 };
 
 // Room that a backend has for a plan's lists within its bounds, and how it wants items.

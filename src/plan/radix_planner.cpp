@@ -130,9 +130,13 @@ void RadixPlanner::make_list(const RadixStep& step) {
   in.batch_invariant = shape_.batch_invariant;
   in.limits = shape_.limits;
   scheduler_.choose(in);
-  has_list_ = shape_.always || shape_.batch_invariant || scheduler_.sizes().num_shared > 0;
+  const RadixScheduleSizes& chosen = scheduler_.sizes();
+  const bool pays =
+      step.cu_q_lens == nullptr || chosen.work < shape_.limits.costs.plain * chosen.unshared_work;
+  has_list_ = shape_.always || shape_.batch_invariant || (chosen.num_shared > 0 && pays);
   if (has_list_) scheduler_.write(list_);
-  sizes_ = scheduler_.sizes();
+  sizes_ = chosen;
+  if (!has_list_) sizes_.tokens_read = sizes_.tokens_seen;
 }
 
 void RadixPlanner::grow(const RadixStep& step) {

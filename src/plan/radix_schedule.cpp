@@ -388,6 +388,7 @@ bool RadixScheduler::choose_cuts() {
   double best = kUncut;
   Cut least = cut_at(kUncut, false);
   const bool possible = fits(least);
+  sizes_.work = least.total;
   const double even = least.total / workers;
   for (const double part : {1.5, 1.25, 1.1, 1.0, 0.5, 0.34, 0.25}) {
     if (!possible || even * part >= least.longest) continue;
@@ -408,6 +409,8 @@ void RadixScheduler::choose(const RadixScheduleInput& in) {
   in_ = in;
   sizes_ = RadixScheduleSizes();
   place_rows();
+  for (uint32_t slot = 0; slot < in.num_seqs; ++slot)
+    sizes_.unshared_work += static_cast<double>(own_cost(slot, 0));
   // States that do not fit cost more, until there is nothing to share.
   for (const float weight : {1.f, 4.f, 16.f, 64.f}) {
     state_cost_ = in.limits.costs.state * weight + (weight > 1.f ? 1.f : 0.f);

@@ -56,6 +56,8 @@ struct RadixScheduleSizes {
   uint64_t tokens_read = 0;  // of these, when each shared run is read once for an item's rows
   bool has_merges = false;   // some row is not written by an item
   double cost = 0;           // estimate, of one KV head
+  double work = 0;           // of all items and states before cuts, of one KV head
+  double unshared_work = 0;  // the same if nothing were shared
 };
 
 // Items that a list may need in any case: one for every wide_rows rows of a sequence.

@@ -319,6 +319,40 @@ TEST(RadixSchedule, PrefillSharesWhatIsBeforeAllQueries) {
   EXPECT_LE(r.planner.tree().nodes()[0].end_block, (2048 - 20) / 16u);
 }
 
+// A node in common does not take a whole prefill from the faster kernel; one with most keys does.
+TEST(RadixSchedule, PrefillHasAListWhereThatIsLessThanItsUsualWork) {
+  CheckedStep little = prefix_step(256, std::vector<int32_t>(8, 2000));
+  CheckedStep much = prefix_step(8192, std::vector<int32_t>(8, 64));
+  little.q_lens.assign(8, 2);
+  much.q_lens.assign(8, 2);
+  for (const bool is_much : {false, true}) {
+    const CheckedStep& step = is_much ? much : little;
+    for (const float plain : {1.f, 0.6f}) {
+      RadixPlanShape shape = shape_of(step, limits_of(4));
+      shape.limits.costs.plain = plain;
+      for (const bool always : {false, true}) {
+        shape.always = always;
+        Planned p(shape);
+        p.plan(step);
+        const bool expected = always || is_much || plain == 1;
+        ASSERT_EQ(p.planner.has_list(), expected) << is_much << plain;
+        if (expected) {
+          ASSERT_EQ(p.check(step), "");
+          ASSERT_EQ(p.planner.sizes().num_shared, 1u);
+        } else {
+          ASSERT_EQ(p.planner.sizes().tokens_read, p.planner.sizes().tokens_seen);
+        }
+      }
+      CheckedStep decode = step;
+      decode.q_lens.clear();
+      shape.always = false;
+      Planned d(shape);
+      d.plan(decode);
+      ASSERT_TRUE(d.planner.has_list());
+    }
+  }
+}
+
 TEST(RadixSchedule, KeysThatNoRowSeesAreInNoItem) {
   CheckedStep step = prefix_step(4096, {5000, 300, 300});
   step.window = 512;
