@@ -102,10 +102,12 @@ void RadixPlanner::bound_list(const RadixStep& step) {
     b.list_least = length;
     b.list_end = length + kGrowth;
     const int32_t last = has_list_ ? scheduler_.last_items()[s] : -1;
+    b.last_place = -1;
+    if (last >= 0)
+      b.last_place = static_cast<int32_t>(scheduler_.place_of(static_cast<uint32_t>(last)));
     if (has_list_ && last < 0) b.list_end = length + 1;
     // A new segment would be a state more, unless they are folded.
-    if (last >= 0 &&
-        list_.items[scheduler_.place_of(static_cast<uint32_t>(last))].state_stride != 0) {
+    if (last >= 0 && list_.items[b.last_place].state_stride != 0) {
       const int32_t segment = (length + kSegmentTokens - 1) / kSegmentTokens * kSegmentTokens;
       b.list_end = std::min(b.list_end, segment + 1);
     }
@@ -148,12 +150,14 @@ void RadixPlanner::grow(const RadixStep& step) {
   if (!has_list_) return;
   const uint32_t tiles = scheduler_.num_tiles();
   for (uint32_t s = 0; s < step.num_seqs; ++s) {
-    const int32_t first_row = list_.merges[s].first_row, item = scheduler_.last_items()[s];
-    if (first_row < 0 || item < 0) continue;
+    const int32_t first_row = list_.merges[s].first_row, place = bounds_[s].last_place;
+    if (first_row < 0 || place < 0) continue;
     list_.rows[first_row].position = step.context_lens[s] - 1;
-    for (uint32_t t = 0; t < tiles; ++t)
-      list_.items[scheduler_.place_of(static_cast<uint32_t>(item) + t)].token_end =
-          step.context_lens[s];
+    list_.items[place].token_end = step.context_lens[s];
+    for (uint32_t t = 1; t < tiles; ++t) {
+      const uint32_t item = static_cast<uint32_t>(scheduler_.last_items()[s]) + t;
+      list_.items[scheduler_.place_of(item)].token_end = step.context_lens[s];
+    }
   }
 }
 

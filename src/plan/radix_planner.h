@@ -65,6 +65,7 @@ class RadixPlanner {
     uint32_t num_blocks;           // first that is not in the tree
     int32_t tree_least, tree_end;  // tokens that may be shared
     int32_t list_least, list_end;  // context length
+    int32_t last_place;            // in the list, of the item with its last key; -1: none
   };
 
   void carve(const RadixPlanShape& shape, void* memory, uint64_t* used);
