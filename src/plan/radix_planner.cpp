@@ -7,7 +7,7 @@
 namespace radixattn {
 namespace {
 
-constexpr int32_t kGrowth = 64;  // tokens until a list is made anew
+constexpr auto kGrowth = static_cast<int32_t>(kListGrowth);
 
 }  // namespace
 
@@ -106,11 +106,8 @@ void RadixPlanner::bound_list(const RadixStep& step) {
     if (last >= 0)
       b.last_place = static_cast<int32_t>(scheduler_.place_of(static_cast<uint32_t>(last)));
     if (has_list_ && last < 0) b.list_end = length + 1;
-    // A new segment would be a state more, unless they are folded.
-    if (last >= 0 && list_.items[b.last_place].state_stride != 0) {
-      const int32_t segment = (length + kSegmentTokens - 1) / kSegmentTokens * kSegmentTokens;
-      b.list_end = std::min(b.list_end, segment + 1);
-    }
+    b.spare_after = has_list_ ? scheduler_.spare_after()[s] : INT32_MAX;
+    b.term_end = has_list_ ? list_.merges[s].term_end : 0;
     if (!shape_.shares) b.num_blocks = 0;
     if (!shape_.shares) continue;
     b.list_end = std::min(b.list_end, b.tree_end);
@@ -150,10 +147,12 @@ void RadixPlanner::grow(const RadixStep& step) {
   if (!has_list_) return;
   const uint32_t tiles = scheduler_.num_tiles();
   for (uint32_t s = 0; s < step.num_seqs; ++s) {
-    const int32_t first_row = list_.merges[s].first_row, place = bounds_[s].last_place;
+    const Bounds& b = bounds_[s];
+    const int32_t first_row = list_.merges[s].first_row, place = b.last_place;
     if (first_row < 0 || place < 0) continue;
     list_.rows[first_row].position = step.context_lens[s] - 1;
     list_.items[place].token_end = step.context_lens[s];
+    list_.merges[s].term_end = b.term_end + (step.context_lens[s] > b.spare_after ? 1 : 0);
     for (uint32_t t = 1; t < tiles; ++t) {
       const uint32_t item = static_cast<uint32_t>(scheduler_.last_items()[s]) + t;
       list_.items[scheduler_.place_of(item)].token_end = step.context_lens[s];

@@ -66,6 +66,8 @@ class RadixPlanner {
     int32_t tree_least, tree_end;  // tokens that may be shared
     int32_t list_least, list_end;  // context length
     int32_t last_place;            // in the list, of the item with its last key; -1: none
+    int32_t term_end;              // of its merge as the list was made,
+    int32_t spare_after;           // and from which length on there is one more
   };
 
   void carve(const RadixPlanShape& shape, void* memory, uint64_t* used);

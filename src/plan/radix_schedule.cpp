@@ -140,6 +140,7 @@ void RadixScheduler::carve(uint32_t max_seqs, void* memory, uint64_t* used) {
   first_rows_ = carver.take<uint32_t>(seqs + 1);
   own_runs_ = carver.take<int32_t>(seqs);
   last_items_ = carver.take<int32_t>(seqs);
+  spare_after_ = carver.take<int32_t>(seqs);
   nodes_ = carver.take<Node>(2 * seqs);
   runs_ = carver.take<Run>(3 * seqs);
   *used = carver.used();
@@ -335,6 +336,12 @@ void RadixScheduler::make_runs(bool shares) {
 
 // ---- cuts ---------------------------------------------------------------------------------------
 
+// States of each row that a piece has none for yet, but will once its sequence has grown.
+uint32_t RadixScheduler::spare_states(const Run& run, uint32_t begin, uint32_t end) const {
+  if (in_.cu_q_lens != nullptr || !run.own || end != run.end) return 0;
+  return states_of(in_, begin, end + kListGrowth - 1) - states_of(in_, begin, end);
+}
+
 // Pieces whose items cost `longest` at most, as far as that is possible.
 RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
   const RadixCosts& costs = in_.limits.costs;
@@ -353,7 +360,7 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
     uint32_t pieces = 0, states = 0;
     for_pieces(r.begin, r.end, r.cut_end, piece, grain, [&](uint32_t begin, uint32_t end) {
       ++pieces;
-      states += states_of(in_, begin, end);
+      states += states_of(in_, begin, end) + spare_states(r, begin, end);
     });
     if (r.sole && pieces == 1) states = 0;
     if (apply) {
@@ -487,6 +494,7 @@ void RadixScheduler::write_items(const RadixArrays& out) {
   });
   for (uint32_t b = 0; b < kBuckets; ++b) cursors[b + 1] += cursors[b];
   std::fill_n(last_items_, in_.num_seqs, kNone);
+  std::fill_n(spare_after_, in_.num_seqs, INT32_MAX);
   uint32_t state = 0;
   for_runs([&](uint32_t i, const Run& run, uint32_t begin, uint32_t end) {
     if (begin == run.begin) runs_[i].first_state = state;
@@ -494,7 +502,11 @@ void RadixScheduler::write_items(const RadixArrays& out) {
     if (run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
     write_piece(run, begin, end, state, at, out.items);
     at += run.rows.tiles;
-    if (run.num_states > 0) state += states_of(in_, begin, end) * run.num_rows();
+    if (run.num_states == 0) return;
+    const uint32_t spare = spare_states(run, begin, end);
+    if (spare > 0)
+      spare_after_[run.seq] = static_cast<int32_t>(divide_up(end, kSegment) * kSegment);
+    state += (states_of(in_, begin, end) + spare) * run.num_rows();
   });
 }
 
@@ -534,8 +546,9 @@ void RadixScheduler::write_merges(const RadixArrays& out) {
         out.terms[at + k] = static_cast<int32_t>(run.first_state + k * run.num_rows()) -
                             static_cast<int32_t>(run.row_begin);
     }
-    out.merges[in_.tree->seqs()[slot]] = {static_cast<int32_t>(first), static_cast<int32_t>(term),
-                                          static_cast<int32_t>(end)};
+    const uint32_t seq = in_.tree->seqs()[slot], spare = spare_after_[seq] != INT32_MAX ? 1 : 0;
+    out.merges[seq] = {static_cast<int32_t>(first), static_cast<int32_t>(term),
+                       static_cast<int32_t>(end - spare)};
     term = end;
   }
 }

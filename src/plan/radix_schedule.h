@@ -27,6 +27,10 @@
 
 namespace radixattn {
 
+// Tokens that a decode list lets each sequence grow by: the states and terms of segments that begin
+// among them are kept free.
+constexpr uint32_t kListGrowth = 64;
+
 struct RadixScheduleInput {
   const SharedTree* tree = nullptr;
   const int32_t* context_lens = nullptr;  // [num_seqs]
@@ -79,6 +83,9 @@ class RadixScheduler {
   // it alone. In decode the items of its other rows, num_tiles in all, follow it.
   const int32_t* last_items() const { return last_items_; }
   uint32_t num_tiles() const;
+  // After write, [num_seqs]: the length beyond which the sequence's last item leaves one state more
+  // and its merge has one term more; INT32_MAX: none within kListGrowth tokens.
+  const int32_t* spare_after() const { return spare_after_; }
   // Where the list has the item that is the i-th by cost.
   uint32_t place_of(uint32_t i) const;
 
@@ -97,6 +104,7 @@ class RadixScheduler {
   void make_runs(bool shares);
   void add_own_run(uint32_t slot);
   bool add_run(Run* run, uint32_t begin, uint32_t visible);
+  uint32_t spare_states(const Run& run, uint32_t begin, uint32_t end) const;
   Cut cut_at(double longest, bool apply);
   bool choose_cuts();
   double piece_cost(const Run& run, uint32_t begin, uint32_t end) const;
@@ -112,6 +120,7 @@ class RadixScheduler {
   uint32_t* first_rows_ = nullptr;  // [max_seqs + 1] of each slot
   int32_t* own_runs_ = nullptr;     // [max_seqs] of each slot; -1: none
   int32_t* last_items_ = nullptr;
+  int32_t* spare_after_ = nullptr;
   Node* nodes_ = nullptr;  // [2 max_seqs] as the tree's
   Run* runs_ = nullptr;    // [3 max_seqs] the one above a run before it
   uint32_t num_runs_ = 0;
