@@ -491,7 +491,7 @@ typedef struct radix_plan_info {
   uint32_t max_query_len;
   uint32_t num_items;        /* of the work list: over what is shared, or decode's on CUDA; 0 without one */
   uint32_t split_tokens;     /* positions of an item's range in decode's list; 0 without it */
-  uint32_t num_states;       /* partial states that are merged; 0 = nothing is merged */
+  uint32_t num_states;       /* room for partial states that are merged; 0 = nothing is merged */
   uint32_t changed_rows;     /* block-table rows that were not as the step before */
   uint32_t changed_entries;  /* of these rows */
   uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */

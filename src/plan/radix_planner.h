@@ -4,8 +4,9 @@
 // own part begins, and no sequence that had no own part got one, nor one that had one lost it: it
 // is then what a new build would give. The list stays for a decode step in which each sequence only
 // grew, by less than 64 tokens since it was made: then the item with a sequence's last key and the
-// position of its row are set anew, O(1) a sequence. A prefill step has a list where that is less
-// work than what its usual launch does (RadixCosts::plain). Pure: memory comes from the caller.
+// position of its row are set anew, O(1) a sequence; a batch-invariant list has a state and a term
+// free for a segment that begins meanwhile. A prefill step has a list where that is less work than
+// what its usual launch does (RadixCosts::plain). Pure: memory comes from the caller.
 #pragma once
 
 #include <cstdint>
