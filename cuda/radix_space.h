@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/kernels.h"
+#include "plan/prefill_choice.h"
 
 namespace radixattn::cuda {
 
@@ -103,7 +104,10 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   limits.parts = bounds.num_kv_heads;
   limits.workers = static_cast<uint32_t>(walkers * limits.parts);
   limits.has_narrow = group <= limits.panel_rows;
+  limits.strided = true;
   limits.costs = radix_costs(bounds, fp8 ? 1 : 2);
+  // Products of warpgroups, which lists have not: modelled, not measured.
+  if (device.wgmma && prefill_runs_on_wgmma(bounds)) limits.costs.plain = 0.6f;
   // A tree has fewer than two nodes a sequence; beyond its nodes, what balances the walkers.
   const uint64_t tiles = bounds.num_seqs + rows * group / limits.wide_rows;
   const uint64_t items = 2 * tiles + 8 * walkers;

@@ -392,7 +392,9 @@ typedef struct radix_attn {
   const uint8_t *tree_mask;    /* prefill of speculative trees: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
                                 * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
   int64_t tree_mask_stride;    /* bytes */
-  const radix_plan *plan;      /* radix_plan_attn sets it: decode follows the plan's work list; or NULL */
+  const radix_plan *plan;      /* radix_plan_attn sets it: the launch follows the plan's work list. One of other heads, head
+                                * dims or K/V dtypes than the plan's goes as if without a plan where the step has a list over
+                                * what is shared. Or NULL */
 } radix_attn;
 
 /* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
@@ -456,7 +458,7 @@ typedef struct radix_plan_config {
   uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
   uint32_t max_context_len;  /* tokens of a sequence, at most 2^30; 0 = max_blocks_per_request * block_size */
-  uint32_t num_q_heads;      /* sizes the workspace; at most 65535 */
+  uint32_t num_q_heads;      /* of the launches that follow its lists, sizes the workspace; at most 65535 */
   uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
   uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's */
   uint32_t reserved0;
@@ -490,7 +492,7 @@ typedef struct radix_plan_info {
   uint32_t max_query_len;
   uint32_t num_items;        /* of the work list: over what is shared, or decode's on CUDA; 0 without one */
   uint32_t split_tokens;     /* positions of an item's range in decode's list; 0 without it */
-  uint32_t num_states;       /* partial states that are merged; 0 = nothing is merged */
+  uint32_t num_states;       /* room for partial states that are merged; 0 = nothing is merged */
   uint32_t changed_rows;     /* block-table rows that were not as the step before */
   uint32_t changed_entries;  /* of these rows */
   uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */

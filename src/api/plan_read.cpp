@@ -62,7 +62,8 @@ radix_status check_plan_words(const radix_ctx& ctx, const radix_attn& d, uint32_
   return RADIX_OK;
 }
 
-// Lists are for launches of the shape that the plan was made for; others go without.
+// Lists over what is shared are for launches of the shape that the plan was made for. Others go
+// without any: decode's own list is not made beside one.
 bool has_plan_shape(const radix_plan& plan, const AttentionParams& p) {
   const radix_config& c = plan.ctx->config;
   return p.num_q_heads == plan.config.num_q_heads && p.num_kv_heads == c.num_kv_heads &&
@@ -71,8 +72,7 @@ bool has_plan_shape(const radix_plan& plan, const AttentionParams& p) {
 }
 
 void give_radix_list(const radix_plan& plan, RadixList* out) {
-  const StepLayout& layout = plan.layout;
-  const RadixArrays arrays = radix_arrays(layout, plan.device + layout.radix_sizes);
+  const RadixArrays arrays = step_radix(plan.shape, plan.step, plan.device);
   out->sizes = arrays.sizes;
   out->items = arrays.items;
   out->rows = arrays.rows;

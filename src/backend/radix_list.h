@@ -75,6 +75,8 @@ struct RadixCosts {
   float panel_token;   // of a key and a panel of rows
   float state;         // of a query row's partial state of one KV head, all heads of the group:
                        // written, read and merged
+  float plain = 1;     // of prefill's usual launch, in parts of what these make of it: below 1
+                       // where its kernel is the faster one
 };
 
 // Room that a backend has for a plan's lists within its bounds, and how it wants items.
@@ -87,6 +89,7 @@ struct RadixLimits {
   uint32_t workers = 1;     // that take items, or parts of them, at the same time
   uint32_t parts = 1;       // of an item that different workers take: its KV heads, or 1
   bool has_narrow = false;  // narrow items are taken
+  bool strided = false;     // worker w of n takes items w, w + n, ..., not the next one when free
   RadixCosts costs = {};
   uint64_t workspace_bytes = 0;
 };

@@ -7,7 +7,7 @@
 namespace radixattn {
 namespace {
 
-constexpr int32_t kGrowth = 64;  // tokens until a list is made anew
+constexpr auto kGrowth = static_cast<int32_t>(kListGrowth);
 
 }  // namespace
 
@@ -101,11 +101,13 @@ void RadixPlanner::bound_list(const RadixStep& step) {
     const int32_t length = step.context_lens[s];
     b.list_least = length;
     b.list_end = length + kGrowth;
-    if (has_list_ && scheduler_.last_items()[s] < 0) b.list_end = length + 1;
-    if (has_list_ && shape_.batch_invariant) {
-      const int32_t segment = (length + kSegmentTokens - 1) / kSegmentTokens * kSegmentTokens;
-      b.list_end = std::min(b.list_end, segment + 1);
-    }
+    const int32_t last = has_list_ ? scheduler_.last_items()[s] : -1;
+    b.last_place = -1;
+    if (last >= 0)
+      b.last_place = static_cast<int32_t>(scheduler_.place_of(static_cast<uint32_t>(last)));
+    if (has_list_ && last < 0) b.list_end = length + 1;
+    b.spare_after = has_list_ ? scheduler_.spare_after()[s] : INT32_MAX;
+    b.term_end = has_list_ ? list_.merges[s].term_end : 0;
     if (!shape_.shares) b.num_blocks = 0;
     if (!shape_.shares) continue;
     b.list_end = std::min(b.list_end, b.tree_end);
@@ -127,9 +129,13 @@ void RadixPlanner::make_list(const RadixStep& step) {
   in.batch_invariant = shape_.batch_invariant;
   in.limits = shape_.limits;
   scheduler_.choose(in);
-  has_list_ = shape_.always || shape_.batch_invariant || scheduler_.sizes().num_shared > 0;
+  const RadixScheduleSizes& chosen = scheduler_.sizes();
+  const bool pays =
+      step.cu_q_lens == nullptr || chosen.work < shape_.limits.costs.plain * chosen.unshared_work;
+  has_list_ = shape_.always || shape_.batch_invariant || (chosen.num_shared > 0 && pays);
   if (has_list_) scheduler_.write(list_);
-  sizes_ = scheduler_.sizes();
+  sizes_ = chosen;
+  if (!has_list_) sizes_.tokens_read = sizes_.tokens_seen;
 }
 
 void RadixPlanner::grow(const RadixStep& step) {
@@ -141,11 +147,16 @@ void RadixPlanner::grow(const RadixStep& step) {
   if (!has_list_) return;
   const uint32_t tiles = scheduler_.num_tiles();
   for (uint32_t s = 0; s < step.num_seqs; ++s) {
-    const int32_t first_row = list_.merges[s].first_row, item = scheduler_.last_items()[s];
-    if (first_row < 0 || item < 0) continue;
+    const Bounds& b = bounds_[s];
+    const int32_t first_row = list_.merges[s].first_row, place = b.last_place;
+    if (first_row < 0 || place < 0) continue;
     list_.rows[first_row].position = step.context_lens[s] - 1;
-    for (uint32_t t = 0; t < tiles; ++t)
-      list_.items[static_cast<uint32_t>(item) + t].token_end = step.context_lens[s];
+    list_.items[place].token_end = step.context_lens[s];
+    list_.merges[s].term_end = b.term_end + (step.context_lens[s] > b.spare_after ? 1 : 0);
+    for (uint32_t t = 1; t < tiles; ++t) {
+      const uint32_t item = static_cast<uint32_t>(scheduler_.last_items()[s]) + t;
+      list_.items[scheduler_.place_of(item)].token_end = step.context_lens[s];
+    }
   }
 }
 

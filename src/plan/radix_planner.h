@@ -4,7 +4,9 @@
 // own part begins, and no sequence that had no own part got one, nor one that had one lost it: it
 // is then what a new build would give. The list stays for a decode step in which each sequence only
 // grew, by less than 64 tokens since it was made: then the item with a sequence's last key and the
-// position of its row are set anew, O(1) a sequence. Pure: memory comes from the caller.
+// position of its row are set anew, O(1) a sequence; a batch-invariant list has a state and a term
+// free for a segment that begins meanwhile. A prefill step has a list where that is less work than
+// what its usual launch does (RadixCosts::plain). Pure: memory comes from the caller.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +66,9 @@ class RadixPlanner {
     uint32_t num_blocks;           // first that is not in the tree
     int32_t tree_least, tree_end;  // tokens that may be shared
     int32_t list_least, list_end;  // context length
+    int32_t last_place;            // in the list, of the item with its last key; -1: none
+    int32_t term_end;              // of its merge as the list was made,
+    int32_t spare_after;           // and from which length on there is one more
   };
 
   void carve(const RadixPlanShape& shape, void* memory, uint64_t* used);

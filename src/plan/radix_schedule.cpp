@@ -83,6 +83,11 @@ struct RadixScheduler::Cut {
 
 namespace {
 
+// Of one part.
+uint32_t walkers_of(const RadixLimits& l) {
+  return std::max(1u, l.workers / std::max(1u, l.parts));
+}
+
 uint32_t grain_of(const RadixScheduleInput& in) { return in.batch_invariant ? kSegment : kGrain; }
 
 // States that a piece leaves for each row.
@@ -135,6 +140,7 @@ void RadixScheduler::carve(uint32_t max_seqs, void* memory, uint64_t* used) {
   first_rows_ = carver.take<uint32_t>(seqs + 1);
   own_runs_ = carver.take<int32_t>(seqs);
   last_items_ = carver.take<int32_t>(seqs);
+  spare_after_ = carver.take<int32_t>(seqs);
   nodes_ = carver.take<Node>(2 * seqs);
   runs_ = carver.take<Run>(3 * seqs);
   *used = carver.used();
@@ -330,6 +336,12 @@ void RadixScheduler::make_runs(bool shares) {
 
 // ---- cuts ---------------------------------------------------------------------------------------
 
+// States of each row that a piece has none for yet, but will once its sequence has grown.
+uint32_t RadixScheduler::spare_states(const Run& run, uint32_t begin, uint32_t end) const {
+  if (in_.cu_q_lens != nullptr || !run.own || end != run.end) return 0;
+  return states_of(in_, begin, end + kListGrowth - 1) - states_of(in_, begin, end);
+}
+
 // Pieces whose items cost `longest` at most, as far as that is possible.
 RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
   const RadixCosts& costs = in_.limits.costs;
@@ -348,7 +360,7 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
     uint32_t pieces = 0, states = 0;
     for_pieces(r.begin, r.end, r.cut_end, piece, grain, [&](uint32_t begin, uint32_t end) {
       ++pieces;
-      states += states_of(in_, begin, end);
+      states += states_of(in_, begin, end) + spare_states(r, begin, end);
     });
     if (r.sole && pieces == 1) states = 0;
     if (apply) {
@@ -383,6 +395,7 @@ bool RadixScheduler::choose_cuts() {
   double best = kUncut;
   Cut least = cut_at(kUncut, false);
   const bool possible = fits(least);
+  sizes_.work = least.total;
   const double even = least.total / workers;
   for (const double part : {1.5, 1.25, 1.1, 1.0, 0.5, 0.34, 0.25}) {
     if (!possible || even * part >= least.longest) continue;
@@ -403,6 +416,8 @@ void RadixScheduler::choose(const RadixScheduleInput& in) {
   in_ = in;
   sizes_ = RadixScheduleSizes();
   place_rows();
+  for (uint32_t slot = 0; slot < in.num_seqs; ++slot)
+    sizes_.unshared_work += static_cast<double>(own_cost(slot, 0));
   // States that do not fit cost more, until there is nothing to share.
   for (const float weight : {1.f, 4.f, 16.f, 64.f}) {
     state_cost_ = in.limits.costs.state * weight + (weight > 1.f ? 1.f : 0.f);
@@ -426,16 +441,23 @@ double RadixScheduler::piece_cost(const Run& run, uint32_t begin, uint32_t end) 
   return in_.limits.costs.item + keys * run.rows.tile_key;
 }
 
-// The items of a piece's tiles, from items[0] on.
+uint32_t RadixScheduler::place_of(uint32_t i) const {
+  if (!in_.limits.strided) return i;
+  const uint32_t round = walkers_of(in_.limits), first = i / round * round;
+  if (i / round % 2 == 0) return i;
+  return first + std::min(round, sizes_.num_items - first) - 1 - (i - first);
+}
+
+// The items of a piece's tiles, from the at-th by cost on.
 void RadixScheduler::write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state,
-                                 RadixItem* items) {
+                                 uint32_t at, RadixItem* items) {
   const uint32_t last = run.row_end * in_.group;
   const uint32_t tile = run.rows.narrow || in_.limits.wide_rows == 0 ? last : in_.limits.wide_rows;
   const bool whole = begin == run.begin && end == run.end && run.own && !in_.batch_invariant;
   for (uint32_t t = 0; t < run.rows.tiles; ++t) {
     // The last rows of a prompt see the most keys, and go first.
     const uint32_t row = run.row_begin * in_.group + (run.rows.tiles - 1 - t) * tile;
-    RadixItem& item = items[t];
+    RadixItem& item = items[place_of(at + t)];
     item.seq = static_cast<int32_t>(run.seq);
     item.token_begin = static_cast<int32_t>(begin);
     item.token_end = static_cast<int32_t>(end);
@@ -472,14 +494,19 @@ void RadixScheduler::write_items(const RadixArrays& out) {
   });
   for (uint32_t b = 0; b < kBuckets; ++b) cursors[b + 1] += cursors[b];
   std::fill_n(last_items_, in_.num_seqs, kNone);
+  std::fill_n(spare_after_, in_.num_seqs, INT32_MAX);
   uint32_t state = 0;
   for_runs([&](uint32_t i, const Run& run, uint32_t begin, uint32_t end) {
     if (begin == run.begin) runs_[i].first_state = state;
     uint32_t& at = cursors[bucket(run, begin, end)];
     if (run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
-    write_piece(run, begin, end, state, out.items + at);
+    write_piece(run, begin, end, state, at, out.items);
     at += run.rows.tiles;
-    if (run.num_states > 0) state += states_of(in_, begin, end) * run.num_rows();
+    if (run.num_states == 0) return;
+    const uint32_t spare = spare_states(run, begin, end);
+    if (spare > 0)
+      spare_after_[run.seq] = static_cast<int32_t>(divide_up(end, kSegment) * kSegment);
+    state += (states_of(in_, begin, end) + spare) * run.num_rows();
   });
 }
 
@@ -519,8 +546,9 @@ void RadixScheduler::write_merges(const RadixArrays& out) {
         out.terms[at + k] = static_cast<int32_t>(run.first_state + k * run.num_rows()) -
                             static_cast<int32_t>(run.row_begin);
     }
-    out.merges[in_.tree->seqs()[slot]] = {static_cast<int32_t>(first), static_cast<int32_t>(term),
-                                          static_cast<int32_t>(end)};
+    const uint32_t seq = in_.tree->seqs()[slot], spare = spare_after_[seq] != INT32_MAX ? 1 : 0;
+    out.merges[seq] = {static_cast<int32_t>(first), static_cast<int32_t>(term),
+                       static_cast<int32_t>(end - spare)};
     term = end;
   }
 }

@@ -16,7 +16,8 @@
 // Runs are cut at multiples of 64 positions so that items, the dearest first, fill the workers. The
 // length of a piece is one of a few candidates, the one of which a greedy walk is done first: with
 // no more items than workers the longest of them decides, else the even share and half of the
-// longest (Graham 1969).
+// longest (Graham 1969). Workers that take every n-th item instead find each second round of n in
+// reverse, so that none has the dearest of every round.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,10 @@
 #include "plan/shared_tree.h"
 
 namespace radixattn {
+
+// Tokens that a decode list lets each sequence grow by: the states and terms of segments that begin
+// among them are kept free.
+constexpr uint32_t kListGrowth = 64;
 
 struct RadixScheduleInput {
   const SharedTree* tree = nullptr;
@@ -55,6 +60,8 @@ struct RadixScheduleSizes {
   uint64_t tokens_read = 0;  // of these, when each shared run is read once for an item's rows
   bool has_merges = false;   // some row is not written by an item
   double cost = 0;           // estimate, of one KV head
+  double work = 0;           // of all items and states before cuts, of one KV head
+  double unshared_work = 0;  // the same if nothing were shared
 };
 
 // Items that a list may need in any case: one for every wide_rows rows of a sequence.
@@ -72,10 +79,15 @@ class RadixScheduler {
   void write(const RadixArrays& out);
 
   const RadixScheduleSizes& sizes() const { return sizes_; }
-  // After write, [num_seqs]: the item that ends with the sequence's last key; -1: none has it
-  // alone. In decode the items of its other rows, num_tiles in all, follow it.
+  // After write, [num_seqs]: the item that ends with the sequence's last key, by cost; -1: none has
+  // it alone. In decode the items of its other rows, num_tiles in all, follow it.
   const int32_t* last_items() const { return last_items_; }
   uint32_t num_tiles() const;
+  // After write, [num_seqs]: the length beyond which the sequence's last item leaves one state more
+  // and its merge has one term more; INT32_MAX: none within kListGrowth tokens.
+  const int32_t* spare_after() const { return spare_after_; }
+  // Where the list has the item that is the i-th by cost.
+  uint32_t place_of(uint32_t i) const;
 
  private:
   struct Node;
@@ -92,10 +104,12 @@ class RadixScheduler {
   void make_runs(bool shares);
   void add_own_run(uint32_t slot);
   bool add_run(Run* run, uint32_t begin, uint32_t visible);
+  uint32_t spare_states(const Run& run, uint32_t begin, uint32_t end) const;
   Cut cut_at(double longest, bool apply);
   bool choose_cuts();
   double piece_cost(const Run& run, uint32_t begin, uint32_t end) const;
-  void write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state, RadixItem* items);
+  void write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state, uint32_t at,
+                   RadixItem* items);
   void write_items(const RadixArrays& out);
   void write_rows(const RadixArrays& out);
   void write_merges(const RadixArrays& out);
@@ -106,6 +120,7 @@ class RadixScheduler {
   uint32_t* first_rows_ = nullptr;  // [max_seqs + 1] of each slot
   int32_t* own_runs_ = nullptr;     // [max_seqs] of each slot; -1: none
   int32_t* last_items_ = nullptr;
+  int32_t* spare_after_ = nullptr;
   Node* nodes_ = nullptr;  // [2 max_seqs] as the tree's
   Run* runs_ = nullptr;    // [3 max_seqs] the one above a run before it
   uint32_t num_runs_ = 0;

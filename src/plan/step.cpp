@@ -46,6 +46,25 @@ StepLayout step_layout(const StepShape& shape) {
   return l;
 }
 
+namespace {
+
+// Where a step has its list. The host's and a padded step's, which captured launches name, have
+// each array at its offset; what is copied otherwise has no gaps.
+StepLayout list_layout(const StepShape& shape, const StepSizes& sizes) {
+  StepLayout l = step_layout(shape);
+  if (!shape.copies || shape.pads) return l;
+  l.radix_terms = l.radix_rows + round64(sizes.num_radix_rows * sizeof(RadixRow));
+  l.radix_items = l.radix_terms + round64(sizes.num_radix_terms * sizeof(int32_t));
+  return l;
+}
+
+}  // namespace
+
+RadixArrays step_radix(const StepShape& shape, const StepSizes& sizes, char* base) {
+  const StepLayout layout = list_layout(shape, sizes);
+  return radix_arrays(layout, base + layout.radix_sizes);
+}
+
 RadixArrays radix_arrays(const StepLayout& layout, char* list) {
   const auto at = [&](uint64_t offset) { return list + (offset - layout.radix_sizes); };
   RadixArrays arrays;
@@ -95,8 +114,6 @@ void StepWriter::patch_row(uint32_t seq, const StepSequence& sequence) {
   if (first_changed_ != nullptr) first_changed_[seq] = end > first ? first : UINT32_MAX;
   if (shape_.copies) {
     array(layout_.patch_first)[seq] = static_cast<int32_t>(first);
-    std::memcpy(array(layout_.patch_ids) + sizes_.changed_entries, row + first,
-                (end - first) * sizeof(int32_t));
     array(layout_.patch_begin)[seq + 1] =
         static_cast<int32_t>(sizes_.changed_entries + end - first);
   }
@@ -142,14 +159,30 @@ void StepWriter::put_radix(const RadixArrays& from, const RadixScheduleSizes& si
                            uint32_t num_merges) {
   sizes_.num_items = sizes.num_items;
   sizes_.num_states = sizes.num_states;
-  list_end_ = layout_.radix_items + sizes.num_items * sizeof(RadixItem);
-  const RadixArrays to = radix_arrays(layout_, base_ + layout_.radix_sizes);
+  sizes_.num_radix_rows = sizes.num_rows;
+  sizes_.num_radix_terms = sizes.num_terms;
+  const RadixArrays to = step_radix(shape_, sizes_, base_);
+  list_end_ = static_cast<uint64_t>(reinterpret_cast<char*>(to.items + sizes.num_items) - base_);
   if (to.items == from.items) return;  // it is where it was made
   *to.sizes = *from.sizes;
   std::memcpy(to.merges, from.merges, num_merges * sizeof(RadixMerge));
   std::memcpy(to.rows, from.rows, sizes.num_rows * sizeof(RadixRow));
   std::memcpy(to.terms, from.terms, sizes.num_terms * sizeof(int32_t));
   std::memcpy(to.items, from.items, sizes.num_items * sizeof(RadixItem));
+}
+
+// Patches come right behind what else the step has.
+uint64_t StepWriter::put_patches() {
+  sizes_.patch_ids = round64(list_end_);
+  if (sizes_.changed_entries == 0) return list_end_;
+  int32_t* ids = array(sizes_.patch_ids);
+  const int32_t *begins = array(layout_.patch_begin), *first = array(layout_.patch_first);
+  for (uint32_t s = 0; s < sizes_.num_seqs; ++s) {
+    const auto num = static_cast<uint64_t>(begins[s + 1] - begins[s]);
+    std::memcpy(ids + begins[s], tables_ + uint64_t{s} * shape_.row_stride + first[s],
+                num * sizeof(int32_t));
+  }
+  return sizes_.patch_ids + uint64_t{sizes_.changed_entries} * sizeof(int32_t);
 }
 
 uint64_t StepWriter::end() {
@@ -160,9 +193,7 @@ uint64_t StepWriter::end() {
     array(layout_.patch_first)[s] = 0;
     array(layout_.patch_begin)[s + 1] = static_cast<int32_t>(sizes_.changed_entries);
   }
-  // What nobody will read behind the last array of the step is not copied.
-  if (sizes_.changed_entries == 0) return list_end_;
-  return layout_.patch_ids + uint64_t{sizes_.changed_entries} * sizeof(int32_t);
+  return shape_.copies ? put_patches() : list_end_;
 }
 
 StepParams step_params(const StepShape& shape, const StepSizes& sizes, void* device) {
@@ -178,7 +209,7 @@ StepParams step_params(const StepShape& shape, const StepSizes& sizes, void* dev
   p.cu_q_lens = array(layout.cu_q_lens);
   p.patch_begin = array(layout.patch_begin);
   p.patch_first = array(layout.patch_first);
-  p.patch_ids = array(layout.patch_ids);
+  p.patch_ids = array(sizes.patch_ids);
   p.tables = array(layout.tables);
   p.row_stride = shape.row_stride;
   p.slots = reinterpret_cast<int64_t*>(base + layout.slots);

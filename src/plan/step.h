@@ -8,6 +8,9 @@
 //   schedule | context_lens | cu_q_lens | partial_begin | patch_begin | patch_first | items |
 //   the arrays of a radix list | patch_ids || tables | slots | positions | workspace
 //
+// What is copied ends with what the step uses: patches come right behind the last item of its list,
+// or in the list's place when it has none. Without padding, its list has no gaps either.
+//
 // Tables stay on the device from step to step. A mirror of them on the host tells what changed: of
 // each row one patch, from the first entry that differs to the last. On the CPU the mirror is the
 // tables themselves, and nothing is copied.
@@ -35,7 +38,9 @@ struct StepShape {
 struct StepLayout {
   uint64_t schedule, context_lens, cu_q_lens, partial_begin, patch_begin, patch_first, items;
   uint64_t radix_sizes, radix_merges, radix_rows, radix_terms, radix_items, radix_end;
-  uint64_t patch_ids;     // room for every entry of every row if the shape copies, else none
+  // Room for every entry of every row if the shape copies, else none; a step with less of a list
+  // has its patches earlier.
+  uint64_t patch_ids;
   uint64_t staged_bytes;  // of the host's part at most
   uint64_t tables, slots, positions, workspace;
   uint64_t total_bytes;
@@ -61,7 +66,12 @@ struct StepSizes {
   uint32_t max_context_len = 0, max_query_len = 0;
   uint32_t num_items = 0, split_tokens = 0, num_states = 0;
   uint32_t changed_rows = 0, changed_entries = 0;
+  uint32_t num_radix_rows = 0, num_radix_terms = 0;
+  uint64_t patch_ids = 0;  // offset, once the step has ended
 };
+
+// The arrays of the step's radix list, at `base` of the staging buffer or of the plan's memory.
+RadixArrays step_radix(const StepShape& shape, const StepSizes& sizes, char* base);
 
 // Writes steps one after another: begin, add each sequence, then schedule (decode) and end.
 class StepWriter {
@@ -95,6 +105,7 @@ class StepWriter {
  private:
   int32_t* array(uint64_t offset) const { return reinterpret_cast<int32_t*>(base_ + offset); }
   void patch_row(uint32_t seq, const StepSequence& sequence);
+  uint64_t put_patches();
 
   StepShape shape_;
   StepLayout layout_ = {};
@@ -102,7 +113,7 @@ class StepWriter {
   uint64_t* versions_ = nullptr;
   uint32_t* first_changed_ = nullptr;
   char* base_ = nullptr;
-  uint64_t list_end_ = 0;  // of what the step has in front of patch_ids
+  uint64_t list_end_ = 0;  // of what the step has in front of its patches
   StepSizes sizes_;
 };
 

@@ -79,7 +79,13 @@ TEST(RadixSpace, ListsHaveRoomAndCostsThatMakeSense) {
       EXPECT_GT(limits.costs.item, 1.f);
     }
   }
+  cuda::DeviceLimits hopper = device_like(90);
   AttentionParams p = bounds_of(256, 32768);
+  EXPECT_EQ(cuda::radix_limits_of(p, hopper).costs.plain, 1.f);
+  hopper.wgmma = true;
+  EXPECT_LT(cuda::radix_limits_of(p, hopper).costs.plain, 1.f);
+  p.k.dtype = p.v.dtype = RADIX_F8_E4M3;
+  EXPECT_EQ(cuda::radix_limits_of(p, hopper).costs.plain, 1.f) << "no such kernel";
   p.k.dtype = p.v.dtype = RADIX_F32;
   EXPECT_EQ(cuda::radix_limits_of(p, device_like(90)).max_items, 0u);
 }

@@ -192,6 +192,50 @@ TEST(RadixSchedule, TheDearestItemsComeFirst) {
   }
 }
 
+// The longest that a worker has when it takes every n-th item, by the costs of decode's items.
+double strided_time(const CheckedList& list, const RadixLimits& limits) {
+  const uint32_t n = limits.workers / limits.parts;
+  std::vector<double> workers(n);
+  for (int32_t i = 0; i < list.sizes.num_items; ++i) {
+    const RadixItem& item = list.items[static_cast<size_t>(i)];
+    const auto rows = static_cast<uint32_t>(item.row_end - item.row_begin);
+    const uint32_t panels = (rows + limits.panel_rows - 1) / limits.panel_rows;
+    const RadixCosts& c = limits.costs;
+    const double key = item.narrow != 0 ? c.narrow_token
+                                        : c.wide_token + static_cast<float>(panels) * c.panel_token;
+    workers[static_cast<uint32_t>(i) % n] += c.item + key * (item.token_end - item.token_begin);
+  }
+  return *std::max_element(workers.begin(), workers.end());
+}
+
+TEST(RadixSchedule, StridedWorkersDoNotHaveTheDearestOfEveryRound) {
+  std::vector<int32_t> even, steps;
+  for (int32_t s = 0; s < 50; ++s) even.push_back(400 + s), steps.push_back(100 + 60 * s);
+  const std::vector<CheckedStep> mixes = {prefix_step(0, {100, 5000, 300, 2000, 40, 700}),
+                                          prefix_step(0, steps), prefix_step(2048, steps),
+                                          prefix_step(4096, even),
+                                          prefix_step(512, {9000, 4000, 10, 20, 30})};
+  double gain = 0;
+  for (size_t m = 0; m < mixes.size(); ++m) {
+    for (const uint32_t workers : {1u, 4u, 7u, 16u, 33u}) {
+      RadixLimits limits = limits_of(workers * 2);
+      limits.parts = 2;
+      Planned next_free(shape_of(mixes[m], limits));
+      limits.strided = true;
+      Planned strided(shape_of(mixes[m], limits));
+      next_free.plan(mixes[m]);
+      strided.plan(mixes[m]);
+      ASSERT_EQ(strided.check(mixes[m]), "");
+      const double before = strided_time(next_free.list, limits);
+      // Items of about one cost are in no order.
+      const double after = strided_time(strided.list, limits);
+      EXPECT_LE(after, before * 1.01) << "mix " << m << ", " << workers << " workers";
+      gain += before / after - 1;
+    }
+  }
+  EXPECT_GT(gain, 0.5) << "summed over all";
+}
+
 TEST(RadixSchedule, OneLongSequenceIsCutForAllWorkers) {
   const CheckedStep step = prefix_step(0, {32768});
   Planned p(shape_of(step, limits_of(16)));
@@ -275,6 +319,40 @@ TEST(RadixSchedule, PrefillSharesWhatIsBeforeAllQueries) {
   EXPECT_LE(r.planner.tree().nodes()[0].end_block, (2048 - 20) / 16u);
 }
 
+// A node in common does not take a whole prefill from the faster kernel; one with most keys does.
+TEST(RadixSchedule, PrefillHasAListWhereThatIsLessThanItsUsualWork) {
+  CheckedStep little = prefix_step(256, std::vector<int32_t>(8, 2000));
+  CheckedStep much = prefix_step(8192, std::vector<int32_t>(8, 64));
+  little.q_lens.assign(8, 2);
+  much.q_lens.assign(8, 2);
+  for (const bool is_much : {false, true}) {
+    const CheckedStep& step = is_much ? much : little;
+    for (const float plain : {1.f, 0.6f}) {
+      RadixPlanShape shape = shape_of(step, limits_of(4));
+      shape.limits.costs.plain = plain;
+      for (const bool always : {false, true}) {
+        shape.always = always;
+        Planned p(shape);
+        p.plan(step);
+        const bool expected = always || is_much || plain == 1;
+        ASSERT_EQ(p.planner.has_list(), expected) << is_much << plain;
+        if (expected) {
+          ASSERT_EQ(p.check(step), "");
+          ASSERT_EQ(p.planner.sizes().num_shared, 1u);
+        } else {
+          ASSERT_EQ(p.planner.sizes().tokens_read, p.planner.sizes().tokens_seen);
+        }
+      }
+      CheckedStep decode = step;
+      decode.q_lens.clear();
+      shape.always = false;
+      Planned d(shape);
+      d.plan(decode);
+      ASSERT_TRUE(d.planner.has_list());
+    }
+  }
+}
+
 TEST(RadixSchedule, KeysThatNoRowSeesAreInNoItem) {
   CheckedStep step = prefix_step(4096, {5000, 300, 300});
   step.window = 512;
@@ -304,6 +382,7 @@ class RandomSteps {
     limits_.panel_rows = pick({1, 8, 16});
     limits_.parts = pick({1, 1, 4});
     limits_.has_narrow = below(2) == 0;
+    limits_.strided = below(2) == 0;
     limits_.costs.state = below(3) == 0 ? 0.f : static_cast<float>(below(12));
     limits_.costs.item = static_cast<float>(below(100));
     if (below(4) == 0) limits_.max_items = below(12);
@@ -472,6 +551,30 @@ TEST(RadixPlanner, DecodeThatOnlyGrowsKeepsItsList) {
   }
   EXPECT_EQ(p.planner.num_builds(), 1u);
   EXPECT_EQ(p.planner.num_lists(), 3u) << "one for each 64 tokens";
+}
+
+// Segments end at another step for each sequence.
+TEST(RadixPlanner, BatchInvariantDecodeKeepsItsListWhenSegmentsBegin) {
+  for (const int32_t shared : {0, 2048}) {
+    std::vector<int32_t> own;
+    for (int32_t s = 0; s < 60; ++s) own.push_back(300 + 4 * s);
+    CheckedStep step = prefix_step(shared, own);
+    step.batch_invariant = true;
+    RadixPlanShape shape = shape_of(step, limits_of(4));
+    shape.row_stride += 20;
+    Planned p(shape);
+    p.plan(step);
+    int32_t next = 5000000;
+    for (int i = 1; i < 64; ++i) {
+      for (size_t s = 0; s < own.size(); ++s) {
+        if (step.context_lens[s]++ % 16 == 0) step.tables[s].push_back(next++);
+      }
+      p.plan(step);
+      ASSERT_EQ(p.check(step), "") << i;
+    }
+    EXPECT_EQ(p.planner.sizes().num_shared, shared > 0 ? 1u : 0u);
+    EXPECT_EQ(p.planner.num_lists(), 1u);
+  }
 }
 
 // Two forks of one length: what they share ends with the block that both have filled, and grows

@@ -289,7 +289,7 @@ TEST(StepWriter, ARadixListIsSentWholeAndNothingBehindIt) {
     plan.lose_device();
     const StepParams p = step({id}, true);
     char* base = static_cast<char*>(p.device);
-    const RadixArrays on_device = radix_arrays(plan.layout(), base + plan.layout().radix_sizes);
+    const RadixArrays on_device = step_radix(shape, plan.writer.sizes(), base);
     EXPECT_EQ(std::memcmp(on_device.sizes, &sizes, sizeof sizes), 0);
     EXPECT_EQ(std::memcmp(on_device.items, items, sizeof items), 0);
     EXPECT_EQ(std::memcmp(on_device.rows, rows, sizeof rows), 0);
@@ -300,6 +300,43 @@ TEST(StepWriter, ARadixListIsSentWholeAndNothingBehindIt) {
     plan.begin();
     plan.add({id}, 4, 1);
     EXPECT_EQ(plan.writer.end(), plan.layout().radix_sizes) << "no list, nothing changed";
+  }
+}
+
+// One entry changes: the list's room is not sent for it.
+TEST(StepWriter, WhatIsSentEndsWithWhatTheStepUses) {
+  for (const bool pads : {false, true}) {
+    StepShape shape = shape_of(3, true, pads);
+    shape.max_query_tokens = 4096;
+    shape.max_radix_items = 10000;
+    shape.max_radix_terms = 5000;
+    Plan plan(shape);
+    const StepLayout& l = plan.layout();
+    RadixListSizes sizes = {1, 1};
+    RadixItem item = {0, 0, 4, 0, 1, RadixItem::kDirect, 0, 1};
+    RadixRow row = {0, 3};
+    RadixMerge merges[3] = {{0, 0, 0}, {-1, 0, 0}, {-1, 0, 0}};
+    int32_t term = 0;
+    RadixScheduleSizes made;
+    made.num_items = made.num_rows = 1;
+    for (const uint32_t id : {7u, 8u, 9u}) {
+      const bool list = id != 8;
+      plan.begin();
+      plan.add({5, id}, 4, 1);
+      if (list) plan.writer.put_radix({&sizes, &item, &row, merges, &term}, made, 3);
+      const StepParams p = plan.end();
+      EXPECT_EQ(row_on_device(p, 0, 2), (std::vector<int32_t>{5, static_cast<int32_t>(id)}));
+      const uint64_t sent = plan.writer.end();
+      const uint64_t front = !list  ? l.radix_sizes
+                             : pads ? l.radix_items + sizeof item
+                                    : l.radix_rows + 64 + sizeof item;
+      EXPECT_LE(sent, (front + 63) / 64 * 64 + 2 * 4) << id;
+      if (!list) continue;
+      const RadixArrays on_device =
+          step_radix(shape, plan.writer.sizes(), static_cast<char*>(p.device));
+      EXPECT_EQ(std::memcmp(on_device.items, &item, sizeof item), 0);
+      EXPECT_EQ(std::memcmp(on_device.rows, &row, sizeof row), 0);
+    }
   }
 }
 
