@@ -135,7 +135,8 @@ inline void expect_step(Ctx* ctx, const Plan& plan, const std::vector<radix_req>
   ASSERT_EQ(a.num_seqs, bounds ? max_seqs : n);
   ASSERT_EQ(a.plan, static_cast<radix_plan*>(plan));
   const auto lens = fetch(read, a.context_lens, a.num_seqs);
-  const auto table = fetch(read, a.block_tables, size_t{a.num_seqs} * a.block_table_stride);
+  const auto table =
+      fetch(read, a.block_tables, a.num_seqs * static_cast<size_t>(a.block_table_stride));
   const auto slots = fetch(read, w.slots, w.num_tokens);
   const auto positions = fetch(read, w.positions, w.num_tokens);
   radix_config c = sized<radix_config>();

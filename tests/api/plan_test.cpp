@@ -164,7 +164,8 @@ TEST(Plan, RopeWritesWhereTheStepIs) {
   ASSERT_OK(radix_ctx_kv_tensor(ctx, 0, &kt, nullptr));
   const std::vector<int32_t> row = ctx.row(r);
   std::vector<bool> written(16 * 4);
-  for (int t = 3; t < 6; ++t) written[static_cast<size_t>(row[t / 4] * 4 + t % 4)] = true;
+  for (int t = 3; t < 6; ++t)
+    written[static_cast<size_t>(row[static_cast<size_t>(t / 4)] * 4 + t % 4)] = true;
   for (size_t slot = 0; slot < written.size(); ++slot) {
     EXPECT_EQ(static_cast<float*>(kt.data)[slot * 64] == 1.f, written[slot]) << slot;
   }
