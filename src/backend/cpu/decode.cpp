@@ -208,11 +208,9 @@ RADIX_INLINE void load_tile(Prefetcher& f) {
 
 // ---- scores
 
+#if HWY_TARGET != HWY_SCALAR
 // Block j of the result holds the sums of block j of the four vectors.
 RADIX_INLINE VF sum_in_blocks(const VF v[kTokens]) {
-#if HWY_TARGET == HWY_SCALAR
-  return v[0];
-#else
   const DF d;
   const hn::Repartition<uint64_t, DF> d64;
   // ab = (a0+a2, b0+b2, a1+a3, b1+b3), then (a, b, c, e).
@@ -222,8 +220,8 @@ RADIX_INLINE VF sum_in_blocks(const VF v[kTokens]) {
   const auto ce64 = hn::BitCast(d64, ce);
   return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
                  hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
-#endif
 }
+#endif
 
 // out[i] = sum of the lanes of vector i.
 RADIX_INLINE void sum_lanes4(const VF v[kTokens], float* out) {
