@@ -188,7 +188,7 @@ RADIX_DEVICE void run_range(const AttentionParams& p, const DecodeSplit& split,
 
 // What ptxas is told; 0: nothing. Left alone with fp8 of 64 it wants five, and spills on sm_89.
 template <class T, int D>
-constexpr int kBlocksPerSm = sizeof(T) == 1 && D == 64 ? 4 : 0;
+[[maybe_unused]] constexpr int kBlocksPerSm = sizeof(T) == 1 && D == 64 ? 4 : 0;
 
 // grid (num_seqs * max_splits, num_kv_heads * head_chunks), or (num_blocks, ...) with a work list
 template <class T, int D>
