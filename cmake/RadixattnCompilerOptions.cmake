@@ -22,7 +22,7 @@ if(RADIXATTN_WERROR)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # g++ guesses these from what it has inlined, and guesses wrong at some levels of optimisation: shown, not fatal.
     list(APPEND _warnings -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=array-bounds
-      -Wno-error=maybe-uninitialized)
+      -Wno-error=restrict -Wno-error=maybe-uninitialized)
   endif()
 endif()
 add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${_warnings}>")

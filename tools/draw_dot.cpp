@@ -31,7 +31,8 @@ std::string draw_dot(const Graph& graph, const DrawOptions& options) {
   std::string out = "digraph sharing {\n  label=\"" + dot_text(options.title) +
                     "\";\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n";
   for (size_t i = 0; i < boxes.size(); ++i) {
-    const std::string name = "b" + std::to_string(i);
+    std::string name = "b";
+    name += std::to_string(i);
     out += "  " + name + " [label=\"" + dot_text(label(graph, boxes[i])) + "\", " +
            style(boxes[i]) + "];\n";
     if (boxes[i].parent != kNoIndex)
