@@ -5,8 +5,8 @@
 // round runs every case once, so that a noisy neighbour disturbs all of them alike; the median over
 // rounds is the figure.
 //
-//   bench::Options options = bench::parse_options(argc, argv);        // [--json FILE] [--quick]
-//   std::vector<bench::Case> cases = {{"ours", [&] { ... }}, {"memcmp", [&] { ... }}};
+//   bench::Options options = bench::parse_options(argc, argv);  // [--json FILE] [--quick] [--only
+//   NAME] std::vector<bench::Case> cases = {{"ours", [&] { ... }}, {"memcmp", [&] { ... }}};
 //   bench::run_interleaved(cases, options.quick ? 5 : 15);            // fills median_ns and min_ns
 //   bench::Report report;
 //   report.add({"metadata.match_32k", ours, "ns", "memcmp", ref, ours / ref});
@@ -29,6 +29,9 @@ namespace bench {
 struct Options {
   std::string json;    // file to write, "" = none
   bool quick = false;  // fewer rounds and sizes: for a look, not for a record
+  std::string only;    // rows whose name contains it; "" = all
+
+  bool wants(const std::string& name) const { return name.find(only) != std::string::npos; }
 };
 
 inline Options parse_options(int argc, char** argv) {
@@ -38,8 +41,10 @@ inline Options parse_options(int argc, char** argv) {
       o.quick = true;
     } else if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
       o.json = argv[++i];
+    } else if (std::strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
+      o.only = argv[++i];
     } else {
-      std::fprintf(stderr, "usage: %s [--json FILE] [--quick]\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [--json FILE] [--quick] [--only NAME]\n", argv[0]);
       std::exit(2);
     }
   }
@@ -126,7 +131,8 @@ class Report {
   }
 
   // Prints the table and writes the file that the options ask for; the program's exit status.
-  int finish(const Options& options) const {
+  int finish(const Options& options) {
+    std::erase_if(rows_, [&](const Row& r) { return !options.wants(r.name); });
     print();
     if (options.json.empty() || write_json(options.json)) return 0;
     std::fprintf(stderr, "cannot write %s\n", options.json.c_str());

@@ -161,6 +161,7 @@ void bench_dtype(const Kv& kv, const std::vector<radix_ctx*>& contexts,
           make_launch(kv, contexts[threads - 1], threads, kPrefill, 1, true, true, true));
     }
   }
+  std::erase_if(launches, [&](const auto& l) { return !options.wants(l->name); });
   for (const auto& l : launches)
     cases.push_back({l->name, [launch = l.get()] { launch->run(); }, 0, 0, {}});
   bench::run_interleaved(cases, options.quick ? 3 : 11);

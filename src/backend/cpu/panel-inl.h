@@ -99,7 +99,7 @@ RADIX_INLINE int64_t window_of(const AttentionParams& p) {
   return p.window == 0 || p.window > 0x7fffffffu ? 0x7fffffff : int64_t{p.window};
 }
 
-// The state of kLanes rows of a panel, and where they stand.
+// The state of a panel's rows, and where they stand.
 struct LaneState {
   const int32_t* at;
   float* m;
@@ -133,43 +133,60 @@ RADIX_INLINE VF mask_scores(const AttentionParams& p, const KvTile& tile, uint32
   return top;
 }
 
-// One vector of rows: s holds n tokens' scores, `width` apart; they become weights. kPairs: as
-// pairs of bf16, token 2i in the low half of row i.
-template <uint32_t NV, bool kPairs>
-RADIX_INLINE void softmax_lanes(const AttentionParams& p, const KvTile& tile, uint32_t n,
-                                bool masked, VF slope, const TreeRows& tree, const LaneState& lane,
-                                float* s) {
+// The maximum of n tokens' scores with `top`, for NV vectors of rows.
+template <uint32_t NV>
+RADIX_INLINE void max_scores(uint32_t n, const float* s, VF* top) {
   const DF d;
   constexpr uint32_t kWidth = NV * kLanes;
-  const VF m_old = hn::LoadU(d, lane.m);
-  VF top = m_old;
-  if (masked || p.softcap > 0.f || p.alibi_slopes != nullptr) {
-    top = mask_scores<kWidth>(p, tile, n, slope, tree, lane.at, s, top);
-  } else {
-    for (uint32_t t = 0; t < n; ++t) top = hn::Max(top, hn::LoadU(d, s + t * kWidth));
+  for (const float* end = s + size_t{n} * kWidth; s != end; s += kWidth) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < NV; ++v) top[v] = hn::Max(top[v], hn::LoadU(d, s + v * kLanes));
   }
-  // A row that has seen nothing keeps m = -inf; 0 stands in for it, because inf - inf is NaN.
-  const VF shift = hn::IfThenElse(hn::Eq(top, hn::Set(d, kMinusInf)), hn::Zero(d), top);
-  const VF shrink = exp2_f32(hn::Sub(m_old, shift));
-  VF sum = hn::Mul(shrink, hn::LoadU(d, lane.l));
+}
+
+// NV vectors of rows: s holds n tokens' scores, of which `top` is the maximum (with the m before);
+// they become weights. kPairs: as pairs of bf16, token 2i in the low half of row i. The vectors are
+// independent chains of instructions, side by side.
+template <uint32_t NV, bool kPairs>
+RADIX_INLINE void weigh_scores(uint32_t n, const VF* top, const LaneState& lane, float* s) {
+  const DF d;
+  constexpr uint32_t kWidth = NV * kLanes;
+  VF shift[NV], sum[NV];
+#pragma GCC unroll 8
+  for (uint32_t v = 0; v < NV; ++v) {
+    const uint32_t at = v * kLanes;
+    // A row that has seen nothing keeps m = -inf; 0 stands in for it, because inf - inf is NaN.
+    shift[v] = hn::IfThenElse(hn::Eq(top[v], hn::Set(d, kMinusInf)), hn::Zero(d), top[v]);
+    const VF shrink = exp2_f32(hn::Sub(hn::LoadU(d, lane.m + at), shift[v]));
+    sum[v] = hn::Mul(shrink, hn::LoadU(d, lane.l + at));
+    hn::StoreU(shrink, d, lane.alpha + at);
+    hn::StoreU(top[v], d, lane.m + at);
+  }
+  const auto weight = [&](uint32_t t, uint32_t v) __attribute__((always_inline)) {
+    return exp2_f32(hn::Sub(hn::LoadU(d, s + t * kWidth + v * kLanes), shift[v]));
+  };
   if constexpr (kPairs) {
     for (uint32_t t = 0; t < n; t += 2) {
-      const VF even = exp2_f32(hn::Sub(hn::LoadU(d, s + t * kWidth), shift));
-      const VF odd =
-          t + 1 < n ? exp2_f32(hn::Sub(hn::LoadU(d, s + (t + 1) * kWidth), shift)) : hn::Zero(d);
-      hn::StoreU(bf16_pairs(even, odd), d, s + t / 2 * kWidth);
-      sum = hn::Add(hn::Add(sum, even), odd);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < NV; ++v) {
+        const VF even = weight(t, v);
+        const VF odd = t + 1 < n ? weight(t + 1, v) : hn::Zero(d);
+        hn::StoreU(bf16_pairs(even, odd), d, s + t / 2 * kWidth + v * kLanes);
+        sum[v] = hn::Add(hn::Add(sum[v], even), odd);
+      }
     }
   } else {
     for (uint32_t t = 0; t < n; ++t) {
-      const VF e = exp2_f32(hn::Sub(hn::LoadU(d, s + t * kWidth), shift));
-      hn::StoreU(e, d, s + t * kWidth);
-      sum = hn::Add(sum, e);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < NV; ++v) {
+        const VF e = weight(t, v);
+        hn::StoreU(e, d, s + t * kWidth + v * kLanes);
+        sum[v] = hn::Add(sum[v], e);
+      }
     }
   }
-  hn::StoreU(top, d, lane.m);
-  hn::StoreU(sum, d, lane.l);
-  hn::StoreU(shrink, d, lane.alpha);
+#pragma GCC unroll 8
+  for (uint32_t v = 0; v < NV; ++v) hn::StoreU(sum[v], d, lane.l + v * kLanes);
 }
 
 }  // namespace RADIX_CPU_TARGET_NS

@@ -27,6 +27,7 @@
 #include "backend/cpu/kv_tile-inl.h"
 #include "backend/cpu/panel-inl.h"
 #include "backend/cpu/rows-inl.h"
+#include "backend/cpu/transpose-inl.h"
 
 namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
@@ -34,6 +35,7 @@ namespace {
 
 constexpr auto kStep = kVectors * static_cast<uint32_t>(kLanes);
 constexpr uint32_t kMaxPanels = kPrefillRows / kStep;
+constexpr uint32_t kMaxHeadDim = 256;
 // Vectors of K and V that are prefetched for each step of a product: a few more than would do.
 constexpr uint32_t kAheadVectors = 6;
 
@@ -194,17 +196,25 @@ template <uint32_t NV>
 RADIX_INLINE void panel_softmax(const Work& w, const Panel& panel, const KvTile& tile, uint32_t n,
                                 bool masked) {
   const AttentionParams& p = *w.job->params;
-  for (uint32_t v = 0; v < NV; ++v) {
-    const uint32_t lane_row = v * static_cast<uint32_t>(kLanes), row = panel.first + lane_row;
-    const uint32_t stacked = w.item->row_begin + panel.row + lane_row;
-    const VF slope = slopes(w, panel.head, stacked);
-    const LaneState lane = {w.s.at + row, w.s.run.m + row, w.s.run.l + row, w.s.alpha + row};
-    float* s = w.s.s + v * kLanes;
-    if (has_bf16_values(p)) {
-      softmax_lanes<NV, true>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
-    } else {
-      softmax_lanes<NV, false>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
+  const uint32_t first = panel.first;
+  const LaneState lane = {w.s.at + first, w.s.run.m + first, w.s.run.l + first, w.s.alpha + first};
+  VF top[NV];
+  for (uint32_t v = 0; v < NV; ++v) top[v] = hn::LoadU(DF(), lane.m + v * kLanes);
+  if (masked || p.softcap > 0.f || p.alibi_slopes != nullptr) {
+    for (uint32_t v = 0; v < NV; ++v) {
+      const uint32_t row = v * static_cast<uint32_t>(kLanes);
+      const uint32_t stacked = w.item->row_begin + panel.row + row;
+      const VF slope = slopes(w, panel.head, stacked);
+      top[v] = mask_scores<NV * kLanes>(p, tile, n, slope, tree_rows(w, stacked), lane.at + row,
+                                        w.s.s + row, top[v]);
     }
+  } else {
+    max_scores<NV>(n, w.s.s, top);
+  }
+  if (has_bf16_values(p)) {
+    weigh_scores<NV, true>(n, top, lane, w.s.s);
+  } else {
+    weigh_scores<NV, false>(n, top, lane, w.s.s);
   }
 }
 
@@ -234,44 +244,55 @@ void run_panel(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahe
 
 // ---- panels
 
-// One query row into column `i` of a panel of `width` rows: scaled floats, or raw pairs of bf16.
-void place_query(const AttentionParams& p, int64_t query, uint32_t head, uint32_t width, float* q,
-                 uint32_t i) {
-  alignas(64) float row[256];
-  uint32_t n = p.head_dim;
-  if (has_bf16_scores(p)) {
-    const auto* from = static_cast<const BF16*>(p.q.data) + query * p.q.row_stride +
-                       int64_t{head} * p.q.head_stride;
-    __builtin_memcpy(row, from, p.head_dim * sizeof(BF16));
-    n /= 2;
-  } else {
-    load_query(p, query, head, query_scale(p), row);
-  }
-  for (uint32_t e = 0; e < n; ++e) q[e * width + i] = row[e];
+// The words of a query in a panel: scaled floats, or raw pairs of bf16.
+RADIX_INLINE uint32_t query_words(const AttentionParams& p) {
+  return has_bf16_scores(p) ? p.head_dim / 2 : p.head_dim;
+}
+
+void take_query(const AttentionParams& p, int64_t query, uint32_t head, float* to) {
+  if (!has_bf16_scores(p)) return load_query(p, query, head, query_scale(p), to);
+  const auto* from =
+      static_cast<const BF16*>(p.q.data) + query * p.q.row_stride + int64_t{head} * p.q.head_stride;
+  __builtin_memcpy(to, from, p.head_dim * sizeof(BF16));
 }
 
 uint32_t width_of(const Panel& panel) { return panel.vectors * static_cast<uint32_t>(kLanes); }
 
-// Transposes the queries of a panel of at most `left` rows, whose place is set. Rows that are none
-// have queries of zeros and see every key.
+// Row i of a panel, of which `left` are real: where it stands, and its query (zeros: none), which
+// sees every key.
+RADIX_INLINE void begin_row(const Work& w, uint32_t left, uint32_t i, Panel* panel, float* query) {
+  const AttentionParams& p = *w.job->params;
+  if (i >= left) {
+    w.s.at[panel->first + i] = 0x3fffffff;
+    zero_row(query, query_words(p));
+    return;
+  }
+  const uint32_t stacked = w.item->row_begin + panel->row + i;
+  const RadixRow row = row_of(w, stacked);
+  w.s.at[panel->first + i] = row.position;
+  if (row.position < panel->min_position) panel->min_position = row.position;
+  if (row.position > panel->max_position) panel->max_position = row.position;
+  take_query(p, row.query, panel->head * w.group + stacked % w.group, query);
+}
+
+// Transposes the queries of a panel of at most `left` rows, whose place is set.
 void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   const AttentionParams& p = *w.job->params;
   panel->min_position = 0x7fffffff;
   panel->max_position = -0x7fffffff;
-  const uint32_t width = width_of(*panel);
+  const uint32_t width = width_of(*panel), words = query_words(p);
   float* q = w.s.q + uint64_t{panel->first} * p.head_dim;
-  for (uint32_t i = 0; i < p.head_dim * width; ++i) q[i] = 0.f;
-  for (uint32_t i = 0; i < width; ++i) {
-    if (i >= left) {
-      w.s.at[panel->first + i] = 0x3fffffff;
-      continue;
+  alignas(64) float rows[4 * kMaxHeadDim];
+  if constexpr (kLanes < 4) {
+    for (uint32_t i = 0; i < width; ++i) {
+      begin_row(w, left, i, panel, rows);
+      for (uint32_t e = 0; e < words; ++e) q[e * width + i] = rows[e];
     }
-    const uint32_t stacked = w.item->row_begin + panel->row + i;
-    const RadixRow row = row_of(w, stacked);
-    w.s.at[panel->first + i] = row.position;
-    if (row.position < panel->min_position) panel->min_position = row.position;
-    if (row.position > panel->max_position) panel->max_position = row.position;
-    place_query(p, row.query, panel->head * w.group + stacked % w.group, width, q, i);
+  } else {
+    for (uint32_t i = 0; i < width; i += 4) {
+      for (uint32_t j = 0; j < 4; ++j) begin_row(w, left, i + j, panel, rows + j * kMaxHeadDim);
+      rows_to_columns(rows, kMaxHeadDim, words, q + i, width);
+    }
   }
   panel->sees_to = panel->min_position;
   panel->last_key = panel->max_position;
@@ -341,37 +362,40 @@ void fold_states(const Work& w) {
 
 // ---- the way out
 
-// Row i of a panel of `width` rows to a row of its own, padded with zeros.
-RADIX_INLINE void take_row(const float* o, uint32_t width, uint32_t dim, float* to) {
-  for (uint32_t e = 0; e < dim; ++e) to[e] = o[e * width];
-  for (uint32_t e = dim; e < padded(dim); ++e) to[e] = 0.f;
+// Row `row` of a panel as a row of its own, padded with zeros: its result, or its partial state of
+// segment `segment`.
+void put_row(const Work& w, const Panel& panel, const RowStates& states, uint32_t row,
+             int32_t segment, float* o) {
+  const AttentionParams& p = *w.job->params;
+  const PrefillItem& item = *w.item;
+  const PartialStates& partial = w.job->partial;
+  const uint32_t stacked = item.row_begin + panel.row + row;
+  const uint32_t head = panel.head * w.group + stacked % w.group;
+  const float m = states.m[panel.first + row], l = states.l[panel.first + row];
+  if (item.state == RadixItem::kDirect)
+    return finish_row(p, row_of(w, stacked).query, head, o, m, l);
+  const int64_t state =
+      int64_t{item.state} + stacked / w.group + int64_t{segment} * item.state_stride;
+  const int64_t at = state * p.num_q_heads + head;
+  __builtin_memcpy(partial.o + at * padded(p.head_dim_v), o, padded(p.head_dim_v) * sizeof(float));
+  partial.m[at] = m;
+  partial.l[at] = l;
 }
 
 // Writes results, or partial states of segment `segment`.
 void put_states(const Work& w, const RowStates& states, int32_t segment) {
-  const AttentionParams& p = *w.job->params;
-  const PrefillItem& item = *w.item;
-  const PartialStates& partial = w.job->partial;
-  alignas(64) float row[256];
+  const uint32_t dim = w.job->params->head_dim_v;
+  alignas(64) float rows[kLanes * kMaxHeadDim];
+  for (uint32_t i = 0; i < kLanes; ++i) zero_row(rows + i * kMaxHeadDim + dim, padded(dim) - dim);
   for (uint32_t n = 0; n < w.num_panels; ++n) {
     const Panel& panel = w.panels[n];
     const uint32_t width = width_of(panel);
-    const float* o = states.o + uint64_t{panel.first} * p.head_dim_v;
-    for (uint32_t i = 0; i < width && panel.row + i < w.num_rows; ++i) {
-      const uint32_t stacked = item.row_begin + panel.row + i;
-      const uint32_t head = panel.head * w.group + stacked % w.group;
-      const float m = states.m[panel.first + i], l = states.l[panel.first + i];
-      if (item.state == RadixItem::kDirect) {
-        take_row(o + i, width, p.head_dim_v, row);
-        finish_row(p, row_of(w, stacked).query, head, row, m, l);
-        continue;
-      }
-      const int64_t state =
-          int64_t{item.state} + stacked / w.group + int64_t{segment} * item.state_stride;
-      const int64_t at = state * p.num_q_heads + head;
-      take_row(o + i, width, p.head_dim_v, partial.o + at * padded(p.head_dim_v));
-      partial.m[at] = m;
-      partial.l[at] = l;
+    const float* o = states.o + uint64_t{panel.first} * dim;
+    const uint32_t left = w.num_rows - panel.row;
+    for (uint32_t i = 0; i < width && i < left; i += static_cast<uint32_t>(kLanes)) {
+      columns_to_rows(o + i, width, dim, rows, kMaxHeadDim);
+      for (uint32_t j = 0; j < kLanes && i + j < left; ++j)
+        put_row(w, panel, states, i + j, segment, rows + j * kMaxHeadDim);
     }
   }
 }
@@ -405,7 +429,6 @@ Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
 void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   const AttentionParams& p = *w.job->params;
   const int32_t* blocks = block_row(p.blocks, w.item->seq);
-  const bool waits = w.num_rows <= kPrefillMultiRows;
   TileRows rows[2];
   KvTile tile = make_tile(p, begin, end);
   locate_rows(p, blocks, tile, &rows[0]);
@@ -416,7 +439,7 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
       after = make_tile(p, next, next < end ? end : limit);
       locate_rows(p, blocks, after, &rows[turn ^ 1]);
     }
-    Ahead ahead = ahead_of(w, &rows[turn ^ 1], waits ? after.n : 0);
+    Ahead ahead = ahead_of(w, &rows[turn ^ 1], after.n);
     for (uint32_t i = 0; i < w.num_panels; ++i) {
       if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
       run_panel(w, w.panels[i], tile, &ahead);
