@@ -105,10 +105,10 @@ class Report {
   void add(Row row) { rows_.push_back(std::move(row)); }
 
   void print() const {
-    std::printf("%-40s %12s %-9s  %-34s %12s %8s\n", "name", "value", "unit", "reference",
+    std::printf("%-44s %12s %-9s  %-34s %12s %8s\n", "name", "value", "unit", "reference",
                 "reference", "ratio");
     for (const Row& r : rows_) {
-      std::printf("%-40s %12.4g %-9s  %-34s %12.4g %8.3f\n", r.name.c_str(), r.value,
+      std::printf("%-44s %12.4g %-9s  %-34s %12.4g %8.3f\n", r.name.c_str(), r.value,
                   r.unit.c_str(), r.reference.c_str(), r.reference_value, r.ratio);
     }
   }

@@ -86,6 +86,24 @@ __attribute__((target("avx512f"))) float fma_avx512(uint64_t rounds, double* flo
   return all;
 }
 
+__attribute__((target("avx512f,avx512bf16"))) float bf16_dot_avx512(uint64_t rounds,
+                                                                    double* flops) {
+  __m512 acc[kChains];
+  for (int c = 0; c < kChains; ++c) acc[c] = _mm512_set1_ps(static_cast<float>(c));
+  const auto a = (__m512bh)_mm512_set1_epi32(0x3f003f00);  // 0.5, twice
+  for (uint64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 24
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm512_dpbf16_ps(acc[c], a, a);
+  }
+  for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
+  *flops = static_cast<double>(rounds) * kChains * 16 * 4;
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, acc[0]);
+  float all = 0;
+  for (const float lane : lanes) all += lane;
+  return all;
+}
+
 __attribute__((target("avx2,fma"))) float fma_avx2(uint64_t rounds, double* flops) {
   __m256 acc[12];
   for (int c = 0; c < 12; ++c) acc[c] = _mm256_set1_ps(static_cast<float>(c));
@@ -118,6 +136,23 @@ float run_fma(uint64_t rounds, double* flops) {
     return fma_avx2(rounds, flops);
 #endif
   return fma_plain(rounds, flops);
+}
+
+bool has_bf16_dot() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
+
+float run_bf16_dot(uint64_t rounds, double* flops) {
+#if defined(__x86_64__)
+  if (has_bf16_dot()) return bf16_dot_avx512(rounds, flops);
+#endif
+  (void)rounds;
+  *flops = 0;
+  return 0;
 }
 
 }  // namespace bench

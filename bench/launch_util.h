@@ -2,15 +2,19 @@
 // limits of the machine.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bench_util.h"
@@ -32,12 +36,19 @@ struct FreeDeleter {
 };
 using Memory = std::unique_ptr<char, FreeDeleter>;
 
-inline Memory allocate(uint64_t bytes) {
-  Memory m(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+enum class Pages { kSmall, kHuge };
+
+// Huge ones where the system has them: what the library asks for in its own pools.
+inline Memory allocate(uint64_t bytes, Pages pages = Pages::kSmall) {
+  const uint64_t align = pages == Pages::kHuge ? 2u << 20 : 64;
+  Memory m(static_cast<char*>(std::aligned_alloc(align, (bytes + align - 1) / align * align)));
   if (m == nullptr) {
     std::fprintf(stderr, "no memory for %llu bytes\n", static_cast<unsigned long long>(bytes));
     std::exit(1);
   }
+#if defined(MADV_HUGEPAGE)
+  if (pages == Pages::kHuge) madvise(m.get(), bytes, MADV_HUGEPAGE);
+#endif
   return m;
 }
 
@@ -82,58 +93,67 @@ inline radix_tensor tensor(void* data, int32_t dtype, std::vector<int64_t> shape
   return t;
 }
 
+// What a launch is compared with.
+enum class Limit { kRead, kFma, kBf16Dot };
+constexpr uint32_t kLimits = 3;
+
 // The limits with 1 and 2 threads; index 0 is one thread.
 struct Limits {
   double bytes = 0;  // that one read case reads
-  double flops[2] = {0, 0};
+  double fma_flops[2] = {0, 0};
+  double bf16_flops[2] = {0, 0};
 };
 
-// Reads both pieces of memory, and runs multiply-adds, on 1 to max_threads threads: two cases each,
-// in this order.
+inline double run_on_threads(uint32_t threads, float (*probe)(uint64_t, double*)) {
+  std::vector<double> flops(threads);
+  on_threads(threads, [&](uint32_t t) { keep(probe(4000000, &flops[t])); });
+  double all = 0;
+  for (const double f : flops) all += f;
+  return all;
+}
+
+// Reads both pieces of memory, runs multiply-adds, runs bf16 dot products, each on 1 to max_threads
+// threads: kLimits cases for each number of threads.
 inline void add_limit_cases(const char* first, const char* second, uint64_t half_bytes,
                             uint32_t max_threads, Limits* limits, std::vector<Case>* cases) {
   limits->bytes = 2.0 * static_cast<double>(half_bytes);
   for (uint32_t threads = 1; threads <= max_threads; ++threads) {
-    cases->push_back({"read",
-                      [=] {
-                        on_threads(threads, [=](uint32_t t) {
-                          const uint64_t part = half_bytes / threads / 1024 * 1024;
-                          keep(read_all(first + t * part, part));
-                          keep(read_all(second + t * part, part));
-                        });
-                      },
-                      0,
-                      0,
-                      {}});
-    cases->push_back({"fma",
-                      [=] {
-                        std::vector<double> flops(threads);
-                        on_threads(threads, [&](uint32_t t) { keep(run_fma(4000000, &flops[t])); });
-                        limits->flops[threads - 1] = 0;
-                        for (const double f : flops) limits->flops[threads - 1] += f;
-                      },
-                      0,
-                      0,
-                      {}});
+    const auto add = [&](const char* name, std::function<void()> run) {
+      cases->push_back({name, std::move(run), 0, 0, {}});
+    };
+    add("read", [=] {
+      on_threads(threads, [=](uint32_t t) {
+        const uint64_t part = half_bytes / threads / 1024 * 1024;
+        keep(read_all(first + t * part, part));
+        keep(read_all(second + t * part, part));
+      });
+    });
+    add("fma", [=] { limits->fma_flops[threads - 1] = run_on_threads(threads, run_fma); });
+    add("bf16 dot",
+        [=] { limits->bf16_flops[threads - 1] = run_on_threads(threads, run_bf16_dot); });
   }
 }
 
-// Launches (name, work, threads, prefill) whose cases follow those of the limits: prefill against
-// the FMA rate, decode against the read bandwidth, of as many threads.
+// Launches (name, work, threads, limit) whose cases follow those of the limits, each against its
+// limit with as many threads.
 template <class Launch>
 void report(const std::vector<std::unique_ptr<Launch>>& launches, const std::vector<Case>& cases,
             const Limits& limits, uint32_t max_threads, Report* out) {
   for (size_t i = 0; i < launches.size(); ++i) {
     const Launch& l = *launches[i];
-    const double rate = l.work / cases[2 * max_threads + i].median_ns;  // per ns: G per s
-    const double read = limits.bytes / cases[2 * (l.threads - 1)].median_ns;
-    const double fma = limits.flops[l.threads - 1] / cases[2 * (l.threads - 1) + 1].median_ns;
+    const Case* limit = &cases[kLimits * (l.threads - 1)];
+    const double rate = l.work / cases[kLimits * max_threads + i].median_ns;  // per ns: G per s
     const std::string with =
         " of " + std::to_string(l.threads) + (l.threads == 1 ? " thread" : " threads");
-    if (l.prefill) {
+    if (l.limit == Limit::kRead) {
+      const double read = limits.bytes / limit[0].median_ns;
+      out->add({l.name, rate, "GB/s", "read bandwidth" + with, read, rate / read});
+    } else if (l.limit == Limit::kFma) {
+      const double fma = limits.fma_flops[l.threads - 1] / limit[1].median_ns;
       out->add({l.name, rate, "GFLOP/s", "f32 FMA rate" + with, fma, rate / fma});
     } else {
-      out->add({l.name, rate, "GB/s", "read bandwidth" + with, read, rate / read});
+      const double dot = limits.bf16_flops[l.threads - 1] / limit[2].median_ns;
+      out->add({l.name, rate, "GFLOP/s", "bf16 dot rate" + with, dot, rate / dot});
     }
   }
 }

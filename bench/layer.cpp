@@ -59,6 +59,7 @@ struct Launch {
   radix_ctx* ctx = nullptr;
   uint32_t threads = 1, rows = 1, repeats = 1;
   bool prefill = false;
+  bench::Limit limit = bench::Limit::kRead;
   double work = 0;  // bytes or FLOPs, of all repeats
   Weights weights = {};
   std::vector<float> x, y;
@@ -116,6 +117,7 @@ std::unique_ptr<Launch> make_launch(const Weights& weights, radix_ctx* ctx, uint
   l->threads = threads;
   l->rows = rows;
   l->prefill = rows == kPrompt;
+  if (l->prefill) l->limit = bench::Limit::kFma;
   l->weights = weights;
   l->repeats = l->prefill ? 1 : weights.layers();
   l->name = std::string("cpu.layer.") + (l->prefill ? "prefill." : "decode.") + weights.name +
