@@ -19,10 +19,14 @@
 // only tiles that its edge crosses are masked. With a tree mask (speculative tokens) every row may
 // see any new token: tiles with such are masked bit by bit.
 //
+// Items of few rows, at most kFewRows a KV head, fill no panel: there several KV heads share one,
+// and the two products run the other way round, with the same bits (few_rows-inl.h).
+//
 // Batch-invariant items begin afresh at every segment (kSegmentTokens) and fold its state into the
 // row's total, or leave it as it is. Tiles stand at multiples of kPrefillTile, so a segment's state
 // is the same whoever computes it.
 #include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/few_rows-inl.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/kv_tile-inl.h"
 #include "backend/cpu/panel-inl.h"
@@ -41,7 +45,7 @@ constexpr uint32_t kAheadVectors = 6;
 
 // State of an item's rows.
 struct RowStates {
-  float* o;  // panels of [head_dim_v][width]
+  float* o;  // panels of [head_dim_v][width]; few rows: [row][padded(head_dim_v)]
   float* m;  // [rows] running maximum, base 2
   float* l;  // [rows] running sum
 };
@@ -78,8 +82,9 @@ Scratch carve(const AttentionParams& p, void* base) {
   return s;
 }
 
-// A panel: rows [row, row + width) of the item and one KV head, the last ones perhaps padding.
-// `first` is where they stand in the scratch.
+// A panel: rows [row, row + width) of the item and one KV head, the last ones perhaps padding; or
+// all rows of `head` and the KV heads after it, few_lanes lanes for each. `first` is where they
+// stand in the scratch.
 struct Panel {
   uint32_t head = 0, row = 0;
   uint32_t first = 0, vectors = 0;
@@ -94,6 +99,7 @@ struct Work {
   const PrefillItem* item = nullptr;
   uint32_t group = 1;
   uint32_t num_rows = 0;
+  uint32_t few_lanes = 0;                    // of each KV head of a panel; 0: panels have one
   uint32_t num_panels = 0, head_panels = 0;  // of all KV heads, of each
   int32_t min_position = 0, max_position = 0;
   Scratch s;
@@ -119,24 +125,41 @@ RADIX_INLINE int32_t first_new_token(const AttentionParams& p, uint32_t seq) {
   return p.context_lens[seq] - (p.cu_q_lens[seq + 1] - p.cu_q_lens[seq]);
 }
 
-TreeRows tree_rows(const Work& w, uint32_t row) {
+// What stands in a lane of a panel: a stacked row and its query head, or nothing.
+struct LaneRow {
+  uint32_t stacked, q_head;
+  bool real;
+};
+
+RADIX_INLINE LaneRow lane_row(const Work& w, const Panel& panel, uint32_t lane) {
+  const uint32_t head = w.few_lanes == 0 ? panel.head : panel.head + lane / w.few_lanes;
+  const uint32_t row = w.few_lanes == 0 ? panel.row + lane : lane % w.few_lanes;
+  const uint32_t stacked = w.item->row_begin + row;
+  return {stacked, head * w.group + stacked % w.group, row < w.num_rows && head < w.item->head_end};
+}
+
+TreeRows tree_rows(const Work& w, const Panel& panel, uint32_t first_lane) {
   TreeRows rows;
   const AttentionParams& p = *w.job->params;
   if (p.tree_mask == nullptr) return rows;
   rows.first_new = first_new_token(p, w.item->seq);
-  for (uint32_t i = 0; i < kLanes && row + i < w.item->row_end; ++i)
-    rows.bits[i] = p.tree_mask + row_of(w, row + i).query * p.tree_mask_stride;
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    const LaneRow lane = lane_row(w, panel, first_lane + i);
+    if (!lane.real) continue;
+    rows.bits[i] = p.tree_mask + row_of(w, lane.stacked).query * p.tree_mask_stride;
+  }
   return rows;
 }
 
-// ALiBi slopes (base 2) of kLanes rows of KV head `head` from stacked row `row`; zeros without
-// ALiBi.
-RADIX_INLINE VF slopes(const Work& w, uint32_t head, uint32_t row) {
+// ALiBi slopes (base 2) of kLanes rows; zeros without ALiBi.
+RADIX_INLINE VF slopes(const Work& w, const Panel& panel, uint32_t first_lane) {
   const AttentionParams& p = *w.job->params;
   if (p.alibi_slopes == nullptr) return hn::Zero(DF());
   alignas(64) float x[kLanes];
-  for (uint32_t i = 0; i < kLanes; ++i)
-    x[i] = p.alibi_slopes[head * w.group + (row + i) % w.group] * kLog2e;
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    const LaneRow lane = lane_row(w, panel, first_lane + i);
+    x[i] = lane.real ? p.alibi_slopes[lane.q_head] * kLog2e : 0.f;
+  }
   return hn::LoadU(DF(), x);
 }
 
@@ -195,36 +218,92 @@ RADIX_INLINE void panel_softmax(const Work& w, const Panel& panel, const KvTile&
                                 bool masked) {
   const AttentionParams& p = *w.job->params;
   for (uint32_t v = 0; v < NV; ++v) {
-    const uint32_t lane_row = v * static_cast<uint32_t>(kLanes), row = panel.first + lane_row;
-    const uint32_t stacked = w.item->row_begin + panel.row + lane_row;
-    const VF slope = slopes(w, panel.head, stacked);
+    const uint32_t first_lane = v * static_cast<uint32_t>(kLanes), row = panel.first + first_lane;
+    const VF slope = slopes(w, panel, first_lane);
     const LaneState lane = {w.s.at + row, w.s.run.m + row, w.s.run.l + row, w.s.alpha + row};
     float* s = w.s.s + v * kLanes;
     if (has_bf16_values(p)) {
-      softmax_lanes<NV, true>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
+      softmax_lanes<NV, true>(p, tile, n, masked, slope, tree_rows(w, panel, first_lane), lane, s);
     } else {
-      softmax_lanes<NV, false>(p, tile, n, masked, slope, tree_rows(w, stacked), lane, s);
+      softmax_lanes<NV, false>(p, tile, n, masked, slope, tree_rows(w, panel, first_lane), lane, s);
     }
   }
+}
+
+// What a panel sees of a tile: none of it, or its first n tokens, which it masks or not.
+struct Seen {
+  uint32_t n = 0;
+  bool masked = false;
+};
+
+RADIX_INLINE Seen seen_of(const AttentionParams& p, const Panel& panel, const KvTile& tile) {
+  Seen seen;
+  const int64_t window = window_of(p);
+  const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
+  const int64_t end = int64_t{tile.position} + tile.n;
+  if (last < 0 || end <= int64_t{panel.min_position} - window + 1) return seen;
+  seen.n = static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
+  seen.masked = int64_t{tile.position} + seen.n - 1 > panel.sees_to ||
+                int64_t{tile.position} <= int64_t{panel.max_position} - window;
+  return seen;
 }
 
 template <uint32_t NV>
 void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
   const AttentionParams& p = *w.job->params;
-  const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
-  if (last < 0) return;
-  const uint32_t n =
-      static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
-  const int64_t end = int64_t{tile.position} + tile.n;
-  const int64_t window = window_of(p);
-  if (end <= int64_t{panel.min_position} - window + 1) return;
-  const bool masked = int64_t{tile.position} + n - 1 > panel.sees_to ||
-                      int64_t{tile.position} <= int64_t{panel.max_position} - window;
-  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, n, w.s, ahead);
-  panel_softmax<NV>(w, panel, tile, n, masked);
-  panel_values<NV>(p, n, w.s, w.s.alpha + panel.first,
+  const Seen seen = seen_of(p, panel, tile);
+  if (seen.n == 0) return;
+  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, seen.n, w.s, ahead);
+  panel_softmax<NV>(w, panel, tile, seen.n, seen.masked);
+  panel_values<NV>(p, seen.n, w.s, w.s.alpha + panel.first,
                    w.s.run.o + uint64_t{panel.first} * p.head_dim_v, ahead);
 }
+
+#if HWY_TARGET != HWY_SCALAR
+
+// A panel of few rows of some KV heads, R lanes for each.
+template <uint32_t R>
+void few_rows_tile(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                   Ahead* ahead) {
+  const AttentionParams& p = *w.job->params;
+  const Seen seen = seen_of(p, panel, tile);
+  if (seen.n == 0) return;
+  const FewTile f = {p, tile, rows, seen.n, w.s.k, ahead};
+  const uint32_t left = w.item->head_end - panel.head, most = kLanes / R;
+  const uint32_t heads = left < most ? left : most;
+  const float* q = w.s.q + uint64_t{panel.first} * p.head_dim;
+  for (uint32_t h = 0; h < heads; ++h) few_scores<R>(f, panel.head + h, q + h * R, w.s.s + h * R);
+  panel_softmax<1>(w, panel, tile, seen.n, seen.masked);
+  const uint32_t stride = padded(p.head_dim_v);
+  for (uint32_t h = 0; h < heads; ++h) {
+    const uint32_t row = panel.first + h * R;
+    few_values<R>(f, panel.head + h,
+                  {w.s.s + h * R, w.s.alpha + row, w.s.run.o + uint64_t{row} * stride, stride});
+  }
+}
+
+template <uint32_t R>
+void run_if_few(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                Ahead* ahead) {
+  if constexpr (R <= kFewRows) {
+    if (w.few_lanes == R) few_rows_tile<R>(w, panel, tile, rows, ahead);
+  }
+}
+
+void run_few_rows(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                  Ahead* ahead) {
+  run_if_few<1>(w, panel, tile, rows, ahead);
+  run_if_few<2>(w, panel, tile, rows, ahead);
+  run_if_few<4>(w, panel, tile, rows, ahead);
+  run_if_few<8>(w, panel, tile, rows, ahead);
+}
+
+#else
+
+// A lane is a row: no panel has one to spare.
+void run_few_rows(const Work&, const Panel&, const KvTile&, const TileRows&, Ahead*) {}
+
+#endif
 
 void run_panel(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
   if (panel.vectors == 1) return panel_tile<1>(w, panel, tile, ahead);
@@ -252,9 +331,9 @@ void place_query(const AttentionParams& p, int64_t query, uint32_t head, uint32_
 
 uint32_t width_of(const Panel& panel) { return panel.vectors * static_cast<uint32_t>(kLanes); }
 
-// Transposes the queries of a panel of at most `left` rows, whose place is set. Rows that are none
-// have queries of zeros and see every key.
-void begin_panel(const Work& w, uint32_t left, Panel* panel) {
+// Transposes the queries of a panel whose place is set. Lanes of no row have queries of zeros and
+// see every key.
+void begin_panel(const Work& w, Panel* panel) {
   const AttentionParams& p = *w.job->params;
   panel->min_position = 0x7fffffff;
   panel->max_position = -0x7fffffff;
@@ -262,16 +341,16 @@ void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   float* q = w.s.q + uint64_t{panel->first} * p.head_dim;
   for (uint32_t i = 0; i < p.head_dim * width; ++i) q[i] = 0.f;
   for (uint32_t i = 0; i < width; ++i) {
-    if (i >= left) {
+    const LaneRow lane = lane_row(w, *panel, i);
+    if (!lane.real) {
       w.s.at[panel->first + i] = 0x3fffffff;
       continue;
     }
-    const uint32_t stacked = w.item->row_begin + panel->row + i;
-    const RadixRow row = row_of(w, stacked);
+    const RadixRow row = row_of(w, lane.stacked);
     w.s.at[panel->first + i] = row.position;
     if (row.position < panel->min_position) panel->min_position = row.position;
     if (row.position > panel->max_position) panel->max_position = row.position;
-    place_query(p, row.query, panel->head * w.group + stacked % w.group, width, q, i);
+    place_query(p, row.query, lane.q_head, width, q, i);
   }
   panel->sees_to = panel->min_position;
   panel->last_key = panel->max_position;
@@ -281,14 +360,17 @@ void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   }
 }
 
-// Cuts every head's rows into panels, narrow ones when few rows are left.
+// Cuts every head's rows into panels, narrow ones when few rows are left; or puts some heads' few
+// rows into one.
 void begin_work(Work& w) {
   w.group = w.job->params->num_q_heads / w.job->params->num_kv_heads;
   w.num_rows = w.item->row_end - w.item->row_begin;
+  w.few_lanes = w.num_rows <= kFewRows ? few_lanes(w.num_rows) : 0;
   w.min_position = 0x7fffffff;
   w.max_position = -0x7fffffff;
+  const uint32_t heads = w.few_lanes == 0 ? 1 : static_cast<uint32_t>(kLanes) / w.few_lanes;
   uint32_t first = 0;
-  for (uint32_t head = w.item->head_begin; head < w.item->head_end; ++head) {
+  for (uint32_t head = w.item->head_begin; head < w.item->head_end; head += heads) {
     for (uint32_t r = 0; r < w.num_rows; r += kStep) {
       Panel& panel = w.panels[w.num_panels++];
       const uint32_t left = w.num_rows - r;
@@ -297,7 +379,7 @@ void begin_work(Work& w) {
       panel.first = first;
       panel.vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
       first += width_of(panel);
-      begin_panel(w, left, &panel);
+      begin_panel(w, &panel);
       if (panel.min_position < w.min_position) w.min_position = panel.min_position;
       if (panel.max_position > w.max_position) w.max_position = panel.max_position;
     }
@@ -305,14 +387,51 @@ void begin_work(Work& w) {
   w.head_panels = w.num_panels / (w.item->head_end - w.item->head_begin);
 }
 
+// Where the first lane of a panel has its O, and how far it is to the next element and lane.
+struct PanelO {
+  uint64_t at;
+  uint32_t element, lane;
+};
+
+RADIX_INLINE PanelO panel_o(const Work& w, const Panel& panel) {
+  const uint32_t dim = w.job->params->head_dim_v;
+  if (w.few_lanes != 0) return {uint64_t{panel.first} * padded(dim), 1, padded(dim)};
+  return {uint64_t{panel.first} * dim, width_of(panel), 1};
+}
+
 // Empty states of all rows.
 void clear_states(const Work& w, const RowStates& states) {
   const Panel& last = w.panels[w.num_panels - 1];
   const uint32_t rows = last.first + width_of(last);
-  const uint64_t elements = uint64_t{rows} * w.job->params->head_dim_v;
+  const uint32_t dim = w.job->params->head_dim_v;
+  const uint64_t elements = uint64_t{rows} * (w.few_lanes != 0 ? padded(dim) : dim);
   for (uint64_t i = 0; i < elements; ++i) states.o[i] = 0.f;
   for (uint32_t i = 0; i < rows; ++i) states.m[i] = kMinusInf;
   for (uint32_t i = 0; i < rows; ++i) states.l[i] = 0.f;
+}
+
+// O of kLanes rows of a panel into their totals: with rows along the lanes ...
+RADIX_INLINE void fold_panel(const FoldFactors& f, const float* part, uint32_t width, uint32_t dim,
+                             float* total) {
+  const DF d;
+  for (uint32_t e = 0; e < dim; ++e) {
+    hn::StoreU(fold(f, hn::LoadU(d, total + e * width), hn::LoadU(d, part + e * width)), d,
+               total + e * width);
+  }
+}
+
+// ... and row after row.
+RADIX_INLINE void fold_few_rows(const FoldFactors& f, const float* part, uint32_t stride,
+                                float* total) {
+  const DF d;
+  alignas(64) float of_total[kLanes], of_part[kLanes];
+  hn::StoreU(f.total, d, of_total);
+  hn::StoreU(f.part, d, of_part);
+  for (uint32_t i = 0; i < kLanes; ++i, part += stride, total += stride) {
+    const FoldFactors g = {f.m, hn::Set(d, of_total[i]), hn::Set(d, of_part[i])};
+    for (uint32_t e = 0; e < stride; e += kLanes)
+      hn::StoreU(fold(g, hn::LoadU(d, total + e), hn::LoadU(d, part + e)), d, total + e);
+  }
 }
 
 // The run's states into the totals.
@@ -329,11 +448,13 @@ void fold_states(const Work& w) {
       hn::StoreU(f.m, d, w.s.total.m + row);
       hn::StoreU(fold(f, hn::LoadU(d, w.s.total.l + row), hn::LoadU(d, w.s.run.l + row)), d,
                  w.s.total.l + row);
-      float* total = w.s.total.o + uint64_t{panel.first} * dim + v;
-      const float* part = w.s.run.o + uint64_t{panel.first} * dim + v;
-      for (uint32_t e = 0; e < dim; ++e) {
-        hn::StoreU(fold(f, hn::LoadU(d, total + e * width), hn::LoadU(d, part + e * width)), d,
-                   total + e * width);
+      const PanelO o = panel_o(w, panel);
+      float* total = w.s.total.o + o.at + v;
+      const float* part = w.s.run.o + o.at + v;
+      if (w.few_lanes != 0) {
+        fold_few_rows(f, part, o.lane, total);
+      } else {
+        fold_panel(f, part, width, dim, total);
       }
     }
   }
@@ -341,9 +462,9 @@ void fold_states(const Work& w) {
 
 // ---- the way out
 
-// Row i of a panel of `width` rows to a row of its own, padded with zeros.
-RADIX_INLINE void take_row(const float* o, uint32_t width, uint32_t dim, float* to) {
-  for (uint32_t e = 0; e < dim; ++e) to[e] = o[e * width];
+// A row whose elements are `step` apart to a row of its own, padded with zeros.
+RADIX_INLINE void take_row(const float* o, uint32_t step, uint32_t dim, float* to) {
+  for (uint32_t e = 0; e < dim; ++e) to[e] = o[e * step];
   for (uint32_t e = dim; e < padded(dim); ++e) to[e] = 0.f;
 }
 
@@ -355,21 +476,21 @@ void put_states(const Work& w, const RowStates& states, int32_t segment) {
   alignas(64) float row[256];
   for (uint32_t n = 0; n < w.num_panels; ++n) {
     const Panel& panel = w.panels[n];
-    const uint32_t width = width_of(panel);
-    const float* o = states.o + uint64_t{panel.first} * p.head_dim_v;
-    for (uint32_t i = 0; i < width && panel.row + i < w.num_rows; ++i) {
-      const uint32_t stacked = item.row_begin + panel.row + i;
-      const uint32_t head = panel.head * w.group + stacked % w.group;
+    const PanelO o = panel_o(w, panel);
+    for (uint32_t i = 0; i < width_of(panel); ++i) {
+      const LaneRow lane = lane_row(w, panel, i);
+      if (!lane.real) continue;
+      const float* from = states.o + o.at + uint64_t{i} * o.lane;
       const float m = states.m[panel.first + i], l = states.l[panel.first + i];
       if (item.state == RadixItem::kDirect) {
-        take_row(o + i, width, p.head_dim_v, row);
-        finish_row(p, row_of(w, stacked).query, head, row, m, l);
+        take_row(from, o.element, p.head_dim_v, row);
+        finish_row(p, row_of(w, lane.stacked).query, lane.q_head, row, m, l);
         continue;
       }
       const int64_t state =
-          int64_t{item.state} + stacked / w.group + int64_t{segment} * item.state_stride;
-      const int64_t at = state * p.num_q_heads + head;
-      take_row(o + i, width, p.head_dim_v, partial.o + at * padded(p.head_dim_v));
+          int64_t{item.state} + lane.stacked / w.group + int64_t{segment} * item.state_stride;
+      const int64_t at = state * p.num_q_heads + lane.q_head;
+      take_row(from, o.element, p.head_dim_v, partial.o + at * padded(p.head_dim_v));
       partial.m[at] = m;
       partial.l[at] = l;
     }
@@ -418,6 +539,10 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
     }
     Ahead ahead = ahead_of(w, &rows[turn ^ 1], waits ? after.n : 0);
     for (uint32_t i = 0; i < w.num_panels; ++i) {
+      if (w.few_lanes != 0) {
+        run_few_rows(w, w.panels[i], tile, rows[turn], &ahead);
+        continue;
+      }
       if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
       run_panel(w, w.panels[i], tile, &ahead);
     }

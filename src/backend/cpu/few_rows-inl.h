@@ -1,0 +1,409 @@
+// The products of panel-inl.h for items of few query rows, which would leave most lanes of a panel
+// idle: here tokens, then elements of V lie along the lanes. For prefill.cpp only (see simd-inl.h).
+//
+//        S [row][token]  = Q [row][d]     * K^T [d][token]    K transposed in scratch, as stored
+//        O [row][dv]    += P [row][token] * V   [token][dv]   V as it lies in the cache
+//
+// Invariant: the bits of panel-inl.h. Every score and every element of O is the same chain of
+// multiply-adds in the same order, whichever way its lanes lie; and the softmax between the
+// products is the very same code. For its sake several KV heads share a panel of kLanes rows: each
+// has few_lanes() lanes of the scores [token][kLanes], of m, l and alpha. O is [lane][padded(dv)].
+//
+// Keys are transposed kFewTokens at a time into [d][kFewTokens], 16-bit ones as such: they are
+// widened when they are multiplied.
+#pragma once
+
+#include "backend/cpu/kv_tile-inl.h"
+#include "backend/cpu/rows-inl.h"
+
+namespace radixattn {
+namespace RADIX_CPU_TARGET_NS {
+
+// Rows of an item that goes this way: at most so many. More fill their panels well enough.
+constexpr uint32_t kFewRows = kLanes / 2;
+
+// Lanes of a panel that a KV head of so many rows takes: a divisor of kLanes.
+RADIX_INLINE uint32_t few_lanes(uint32_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 8; }
+
+// One tile of a panel of few rows.
+struct FewTile {
+  const AttentionParams& p;
+  const KvTile& tile;
+  const TileRows& rows;
+  uint32_t n;  // tokens that some row sees: the first n of the tile
+  float* k;    // scratch
+  Ahead* ahead;
+};
+
+#if HWY_TARGET != HWY_SCALAR
+
+constexpr uint32_t kFewTokens = 2 * kLanes;
+constexpr uint32_t kFewStep =
+    16;  // multiply-adds of each sum, tokens of each pass between prefetches
+// Sums that are kept in registers.
+constexpr uint32_t kFewSums = kLanes == 8 ? 8 : 16;
+static_assert(kPrefillTile % kFewTokens == 0, "a tile is a whole number of transpositions");
+
+using VU = hn::Vec<DU>;
+
+template <class T>
+struct FewVectors {
+  const T* row[kPrefillTile];  // of each token; zeros where the tile must not look
+};
+
+template <class T>
+RADIX_INLINE void find_vectors(const PagedTensor& t, uint32_t head, const int64_t* offsets,
+                               const KvTile& tile, FewVectors<T>* to) {
+  alignas(64) static constexpr T kZeros[256] = {};
+  const T* base = static_cast<const T*>(t.data) + head * t.head_stride;
+  for (uint32_t i = 0; i < kPrefillTile; ++i)
+    to->row[i] = i < tile.unseen || i >= tile.n ? kZeros : base + offsets[i];
+}
+
+// A share of the next tile, so that all of it is on its way when this one's last head is done.
+RADIX_INLINE void few_prefetch(const FewTile& f) {
+  const AttentionParams& p = f.p;
+  const uint32_t words = p.k.dtype == RADIX_F32 ? p.head_dim : p.head_dim / 2;
+  const uint32_t scores = (words + kFewStep - 1) / kFewStep * (kPrefillTile / kFewTokens);
+  const uint32_t values = (p.head_dim_v + 63) / 64 * (kPrefillTile / kFewStep);
+  const uint32_t steps = 2 * scores + values;
+  prefetch_ahead(p, f.ahead, (kPrefillTile + steps - 1) / steps);
+}
+
+// ---- transposition
+
+// Word j of m[i] becomes word i of m[j].
+RADIX_INLINE void transpose_words(VU m[kLanes]) {
+  const DU d;
+  const hn::Repartition<uint64_t, DU> d64;
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < kLanes; i += 4) {  // words 4b + j of block b, four rows
+    const auto a = hn::BitCast(d64, hn::InterleaveLower(d, m[i], m[i + 1]));
+    const auto b = hn::BitCast(d64, hn::InterleaveUpper(d, m[i], m[i + 1]));
+    const auto c = hn::BitCast(d64, hn::InterleaveLower(d, m[i + 2], m[i + 3]));
+    const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, m[i + 2], m[i + 3]));
+    m[i] = hn::BitCast(d, hn::InterleaveLower(d64, a, c));
+    m[i + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, a, c));
+    m[i + 2] = hn::BitCast(d, hn::InterleaveLower(d64, b, e));
+    m[i + 3] = hn::BitCast(d, hn::InterleaveUpper(d64, b, e));
+  }
+#if HWY_MAX_BYTES == 32
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j < 4; ++j) {
+    const VU a = m[j], b = m[4 + j];
+    m[j] = hn::ConcatLowerLower(d, b, a);
+    m[4 + j] = hn::ConcatUpperUpper(d, b, a);
+  }
+#elif HWY_MAX_BYTES == 64
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j < 4; ++j) {
+    const VU a = m[j], b = m[4 + j], c = m[8 + j], e = m[12 + j];
+    const VU ab_even = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a);
+    const VU ab_odd = hn::OddEvenBlocks(b, hn::SwapAdjacentBlocks(a));
+    const VU ce_even = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(e), c);
+    const VU ce_odd = hn::OddEvenBlocks(e, hn::SwapAdjacentBlocks(c));
+    m[j] = hn::ConcatLowerLower(d, ce_even, ab_even);
+    m[4 + j] = hn::ConcatLowerLower(d, ce_odd, ab_odd);
+    m[8 + j] = hn::ConcatUpperUpper(d, ce_even, ab_even);
+    m[12 + j] = hn::ConcatUpperUpper(d, ce_odd, ab_odd);
+  }
+#endif
+}
+
+// Words [w, w + kLanes) of a row, zeros for those past its end.
+RADIX_INLINE VU load_words(const void* row, uint32_t w, uint32_t words) {
+  const DU d;
+  const auto* at = reinterpret_cast<const uint32_t*>(static_cast<const char*>(row) + 4 * w);
+  if (w + kLanes <= words) return hn::LoadU(d, at);
+  return hn::MaskedLoad(hn::FirstN(d, words - w), d, at);
+}
+
+// kFewTokens keys of `words` words each to [word][kFewTokens].
+template <class T>
+RADIX_INLINE void transpose_as_words(const FewTile& f, const T* const* rows, uint32_t words,
+                                     uint32_t* to) {
+  for (uint32_t w = 0; w < words; w += kLanes) {
+    few_prefetch(f);
+#pragma GCC unroll 2
+    for (uint32_t half = 0; half < kFewTokens; half += kLanes) {
+      VU m[kLanes];
+#pragma GCC unroll 16
+      for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[half + i], w, words);
+      transpose_words(m);
+#pragma GCC unroll 16
+      for (uint32_t i = 0; i < kLanes; ++i)
+        hn::StoreU(m[i], DU(), to + (w + i) * kFewTokens + half);
+    }
+  }
+}
+
+// The same of 16-bit elements, to [element][kFewTokens]: words of two tokens each, transposed.
+template <class T>
+RADIX_INLINE void transpose_as_halves(const FewTile& f, const T* const* rows, uint32_t dim, T* to) {
+  const DU d;
+  const hn::Repartition<uint16_t, DU> d16;
+  for (uint32_t w = 0; w < dim / 2; w += kLanes) {
+    few_prefetch(f);
+#pragma GCC unroll 2
+    for (uint32_t upper = 0; upper < 2; ++upper) {  // elements 8b + 4*upper + i of block b
+      VU m[kLanes];
+#pragma GCC unroll 16
+      for (uint32_t i = 0; i < kLanes; ++i) {
+        const auto a = hn::BitCast(d16, load_words(rows[2 * i], w, dim / 2));
+        const auto b = hn::BitCast(d16, load_words(rows[2 * i + 1], w, dim / 2));
+        m[i] = hn::BitCast(
+            d, upper == 0 ? hn::InterleaveLower(d16, a, b) : hn::InterleaveUpper(d16, a, b));
+      }
+      transpose_words(m);
+#pragma GCC unroll 16
+      for (uint32_t i = 0; i < kLanes; ++i) {
+        const uint32_t element = 2 * w + i / 4 * 8 + 4 * upper + i % 4;
+        hn::StoreU(m[i], d, reinterpret_cast<uint32_t*>(to + element * kFewTokens));
+      }
+    }
+  }
+}
+
+// ---- scores
+
+// acc += n products of R rows' queries, kLanes apart, and kFewTokens transposed keys.
+template <uint32_t R, class T>
+RADIX_INLINE void add_scores(const T* k, const float* q, uint32_t n, VF acc[R][2]) {
+  for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
+    const VF low = load_f32(k), high = load_f32(k + kLanes);
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) {
+      const VF x = hn::Set(DF(), q[r]);
+      acc[r][0] = hn::MulAdd(low, x, acc[r][0]);
+      acc[r][1] = hn::MulAdd(high, x, acc[r][1]);
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+// The same of pairs of bf16.
+template <uint32_t R>
+RADIX_INLINE void add_scores(const uint32_t* k, const float* q, uint32_t n, VF acc[R][2]) {
+  for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
+    const auto low = (__m512bh)_mm512_loadu_si512(k);
+    const auto high = (__m512bh)_mm512_loadu_si512(k + kLanes);
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) {
+      const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(float_bits(q[r])));
+      acc[r][0].raw = _mm512_dpbf16_ps(acc[r][0].raw, low, x);
+      acc[r][1].raw = _mm512_dpbf16_ps(acc[r][1].raw, high, x);
+    }
+  }
+}
+#endif
+
+// Scores of R rows and kFewTokens tokens to [token][kLanes].
+template <uint32_t R>
+RADIX_INLINE void put_scores(const VF acc[R][2], float* s) {
+  const DF d;
+  alignas(64) float x[4 * kLanes];
+#pragma GCC unroll 2
+  for (uint32_t v = 0; v < 2; ++v) {
+    float* to = s + v * kLanes * kLanes;
+    if constexpr (R % 4 == 0) {
+#pragma GCC unroll 2
+      for (uint32_t r = 0; r < R; r += 4) {
+        hn::StoreInterleaved4(acc[r][v], acc[r + 1][v], acc[r + 2][v], acc[r + 3][v], d, x);
+        for (uint32_t t = 0; t < kLanes; ++t)
+          __builtin_memcpy(to + t * kLanes + r, x + 4 * t, 4 * sizeof(float));
+      }
+    } else {
+#pragma GCC unroll 2
+      for (uint32_t r = 0; r < R; ++r) hn::StoreU(acc[r][v], d, x + r * kLanes);
+      for (uint32_t t = 0; t < kLanes; ++t) {
+#pragma GCC unroll 2
+        for (uint32_t r = 0; r < R; ++r) to[t * kLanes + r] = x[r * kLanes + t];
+      }
+    }
+  }
+}
+
+// kDot: keys and queries are pairs of bf16. q and s: of the head's first lane.
+template <uint32_t R, class T, bool kDot>
+static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float* s) {
+  const DF d;
+  FewVectors<T> keys;
+  find_vectors(f.p.k, head, f.rows.k, f.tile, &keys);
+  constexpr bool kWords = kDot || sizeof(T) == 4;
+  const uint32_t terms = kDot ? f.p.head_dim / 2 : f.p.head_dim;
+  for (uint32_t t = 0; t < f.n; t += kFewTokens) {
+    auto* words = reinterpret_cast<uint32_t*>(f.k);
+    auto* elements = reinterpret_cast<T*>(f.k);
+    if constexpr (kWords) {
+      transpose_as_words(f, keys.row + t, terms, words);
+    } else {
+      transpose_as_halves(f, keys.row + t, terms, elements);
+    }
+    VF acc[R][2];
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = hn::Zero(d);
+    for (uint32_t i = 0; i < terms; i += kFewStep) {
+      few_prefetch(f);
+      const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
+      if constexpr (kDot) {
+        add_scores<R>(words + i * kFewTokens, q + i * kLanes, n, acc);
+      } else {
+        add_scores<R>(elements + i * kFewTokens, q + i * kLanes, n, acc);
+      }
+    }
+    if constexpr (kDot) {
+      const VF factor = hn::Set(d, query_scale(f.p));
+#pragma GCC unroll 8
+      for (uint32_t r = 0; r < R; ++r) {
+        acc[r][0] = hn::Mul(factor, acc[r][0]);
+        acc[r][1] = hn::Mul(factor, acc[r][1]);
+      }
+    }
+    put_scores<R>(acc, s + t * kLanes);
+  }
+}
+
+template <uint32_t R>
+RADIX_INLINE void few_scores(const FewTile& f, uint32_t head, const float* q, float* s) {
+#if defined(__AVX512BF16__)
+  if (has_bf16_scores(f.p)) return few_scores_as<R, BF16, true>(f, head, q, s);
+#endif
+  if (f.p.k.dtype == RADIX_F32) few_scores_as<R, F32, false>(f, head, q, s);
+  if (f.p.k.dtype == RADIX_F16) few_scores_as<R, F16, false>(f, head, q, s);
+  if (f.p.k.dtype == RADIX_BF16) few_scores_as<R, BF16, false>(f, head, q, s);
+}
+
+// ---- values
+
+template <bool kHalf, class T>
+RADIX_INLINE VF load_values(const T* v) {
+  if constexpr (kHalf) {
+    return load_f32_half(v);
+  } else {
+    return load_f32(v);
+  }
+}
+
+// acc += weights of tokens [begin, end), kLanes apart, times NV vectors of their values from
+// element `at` on.
+template <uint32_t R, uint32_t NV, bool kHalf, class T>
+RADIX_INLINE void add_values(const T* const* rows, uint32_t at, uint32_t begin, uint32_t end,
+                             const float* weights, VF acc[R][NV]) {
+  for (uint32_t t = begin; t < end; ++t) {
+    VF v[NV];
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i) v[i] = load_values<kHalf>(rows[t] + at + i * kLanes);
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) {
+      const VF x = hn::Set(DF(), weights[t * kLanes + r]);
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < NV; ++i) acc[r][i] = hn::MulAdd(v[i], x, acc[r][i]);
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+template <bool kHalf>
+RADIX_INLINE __m512bh load_value_pairs(const BF16* low, const BF16* high) {
+  const DU d;
+  if constexpr (kHalf) {
+    const hn::Half<DU> d8;
+    const hn::Half<DH> half;
+    const auto a = hn::PromoteTo(d8, hn::LoadU(half, &low->bits));
+    const auto b = hn::PromoteTo(d8, hn::LoadU(half, &high->bits));
+    return (__m512bh)hn::ZeroExtendVector(d, hn::Or(a, hn::ShiftLeft<16>(b))).raw;
+  } else {
+    const auto a = hn::PromoteTo(d, hn::LoadU(DH(), &low->bits));
+    const auto b = hn::PromoteTo(d, hn::LoadU(DH(), &high->bits));
+    return (__m512bh)hn::Or(a, hn::ShiftLeft<16>(b)).raw;
+  }
+}
+
+// The same with weights in pairs of bf16, a row for two tokens.
+template <uint32_t R, uint32_t NV, bool kHalf>
+RADIX_INLINE void add_value_pairs(const BF16* const* rows, uint32_t at, uint32_t begin,
+                                  uint32_t end, const float* weights, VF acc[R][NV]) {
+  for (uint32_t t = begin; t < end; t += 2) {
+    __m512bh v[NV];
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i) {
+      v[i] = load_value_pairs<kHalf>(rows[t] + at + i * kLanes, rows[t + 1] + at + i * kLanes);
+    }
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) {
+      const float pair = weights[t / 2 * kLanes + r];
+      const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(float_bits(pair)));
+#pragma GCC unroll 8
+      for (uint32_t i = 0; i < NV; ++i) acc[r][i].raw = _mm512_dpbf16_ps(acc[r][i].raw, v[i], x);
+    }
+  }
+}
+#endif
+
+// What the values of a head's tile are multiplied into: its first lane's.
+struct FewValues {
+  const float* weights;  // [token][kLanes]
+  const float* alpha;
+  float* o;  // [lane][stride]
+  uint32_t stride;
+};
+
+// NV vectors of every row's O from element `at` on.
+template <uint32_t R, uint32_t NV, bool kHalf, class T, bool kPairs>
+RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint32_t at,
+                             const FewValues& head) {
+  const DF d;
+  float* o = head.o + at;
+  VF acc[R][NV];
+#pragma GCC unroll 8
+  for (uint32_t r = 0; r < R; ++r) {
+    const VF alpha = hn::Set(d, head.alpha[r]);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i)
+      acc[r][i] = hn::Mul(alpha, hn::LoadU(d, o + r * head.stride + i * kLanes));
+  }
+  for (uint32_t t = 0; t < f.n; t += kFewStep) {
+    few_prefetch(f);
+    const uint32_t end = f.n - t < kFewStep ? f.n : t + kFewStep;
+    if constexpr (kPairs) {
+      add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);
+    } else {
+      add_values<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);
+    }
+  }
+#pragma GCC unroll 8
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i) hn::StoreU(acc[r][i], d, o + r * head.stride + i * kLanes);
+  }
+}
+
+template <uint32_t R, class T, bool kPairs>
+static void few_values_as(const FewTile& f, uint32_t head, const FewValues& to) {
+  constexpr uint32_t kMost = kFewSums / R < 8 ? kFewSums / R : 8;
+  FewVectors<T> values;
+  find_vectors(f.p.v, head, f.rows.v, f.tile, &values);
+  const uint32_t dim = f.p.head_dim_v;
+  uint32_t i = 0;
+  for (; i + kMost * kLanes <= dim; i += kMost * kLanes)
+    value_pass<R, kMost, false, T, kPairs>(f, values, i, to);
+  for (; i + 2 * kLanes <= dim; i += 2 * kLanes)
+    value_pass<R, 2, false, T, kPairs>(f, values, i, to);
+  for (; i + kLanes <= dim; i += kLanes) value_pass<R, 1, false, T, kPairs>(f, values, i, to);
+  if (i < dim) value_pass<R, 1, true, T, kPairs>(f, values, i, to);
+}
+
+template <uint32_t R>
+RADIX_INLINE void few_values(const FewTile& f, uint32_t head, const FewValues& to) {
+#if defined(__AVX512BF16__)
+  if (has_bf16_values(f.p)) return few_values_as<R, BF16, true>(f, head, to);
+#endif
+  if (f.p.v.dtype == RADIX_F32) few_values_as<R, F32, false>(f, head, to);
+  if (f.p.v.dtype == RADIX_F16) few_values_as<R, F16, false>(f, head, to);
+  if (f.p.v.dtype == RADIX_BF16) few_values_as<R, BF16, false>(f, head, to);
+}
+
+#endif
+
+}  // namespace RADIX_CPU_TARGET_NS
+}  // namespace radixattn
