@@ -13,6 +13,7 @@
 // widened when they are multiplied.
 #pragma once
 
+#include "backend/cpu/kv_stream-inl.h"
 #include "backend/cpu/kv_tile-inl.h"
 #include "backend/cpu/rows-inl.h"
 
@@ -32,14 +33,14 @@ struct FewTile {
   const TileRows& rows;
   uint32_t n;  // tokens that some row sees: the first n of the tile
   float* k;    // scratch
-  Ahead* ahead;
+  Prefetcher& next;
 };
 
 #if HWY_TARGET != HWY_SCALAR
 
 constexpr uint32_t kFewTokens = 2 * kLanes;
-constexpr uint32_t kFewStep =
-    16;  // multiply-adds of each sum, tokens of each pass between prefetches
+constexpr uint32_t kFewStep = 4;  // terms of each sum, tokens of each pass between prefetches
+constexpr uint32_t kTransposeSteps = 4;
 // Sums that are kept in registers.
 constexpr uint32_t kFewSums = kLanes == 8 ? 8 : 16;
 static_assert(kPrefillTile % kFewTokens == 0, "a tile is a whole number of transpositions");
@@ -60,14 +61,21 @@ RADIX_INLINE void find_vectors(const PagedTensor& t, uint32_t head, const int64_
     to->row[i] = i < tile.unseen || i >= tile.n ? kZeros : base + offsets[i];
 }
 
-// A share of the next tile, so that all of it is on its way when this one's last head is done.
-RADIX_INLINE void few_prefetch(const FewTile& f) {
-  const AttentionParams& p = f.p;
-  const uint32_t words = p.k.dtype == RADIX_F32 ? p.head_dim : p.head_dim / 2;
-  const uint32_t scores = (words + kFewStep - 1) / kFewStep * (kPrefillTile / kFewTokens);
-  const uint32_t values = (p.head_dim_v + 63) / 64 * (kPrefillTile / kFewStep);
-  const uint32_t steps = 2 * scores + values;
-  prefetch_ahead(p, f.ahead, (kPrefillTile + steps - 1) / steps);
+// Sets the pace of `next`, by which the next tile is there when this one's last head is done: in a
+// head's tile, steps of scores are kFewStep terms of kFewTokens tokens, multiplied or, four times
+// as slow, kLanes words of kLanes tokens, transposed; steps of values a pass over kFewStep tokens.
+RADIX_INLINE void begin_few_prefetch(const AttentionParams& p, const StreamRows& rows,
+                                     uint32_t lanes, Prefetcher& next) {
+  begin_prefetch(p, rows, next);
+  const uint32_t words = p.head_dim * element_bytes(p.k.dtype) / 4;
+  const uint32_t terms = has_bf16_scores(p) ? words : p.head_dim;
+  const uint32_t scores = kTransposeSteps * div_up(words, kLanes) * 2 + div_up(terms, kFewStep);
+  const uint32_t vectors = kFewSums / lanes < 8 ? kFewSums / lanes : 8;
+  const uint32_t values = div_up(p.head_dim_v, vectors * kLanes) * (kPrefillTile / kFewStep);
+  const uint32_t steps = scores * (kPrefillTile / kFewTokens) + values;
+  const uint32_t bytes = kPrefillTile * (p.head_dim * element_bytes(p.k.dtype) +
+                                         p.head_dim_v * element_bytes(p.v.dtype));
+  next.score_due = next.value_due = div_up(kDue * div_up(bytes, 2 * kBurst * kCacheLine), steps);
 }
 
 // ---- transposition
@@ -123,9 +131,9 @@ template <class T>
 RADIX_INLINE void transpose_as_words(const FewTile& f, const T* const* rows, uint32_t words,
                                      uint32_t* to) {
   for (uint32_t w = 0; w < words; w += kLanes) {
-    few_prefetch(f);
 #pragma GCC unroll 2
     for (uint32_t half = 0; half < kFewTokens; half += kLanes) {
+      prefetch_step(f.next, kTransposeSteps * f.next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[half + i], w, words);
@@ -143,9 +151,9 @@ RADIX_INLINE void transpose_as_halves(const FewTile& f, const T* const* rows, ui
   const DU d;
   const hn::Repartition<uint16_t, DU> d16;
   for (uint32_t w = 0; w < dim / 2; w += kLanes) {
-    few_prefetch(f);
 #pragma GCC unroll 2
     for (uint32_t upper = 0; upper < 2; ++upper) {  // elements 8b + 4*upper + i of block b
+      prefetch_step(f.next, kTransposeSteps * f.next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i) {
@@ -243,7 +251,7 @@ static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = hn::Zero(d);
     for (uint32_t i = 0; i < terms; i += kFewStep) {
-      few_prefetch(f);
+      prefetch_step(f.next, f.next.score_due);
       const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
       if constexpr (kDot) {
         add_scores<R>(words + i * kFewTokens, q + i * kLanes, n, acc);
@@ -363,7 +371,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint
       acc[r][i] = hn::Mul(alpha, hn::LoadU(d, o + r * head.stride + i * kLanes));
   }
   for (uint32_t t = 0; t < f.n; t += kFewStep) {
-    few_prefetch(f);
+    prefetch_step(f.next, f.next.value_due);
     const uint32_t end = f.n - t < kFewStep ? f.n : t + kFewStep;
     if constexpr (kPairs) {
       add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);

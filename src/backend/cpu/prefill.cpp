@@ -264,11 +264,11 @@ void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ah
 // A panel of few rows of some KV heads, R lanes for each.
 template <uint32_t R>
 void few_rows_tile(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
-                   Ahead* ahead) {
+                   Prefetcher& next) {
   const AttentionParams& p = *w.job->params;
   const Seen seen = seen_of(p, panel, tile);
   if (seen.n == 0) return;
-  const FewTile f = {p, tile, rows, seen.n, w.s.k, ahead};
+  const FewTile f = {p, tile, rows, seen.n, w.s.k, next};
   const uint32_t left = w.item->head_end - panel.head, most = kLanes / R;
   const uint32_t heads = left < most ? left : most;
   const float* q = w.s.q + uint64_t{panel.first} * p.head_dim;
@@ -284,24 +284,24 @@ void few_rows_tile(const Work& w, const Panel& panel, const KvTile& tile, const 
 
 template <uint32_t R>
 void run_if_few(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
-                Ahead* ahead) {
+                Prefetcher& next) {
   if constexpr (R <= kFewRows) {
-    if (w.few_lanes == R) few_rows_tile<R>(w, panel, tile, rows, ahead);
+    if (w.few_lanes == R) few_rows_tile<R>(w, panel, tile, rows, next);
   }
 }
 
 void run_few_rows(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
-                  Ahead* ahead) {
-  run_if_few<1>(w, panel, tile, rows, ahead);
-  run_if_few<2>(w, panel, tile, rows, ahead);
-  run_if_few<4>(w, panel, tile, rows, ahead);
-  run_if_few<8>(w, panel, tile, rows, ahead);
+                  Prefetcher& next) {
+  run_if_few<1>(w, panel, tile, rows, next);
+  run_if_few<2>(w, panel, tile, rows, next);
+  run_if_few<4>(w, panel, tile, rows, next);
+  run_if_few<8>(w, panel, tile, rows, next);
 }
 
 #else
 
 // A lane is a row: no panel has one to spare.
-void run_few_rows(const Work&, const Panel&, const KvTile&, const TileRows&, Ahead*) {}
+void run_few_rows(const Work&, const Panel&, const KvTile&, const TileRows&, Prefetcher&) {}
 
 #endif
 
@@ -522,6 +522,19 @@ Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
   return a;
 }
 
+// Asks for a tile that few rows will need next, all its KV heads; or brings the first one.
+void fetch_few_rows(const Work& w, const TileRows& rows, const KvTile& tile, bool first,
+                    Prefetcher& next) {
+#if HWY_TARGET != HWY_SCALAR
+  const StreamRows tokens = {rows.k + tile.unseen, rows.v + tile.unseen, tile.n - tile.unseen,
+                             w.item->head_begin, w.item->head_end};
+  begin_few_prefetch(*w.job->params, tokens, w.few_lanes, next);
+  if (first) load_tile(next);
+#else
+  (void)w, (void)rows, (void)tile, (void)first, (void)next;
+#endif
+}
+
 // Keys [begin, end), some of which every row may see; the item's last is before `limit`.
 void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   const AttentionParams& p = *w.job->params;
@@ -530,6 +543,8 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   TileRows rows[2];
   KvTile tile = make_tile(p, begin, end);
   locate_rows(p, blocks, tile, &rows[0]);
+  Prefetcher streams;
+  if (w.few_lanes != 0) fetch_few_rows(w, rows[0], tile, true, streams);
   for (uint32_t turn = 0;; turn ^= 1) {
     const uint32_t next = tile.position + tile.n;
     KvTile after;
@@ -538,9 +553,10 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
       locate_rows(p, blocks, after, &rows[turn ^ 1]);
     }
     Ahead ahead = ahead_of(w, &rows[turn ^ 1], waits ? after.n : 0);
+    if (w.few_lanes != 0) fetch_few_rows(w, rows[turn ^ 1], after, false, streams);
     for (uint32_t i = 0; i < w.num_panels; ++i) {
       if (w.few_lanes != 0) {
-        run_few_rows(w, w.panels[i], tile, rows[turn], &ahead);
+        run_few_rows(w, w.panels[i], tile, rows[turn], streams);
         continue;
       }
       if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
