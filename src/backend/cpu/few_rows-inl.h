@@ -78,6 +78,24 @@ RADIX_INLINE void begin_few_prefetch(const AttentionParams& p, const StreamRows&
   next.score_due = next.value_due = div_up(kDue * div_up(bytes, 2 * kBurst * kCacheLine), steps);
 }
 
+// Where a span ends, which is rare, and too long to stand in every loop. The asm is an effect: see
+// prefetch_burst.
+static __attribute__((noinline)) void prefetch_ends(Prefetcher& next) {
+  prefetch_lines(next.k);
+  prefetch_lines(next.v);
+  asm volatile("" : : : "memory");
+}
+
+RADIX_INLINE void few_prefetch(Prefetcher& next, uint32_t due) {
+  for (next.due += due; next.due >= kDue; next.due -= kDue) {
+    if (__builtin_expect(span_ends(next), 0)) {
+      prefetch_ends(next);
+    } else {
+      prefetch_inside(next);
+    }
+  }
+}
+
 // ---- transposition
 
 // Word j of m[i] becomes word i of m[j].
@@ -133,7 +151,7 @@ RADIX_INLINE void transpose_as_words(const FewTile& f, const T* const* rows, uin
   for (uint32_t w = 0; w < words; w += kLanes) {
 #pragma GCC unroll 2
     for (uint32_t half = 0; half < kFewTokens; half += kLanes) {
-      prefetch_step(f.next, kTransposeSteps * f.next.score_due);
+      few_prefetch(f.next, kTransposeSteps * f.next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[half + i], w, words);
@@ -153,7 +171,7 @@ RADIX_INLINE void transpose_as_halves(const FewTile& f, const T* const* rows, ui
   for (uint32_t w = 0; w < dim / 2; w += kLanes) {
 #pragma GCC unroll 2
     for (uint32_t upper = 0; upper < 2; ++upper) {  // elements 8b + 4*upper + i of block b
-      prefetch_step(f.next, kTransposeSteps * f.next.score_due);
+      few_prefetch(f.next, kTransposeSteps * f.next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i) {
@@ -251,7 +269,7 @@ static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = hn::Zero(d);
     for (uint32_t i = 0; i < terms; i += kFewStep) {
-      prefetch_step(f.next, f.next.score_due);
+      few_prefetch(f.next, f.next.score_due);
       const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
       if constexpr (kDot) {
         add_scores<R>(words + i * kFewTokens, q + i * kLanes, n, acc);
@@ -371,7 +389,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint
       acc[r][i] = hn::Mul(alpha, hn::LoadU(d, o + r * head.stride + i * kLanes));
   }
   for (uint32_t t = 0; t < f.n; t += kFewStep) {
-    prefetch_step(f.next, f.next.value_due);
+    few_prefetch(f.next, f.next.value_due);
     const uint32_t end = f.n - t < kFewStep ? f.n : t + kFewStep;
     if constexpr (kPairs) {
       add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);

@@ -122,14 +122,12 @@ RADIX_INLINE void prefetch_lines(Stream& s) {
   }
 }
 
-// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
-// drops the call.
-RADIX_INLINE void prefetch_burst(Prefetcher& f) {
-  if (f.k.left <= kBurst || f.v.left <= kBurst) {
-    prefetch_lines(f.k);
-    prefetch_lines(f.v);
-    return;
-  }
+RADIX_INLINE bool span_ends(const Prefetcher& f) {
+  return f.k.left <= kBurst || f.v.left <= kBurst;
+}
+
+// A burst within spans.
+RADIX_INLINE void prefetch_inside(Prefetcher& f) {
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < kBurst; ++i) {
     __builtin_prefetch(f.k.line + i * kCacheLine, 0, 3);
@@ -139,6 +137,14 @@ RADIX_INLINE void prefetch_burst(Prefetcher& f) {
   f.v.line += kBurst * kCacheLine;
   f.k.left -= kBurst;
   f.v.left -= kBurst;
+}
+
+// NOTE: always inlined. g++ 12 takes a function that only prefetches for one without effects and
+// drops the call.
+RADIX_INLINE void prefetch_burst(Prefetcher& f) {
+  if (!span_ends(f)) return prefetch_inside(f);
+  prefetch_lines(f.k);
+  prefetch_lines(f.v);
 }
 
 RADIX_INLINE void prefetch_step(Prefetcher& f, uint32_t due) {
