@@ -40,7 +40,7 @@ struct FewTile {
 
 constexpr uint32_t kFewTokens = 2 * kLanes;
 constexpr uint32_t kFewStep = 4;  // terms of each sum, tokens of each pass between prefetches
-constexpr uint32_t kTransposeSteps = 4;
+constexpr uint32_t kTransposeSteps = 2, kValueSteps = 2;
 // Sums that are kept in registers.
 constexpr uint32_t kFewSums = kLanes == 8 ? 8 : 16;
 static_assert(kPrefillTile % kFewTokens == 0, "a tile is a whole number of transpositions");
@@ -72,10 +72,11 @@ RADIX_INLINE void begin_few_prefetch(const AttentionParams& p, const StreamRows&
   const uint32_t scores = kTransposeSteps * div_up(words, kLanes) * 2 + div_up(terms, kFewStep);
   const uint32_t vectors = kFewSums / lanes < 8 ? kFewSums / lanes : 8;
   const uint32_t values = div_up(p.head_dim_v, vectors * kLanes) * (kPrefillTile / kFewStep);
-  const uint32_t steps = scores * (kPrefillTile / kFewTokens) + values;
+  const uint32_t steps = scores * (kPrefillTile / kFewTokens) + kValueSteps * values;
   const uint32_t bytes = kPrefillTile * (p.head_dim * element_bytes(p.k.dtype) +
                                          p.head_dim_v * element_bytes(p.v.dtype));
-  next.score_due = next.value_due = div_up(kDue * div_up(bytes, 2 * kBurst * kCacheLine), steps);
+  next.score_due = div_up(kDue * div_up(bytes, 2 * kBurst * kCacheLine), steps);
+  next.value_due = kValueSteps * next.score_due;
 }
 
 // Where a span ends, which is rare, and too long to stand in every loop. The asm is an effect: see
