@@ -48,17 +48,24 @@ static_assert(kPrefillTile % kFewTokens == 0, "a tile is a whole number of trans
 using VU = hn::Vec<DU>;
 
 template <class T>
+constexpr bool kIsPairs = false;
+template <>
+constexpr bool kIsPairs<uint32_t> = true;
+
+// The K or V vectors of a tile's tokens; zeros where the tile must not look.
 struct FewVectors {
-  const T* row[kPrefillTile];  // of each token; zeros where the tile must not look
+  const char* row[kPrefillTile];
 };
 
-template <class T>
 RADIX_INLINE void find_vectors(const PagedTensor& t, uint32_t head, const int64_t* offsets,
-                               const KvTile& tile, FewVectors<T>* to) {
-  alignas(64) static constexpr T kZeros[256] = {};
-  const T* base = static_cast<const T*>(t.data) + head * t.head_stride;
-  for (uint32_t i = 0; i < kPrefillTile; ++i)
-    to->row[i] = i < tile.unseen || i >= tile.n ? kZeros : base + offsets[i];
+                               const KvTile& tile, FewVectors* to) {
+  alignas(64) static constexpr float kZeros[256] = {};
+  const int64_t element = element_bytes(t.dtype);
+  const char* base = static_cast<const char*>(t.data) + head * t.head_stride * element;
+  for (uint32_t i = 0; i < kPrefillTile; ++i) {
+    to->row[i] = i < tile.unseen || i >= tile.n ? reinterpret_cast<const char*>(kZeros)
+                                                : base + offsets[i] * element;
+  }
 }
 
 // Sets the pace of `next`, by which the next tile is there when this one's last head is done: in a
@@ -138,99 +145,171 @@ RADIX_INLINE void transpose_words(VU m[kLanes]) {
 }
 
 // Words [w, w + kLanes) of a row, zeros for those past its end.
-RADIX_INLINE VU load_words(const void* row, uint32_t w, uint32_t words) {
+RADIX_INLINE VU load_words(const char* row, uint32_t w, uint32_t words) {
   const DU d;
-  const auto* at = reinterpret_cast<const uint32_t*>(static_cast<const char*>(row) + 4 * w);
+  const auto* at = reinterpret_cast<const uint32_t*>(row + 4 * w);
   if (w + kLanes <= words) return hn::LoadU(d, at);
   return hn::MaskedLoad(hn::FirstN(d, words - w), d, at);
 }
 
 // kFewTokens keys of `words` words each to [word][kFewTokens].
-template <class T>
-RADIX_INLINE void transpose_as_words(const FewTile& f, const T* const* rows, uint32_t words,
-                                     uint32_t* to) {
+static __attribute__((noinline)) void transpose_as_words(const char* const* rows, uint32_t words,
+                                                         uint32_t* to, Prefetcher& next) {
   for (uint32_t w = 0; w < words; w += kLanes) {
-#pragma GCC unroll 2
-    for (uint32_t half = 0; half < kFewTokens; half += kLanes) {
-      few_prefetch(f.next, kTransposeSteps * f.next.score_due);
+    for (uint32_t first = 0; first < kFewTokens; first += kLanes) {
+      few_prefetch(next, kTransposeSteps * next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
-      for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[half + i], w, words);
+      for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[first + i], w, words);
       transpose_words(m);
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i)
-        hn::StoreU(m[i], DU(), to + (w + i) * kFewTokens + half);
+        hn::StoreU(m[i], DU(), to + (w + i) * kFewTokens + first);
     }
   }
 }
 
-// The same of 16-bit elements, to [element][kFewTokens]: words of two tokens each, transposed.
-template <class T>
-RADIX_INLINE void transpose_as_halves(const FewTile& f, const T* const* rows, uint32_t dim, T* to) {
+// 16-bit element j of block b of m[i] becomes element i of block b of m[j].
+RADIX_INLINE void transpose_halves(VU m[8]) {
   const DU d;
   const hn::Repartition<uint16_t, DU> d16;
-  for (uint32_t w = 0; w < dim / 2; w += kLanes) {
+  const hn::Repartition<uint64_t, DU> d64;
+  VU a[8], b[8];
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < 4; ++i) {  // words of two rows
+    const auto x = hn::BitCast(d16, m[2 * i]), y = hn::BitCast(d16, m[2 * i + 1]);
+    a[i] = hn::BitCast(d, hn::InterleaveLower(d16, x, y));
+    a[4 + i] = hn::BitCast(d, hn::InterleaveUpper(d16, x, y));
+  }
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < 4; ++i) {  // of four
+    b[i] = hn::InterleaveLower(d, a[2 * i], a[2 * i + 1]);
+    b[4 + i] = hn::InterleaveUpper(d, a[2 * i], a[2 * i + 1]);
+  }
 #pragma GCC unroll 2
-    for (uint32_t upper = 0; upper < 2; ++upper) {  // elements 8b + 4*upper + i of block b
-      few_prefetch(f.next, kTransposeSteps * f.next.score_due);
-      VU m[kLanes];
-#pragma GCC unroll 16
-      for (uint32_t i = 0; i < kLanes; ++i) {
-        const auto a = hn::BitCast(d16, load_words(rows[2 * i], w, dim / 2));
-        const auto b = hn::BitCast(d16, load_words(rows[2 * i + 1], w, dim / 2));
-        m[i] = hn::BitCast(
-            d, upper == 0 ? hn::InterleaveLower(d16, a, b) : hn::InterleaveUpper(d16, a, b));
-      }
-      transpose_words(m);
-#pragma GCC unroll 16
-      for (uint32_t i = 0; i < kLanes; ++i) {
-        const uint32_t element = 2 * w + i / 4 * 8 + 4 * upper + i % 4;
-        hn::StoreU(m[i], d, reinterpret_cast<uint32_t*>(to + element * kFewTokens));
-      }
+  for (uint32_t i = 0; i < 2; ++i) {
+#pragma GCC unroll 2
+    for (uint32_t k = 0; k < 2; ++k) {
+      const auto x = hn::BitCast(d64, b[2 * i + 4 * k]), y = hn::BitCast(d64, b[2 * i + 4 * k + 1]);
+      m[4 * i + 2 * k] = hn::BitCast(d, hn::InterleaveLower(d64, x, y));
+      m[4 * i + 2 * k + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, x, y));
+    }
+  }
+}
+
+#if HWY_MAX_BYTES == 64
+// Two blocks of each, the first or the last: 16 tokens of an element lie side by side then.
+RADIX_INLINE VU zip_blocks(VU a, VU b, bool last) {
+  alignas(64) static constexpr uint64_t kFirst[8] = {0, 1, 8, 9, 2, 3, 10, 11};
+  alignas(64) static constexpr uint64_t kLast[8] = {4, 5, 12, 13, 6, 7, 14, 15};
+  const __m512i order = _mm512_load_si512(last ? kLast : kFirst);
+  return VU{_mm512_permutex2var_epi64(a.raw, order, b.raw)};
+}
+
+// Elements [2w, 2w + 32) of 16 tokens to [element][kFewTokens].
+RADIX_INLINE void transpose_half_block(const char* const* rows, uint32_t w, uint32_t words,
+                                       uint16_t* to) {
+  const hn::Repartition<uint16_t, DU> d16;
+  const hn::Half<decltype(d16)> half;
+#pragma GCC unroll 2
+  for (uint32_t last = 0; last < 2; ++last) {
+    VU m[8];
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; ++i) {
+      m[i] =
+          zip_blocks(load_words(rows[i], w, words), load_words(rows[8 + i], w, words), last != 0);
+    }
+    transpose_halves(m);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < 8; ++i) {
+      const auto x = hn::BitCast(d16, m[i]);
+      uint16_t* at = to + (2 * w + 16 * last + i) * kFewTokens;
+      hn::StoreU(hn::LowerHalf(half, x), half, at);
+      hn::StoreU(hn::UpperHalf(half, x), half, at + 8 * kFewTokens);
+    }
+  }
+}
+constexpr uint32_t kHalfTokens = 16;
+#else
+// Elements [2w, 2w + 2*kLanes) of 8 tokens to [element][kFewTokens].
+RADIX_INLINE void transpose_half_block(const char* const* rows, uint32_t w, uint32_t words,
+                                       uint16_t* to) {
+  VU m[8];
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; ++i) m[i] = load_words(rows[i], w, words);
+  transpose_halves(m);
+  alignas(64) uint16_t x[2 * kLanes];
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; ++i) {
+    hn::StoreU(m[i], DU(), reinterpret_cast<uint32_t*>(x));
+    for (uint32_t b = 0; b < kLanes / 4; ++b)
+      __builtin_memcpy(to + (2 * w + 8 * b + i) * kFewTokens, x + 8 * b, 16);
+  }
+}
+constexpr uint32_t kHalfTokens = 8;
+#endif
+
+// The same of keys of 16-bit elements, to [element][kFewTokens].
+static __attribute__((noinline)) void transpose_as_halves(const char* const* rows, uint32_t dim,
+                                                          uint16_t* to, Prefetcher& next) {
+  for (uint32_t w = 0; w < dim / 2; w += kLanes) {
+    for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
+      few_prefetch(next, kTransposeSteps * next.score_due * kHalfTokens / kLanes);
+      transpose_half_block(rows + first, w, dim / 2, to + first);
     }
   }
 }
 
 // ---- scores
 
-// acc += n products of R rows' queries, kLanes apart, and kFewTokens transposed keys.
-template <uint32_t R, class T>
-RADIX_INLINE void add_scores(const T* k, const float* q, uint32_t n, VF acc[R][2]) {
+// acc += n products of R rows' queries, kLanes apart, and the transposed keys of G groups of
+// kFewTokens tokens, `group` elements apart.
+template <uint32_t R, uint32_t G, class T>
+RADIX_INLINE void add_scores(const T* k, uint32_t group, const float* q, uint32_t n,
+                             VF acc[R][2 * G]) {
   for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
-    const VF low = load_f32(k), high = load_f32(k + kLanes);
+    VF keys[2 * G];
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 2 * G; ++i) keys[i] = load_f32(k + i / 2 * group + i % 2 * kLanes);
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
       const VF x = hn::Set(DF(), q[r]);
-      acc[r][0] = hn::MulAdd(low, x, acc[r][0]);
-      acc[r][1] = hn::MulAdd(high, x, acc[r][1]);
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::MulAdd(keys[i], x, acc[r][i]);
     }
   }
 }
 
-#if defined(__AVX512BF16__)
 // The same of pairs of bf16.
-template <uint32_t R>
-RADIX_INLINE void add_scores(const uint32_t* k, const float* q, uint32_t n, VF acc[R][2]) {
+template <uint32_t R, uint32_t G>
+RADIX_INLINE void add_pair_scores(const uint32_t* k, uint32_t group, const float* q, uint32_t n,
+                                  VF acc[R][2 * G]) {
+#if defined(__AVX512BF16__)
   for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
-    const auto low = (__m512bh)_mm512_loadu_si512(k);
-    const auto high = (__m512bh)_mm512_loadu_si512(k + kLanes);
+    __m512bh keys[2 * G];
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 2 * G; ++i)
+      keys[i] = (__m512bh)_mm512_loadu_si512(k + i / 2 * group + i % 2 * kLanes);
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
       const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(float_bits(q[r])));
-      acc[r][0].raw = _mm512_dpbf16_ps(acc[r][0].raw, low, x);
-      acc[r][1].raw = _mm512_dpbf16_ps(acc[r][1].raw, high, x);
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < 2 * G; ++i)
+        acc[r][i].raw = _mm512_dpbf16_ps(acc[r][i].raw, keys[i], x);
     }
   }
-}
+#else
+  (void)k, (void)group, (void)q, (void)n, (void)acc;
 #endif
+}
 
-// Scores of R rows and kFewTokens tokens to [token][kLanes].
-template <uint32_t R>
-RADIX_INLINE void put_scores(const VF acc[R][2], float* s) {
+// Scores of R rows and G groups of tokens to [token][kLanes].
+template <uint32_t R, uint32_t G>
+RADIX_INLINE void put_scores(const VF acc[R][2 * G], float* s) {
   const DF d;
   alignas(64) float x[4 * kLanes];
-#pragma GCC unroll 2
-  for (uint32_t v = 0; v < 2; ++v) {
+#pragma GCC unroll 4
+  for (uint32_t v = 0; v < 2 * G; ++v) {
     float* to = s + v * kLanes * kLanes;
     if constexpr (R % 4 == 0) {
 #pragma GCC unroll 2
@@ -250,54 +329,70 @@ RADIX_INLINE void put_scores(const VF acc[R][2], float* s) {
   }
 }
 
-// kDot: keys and queries are pairs of bf16. q and s: of the head's first lane.
-template <uint32_t R, class T, bool kDot>
-static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float* s) {
+// Scores of G groups of tokens. T: what keys are, uint32_t for pairs of bf16.
+template <uint32_t R, uint32_t G, class T>
+RADIX_INLINE void score_groups(const AttentionParams& p, const T* k, uint32_t terms, const float* q,
+                               float* s, Prefetcher& next) {
   const DF d;
-  FewVectors<T> keys;
-  find_vectors(f.p.k, head, f.rows.k, f.tile, &keys);
-  constexpr bool kWords = kDot || sizeof(T) == 4;
-  const uint32_t terms = kDot ? f.p.head_dim / 2 : f.p.head_dim;
-  for (uint32_t t = 0; t < f.n; t += kFewTokens) {
-    auto* words = reinterpret_cast<uint32_t*>(f.k);
-    auto* elements = reinterpret_cast<T*>(f.k);
-    if constexpr (kWords) {
-      transpose_as_words(f, keys.row + t, terms, words);
-    } else {
-      transpose_as_halves(f, keys.row + t, terms, elements);
-    }
-    VF acc[R][2];
+  VF acc[R][2 * G];
 #pragma GCC unroll 8
-    for (uint32_t r = 0; r < R; ++r) acc[r][0] = acc[r][1] = hn::Zero(d);
-    for (uint32_t i = 0; i < terms; i += kFewStep) {
-      few_prefetch(f.next, f.next.score_due);
-      const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
-      if constexpr (kDot) {
-        add_scores<R>(words + i * kFewTokens, q + i * kLanes, n, acc);
-      } else {
-        add_scores<R>(elements + i * kFewTokens, q + i * kLanes, n, acc);
-      }
-    }
-    if constexpr (kDot) {
-      const VF factor = hn::Set(d, query_scale(f.p));
-#pragma GCC unroll 8
-      for (uint32_t r = 0; r < R; ++r) {
-        acc[r][0] = hn::Mul(factor, acc[r][0]);
-        acc[r][1] = hn::Mul(factor, acc[r][1]);
-      }
-    }
-    put_scores<R>(acc, s + t * kLanes);
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::Zero(d);
   }
+  for (uint32_t i = 0; i < terms; i += kFewStep) {
+    few_prefetch(next, G * next.score_due);
+    const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
+    const T* at = k + i * kFewTokens;
+    if constexpr (kIsPairs<T>) {
+      add_pair_scores<R, G>(at, terms * kFewTokens, q + i * kLanes, n, acc);
+    } else {
+      add_scores<R, G>(at, terms * kFewTokens, q + i * kLanes, n, acc);
+    }
+  }
+  if constexpr (kIsPairs<T>) {
+    const VF factor = hn::Set(d, query_scale(p));
+#pragma GCC unroll 8
+    for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::Mul(factor, acc[r][i]);
+    }
+  }
+  put_scores<R, G>(acc, s);
+}
+
+// q and s: of the head's first lane.
+template <uint32_t R, class T>
+static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float* s) {
+  FewVectors keys;
+  find_vectors(f.p.k, head, f.rows.k, f.tile, &keys);
+  const uint32_t terms = kIsPairs<T> ? f.p.head_dim / 2 : f.p.head_dim;
+  const uint32_t groups = div_up(f.n, kFewTokens), group = terms * kFewTokens;
+  T* k = reinterpret_cast<T*>(f.k);
+  for (uint32_t g = 0; g < groups; ++g) {
+    const char* const* rows = keys.row + g * kFewTokens;
+    if constexpr (sizeof(T) == 4) {
+      transpose_as_words(rows, terms, reinterpret_cast<uint32_t*>(k + g * group), f.next);
+    } else {
+      transpose_as_halves(rows, terms, reinterpret_cast<uint16_t*>(k + g * group), f.next);
+    }
+  }
+  uint32_t g = 0;
+  const auto at = [&] { return s + g * kFewTokens * kLanes; };
+  if constexpr (4 * R <= kFewSums) {
+    for (; g + 2 <= groups; g += 2) score_groups<R, 2>(f.p, k + g * group, terms, q, at(), f.next);
+  }
+  for (; g < groups; ++g) score_groups<R, 1>(f.p, k + g * group, terms, q, at(), f.next);
 }
 
 template <uint32_t R>
 RADIX_INLINE void few_scores(const FewTile& f, uint32_t head, const float* q, float* s) {
 #if defined(__AVX512BF16__)
-  if (has_bf16_scores(f.p)) return few_scores_as<R, BF16, true>(f, head, q, s);
+  if (has_bf16_scores(f.p)) return few_scores_as<R, uint32_t>(f, head, q, s);
 #endif
-  if (f.p.k.dtype == RADIX_F32) few_scores_as<R, F32, false>(f, head, q, s);
-  if (f.p.k.dtype == RADIX_F16) few_scores_as<R, F16, false>(f, head, q, s);
-  if (f.p.k.dtype == RADIX_BF16) few_scores_as<R, BF16, false>(f, head, q, s);
+  if (f.p.k.dtype == RADIX_F32) few_scores_as<R, F32>(f, head, q, s);
+  if (f.p.k.dtype == RADIX_F16) few_scores_as<R, F16>(f, head, q, s);
+  if (f.p.k.dtype == RADIX_BF16) few_scores_as<R, BF16>(f, head, q, s);
 }
 
 // ---- values
@@ -314,12 +409,13 @@ RADIX_INLINE VF load_values(const T* v) {
 // acc += weights of tokens [begin, end), kLanes apart, times NV vectors of their values from
 // element `at` on.
 template <uint32_t R, uint32_t NV, bool kHalf, class T>
-RADIX_INLINE void add_values(const T* const* rows, uint32_t at, uint32_t begin, uint32_t end,
+RADIX_INLINE void add_values(const char* const* rows, uint32_t at, uint32_t begin, uint32_t end,
                              const float* weights, VF acc[R][NV]) {
   for (uint32_t t = begin; t < end; ++t) {
     VF v[NV];
 #pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) v[i] = load_values<kHalf>(rows[t] + at + i * kLanes);
+    for (uint32_t i = 0; i < NV; ++i)
+      v[i] = load_values<kHalf>(reinterpret_cast<const T*>(rows[t]) + at + i * kLanes);
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
       const VF x = hn::Set(DF(), weights[t * kLanes + r]);
@@ -348,13 +444,14 @@ RADIX_INLINE __m512bh load_value_pairs(const BF16* low, const BF16* high) {
 
 // The same with weights in pairs of bf16, a row for two tokens.
 template <uint32_t R, uint32_t NV, bool kHalf>
-RADIX_INLINE void add_value_pairs(const BF16* const* rows, uint32_t at, uint32_t begin,
+RADIX_INLINE void add_value_pairs(const char* const* rows, uint32_t at, uint32_t begin,
                                   uint32_t end, const float* weights, VF acc[R][NV]) {
   for (uint32_t t = begin; t < end; t += 2) {
     __m512bh v[NV];
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < NV; ++i) {
-      v[i] = load_value_pairs<kHalf>(rows[t] + at + i * kLanes, rows[t + 1] + at + i * kLanes);
+      v[i] = load_value_pairs<kHalf>(reinterpret_cast<const BF16*>(rows[t]) + at + i * kLanes,
+                                     reinterpret_cast<const BF16*>(rows[t + 1]) + at + i * kLanes);
     }
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
@@ -377,7 +474,7 @@ struct FewValues {
 
 // NV vectors of every row's O from element `at` on.
 template <uint32_t R, uint32_t NV, bool kHalf, class T, bool kPairs>
-RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint32_t at,
+RADIX_INLINE void value_pass(const FewTile& f, const FewVectors& values, uint32_t at,
                              const FewValues& head) {
   const DF d;
   float* o = head.o + at;
@@ -395,7 +492,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint
     if constexpr (kPairs) {
       add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);
     } else {
-      add_values<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);
+      add_values<R, NV, kHalf, T>(values.row, at, t, end, head.weights, acc);
     }
   }
 #pragma GCC unroll 8
@@ -408,7 +505,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors<T>& values, uint
 template <uint32_t R, class T, bool kPairs>
 static void few_values_as(const FewTile& f, uint32_t head, const FewValues& to) {
   constexpr uint32_t kMost = kFewSums / R < 8 ? kFewSums / R : 8;
-  FewVectors<T> values;
+  FewVectors values;
   find_vectors(f.p.v, head, f.rows.v, f.tile, &values);
   const uint32_t dim = f.p.head_dim_v;
   uint32_t i = 0;
