@@ -155,8 +155,8 @@ RADIX_INLINE VU load_words(const char* row, uint32_t w, uint32_t words) {
 // kFewTokens keys of `words` words each to [word][kFewTokens].
 static __attribute__((noinline)) void transpose_as_words(const char* const* rows, uint32_t words,
                                                          uint32_t* to, Prefetcher& next) {
-  for (uint32_t w = 0; w < words; w += kLanes) {
-    for (uint32_t first = 0; first < kFewTokens; first += kLanes) {
+  for (uint32_t first = 0; first < kFewTokens; first += kLanes) {
+    for (uint32_t w = 0; w < words; w += kLanes) {
       few_prefetch(next, kTransposeSteps * next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
@@ -252,8 +252,8 @@ constexpr uint32_t kHalfTokens = 8;
 // The same of keys of 16-bit elements, to [element][kFewTokens].
 static __attribute__((noinline)) void transpose_as_halves(const char* const* rows, uint32_t dim,
                                                           uint16_t* to, Prefetcher& next) {
-  for (uint32_t w = 0; w < dim / 2; w += kLanes) {
-    for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
+  for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
+    for (uint32_t w = 0; w < dim / 2; w += kLanes) {
       few_prefetch(next, kTransposeSteps * next.score_due * kHalfTokens / kLanes);
       transpose_half_block(rows + first, w, dim / 2, to + first);
     }
@@ -262,54 +262,49 @@ static __attribute__((noinline)) void transpose_as_halves(const char* const* row
 
 // ---- scores
 
-// acc += n products of R rows' queries, kLanes apart, and the transposed keys of G groups of
-// kFewTokens tokens, `group` elements apart.
-template <uint32_t R, uint32_t G, class T>
-RADIX_INLINE void add_scores(const T* k, uint32_t group, const float* q, uint32_t n,
-                             VF acc[R][2 * G]) {
+// acc += n products of R rows' queries, kLanes apart, and transposed keys.
+template <uint32_t R, class T>
+RADIX_INLINE void add_scores(const T* k, const float* q, uint32_t n, VF acc[R][2]) {
   for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
-    VF keys[2 * G];
-#pragma GCC unroll 4
-    for (uint32_t i = 0; i < 2 * G; ++i) keys[i] = load_f32(k + i / 2 * group + i % 2 * kLanes);
+    VF keys[2];
+#pragma GCC unroll 2
+    for (uint32_t i = 0; i < 2; ++i) keys[i] = load_f32(k + i * kLanes);
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
       const VF x = hn::Set(DF(), q[r]);
-#pragma GCC unroll 4
-      for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::MulAdd(keys[i], x, acc[r][i]);
+#pragma GCC unroll 2
+      for (uint32_t i = 0; i < 2; ++i) acc[r][i] = hn::MulAdd(keys[i], x, acc[r][i]);
     }
   }
 }
 
 // The same of pairs of bf16.
-template <uint32_t R, uint32_t G>
-RADIX_INLINE void add_pair_scores(const uint32_t* k, uint32_t group, const float* q, uint32_t n,
-                                  VF acc[R][2 * G]) {
+template <uint32_t R>
+RADIX_INLINE void add_pair_scores(const uint32_t* k, const float* q, uint32_t n, VF acc[R][2]) {
 #if defined(__AVX512BF16__)
   for (const float* end = q + n * kLanes; q != end; q += kLanes, k += kFewTokens) {
-    __m512bh keys[2 * G];
-#pragma GCC unroll 4
-    for (uint32_t i = 0; i < 2 * G; ++i)
-      keys[i] = (__m512bh)_mm512_loadu_si512(k + i / 2 * group + i % 2 * kLanes);
+    __m512bh keys[2];
+#pragma GCC unroll 2
+    for (uint32_t i = 0; i < 2; ++i) keys[i] = (__m512bh)_mm512_loadu_si512(k + i * kLanes);
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
       const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(float_bits(q[r])));
-#pragma GCC unroll 4
-      for (uint32_t i = 0; i < 2 * G; ++i)
-        acc[r][i].raw = _mm512_dpbf16_ps(acc[r][i].raw, keys[i], x);
+#pragma GCC unroll 2
+      for (uint32_t i = 0; i < 2; ++i) acc[r][i].raw = _mm512_dpbf16_ps(acc[r][i].raw, keys[i], x);
     }
   }
 #else
-  (void)k, (void)group, (void)q, (void)n, (void)acc;
+  (void)k, (void)q, (void)n, (void)acc;
 #endif
 }
 
-// Scores of R rows and G groups of tokens to [token][kLanes].
-template <uint32_t R, uint32_t G>
-RADIX_INLINE void put_scores(const VF acc[R][2 * G], float* s) {
+// Scores of R rows and kFewTokens tokens to [token][kLanes].
+template <uint32_t R>
+RADIX_INLINE void put_scores(const VF acc[R][2], float* s) {
   const DF d;
   alignas(64) float x[4 * kLanes];
-#pragma GCC unroll 4
-  for (uint32_t v = 0; v < 2 * G; ++v) {
+#pragma GCC unroll 2
+  for (uint32_t v = 0; v < 2; ++v) {
     float* to = s + v * kLanes * kLanes;
     if constexpr (R % 4 == 0) {
 #pragma GCC unroll 2
@@ -329,36 +324,36 @@ RADIX_INLINE void put_scores(const VF acc[R][2 * G], float* s) {
   }
 }
 
-// Scores of G groups of tokens. T: what keys are, uint32_t for pairs of bf16.
-template <uint32_t R, uint32_t G, class T>
-RADIX_INLINE void score_groups(const AttentionParams& p, const T* k, uint32_t terms, const float* q,
+// Scores of kFewTokens tokens. T: what keys are, uint32_t for pairs of bf16.
+template <uint32_t R, class T>
+RADIX_INLINE void score_tokens(const AttentionParams& p, const T* k, uint32_t terms, const float* q,
                                float* s, Prefetcher& next) {
   const DF d;
-  VF acc[R][2 * G];
+  VF acc[R][2];
 #pragma GCC unroll 8
   for (uint32_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::Zero(d);
+#pragma GCC unroll 2
+    for (uint32_t i = 0; i < 2; ++i) acc[r][i] = hn::Zero(d);
   }
   for (uint32_t i = 0; i < terms; i += kFewStep) {
-    few_prefetch(next, G * next.score_due);
+    few_prefetch(next, next.score_due);
     const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
     const T* at = k + i * kFewTokens;
     if constexpr (kIsPairs<T>) {
-      add_pair_scores<R, G>(at, terms * kFewTokens, q + i * kLanes, n, acc);
+      add_pair_scores<R>(at, q + i * kLanes, n, acc);
     } else {
-      add_scores<R, G>(at, terms * kFewTokens, q + i * kLanes, n, acc);
+      add_scores<R>(at, q + i * kLanes, n, acc);
     }
   }
   if constexpr (kIsPairs<T>) {
     const VF factor = hn::Set(d, query_scale(p));
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (uint32_t i = 0; i < 2 * G; ++i) acc[r][i] = hn::Mul(factor, acc[r][i]);
+#pragma GCC unroll 2
+      for (uint32_t i = 0; i < 2; ++i) acc[r][i] = hn::Mul(factor, acc[r][i]);
     }
   }
-  put_scores<R, G>(acc, s);
+  put_scores<R>(acc, s);
 }
 
 // q and s: of the head's first lane.
@@ -367,22 +362,15 @@ static void few_scores_as(const FewTile& f, uint32_t head, const float* q, float
   FewVectors keys;
   find_vectors(f.p.k, head, f.rows.k, f.tile, &keys);
   const uint32_t terms = kIsPairs<T> ? f.p.head_dim / 2 : f.p.head_dim;
-  const uint32_t groups = div_up(f.n, kFewTokens), group = terms * kFewTokens;
   T* k = reinterpret_cast<T*>(f.k);
-  for (uint32_t g = 0; g < groups; ++g) {
-    const char* const* rows = keys.row + g * kFewTokens;
+  for (uint32_t t = 0; t < f.n; t += kFewTokens) {
     if constexpr (sizeof(T) == 4) {
-      transpose_as_words(rows, terms, reinterpret_cast<uint32_t*>(k + g * group), f.next);
+      transpose_as_words(keys.row + t, terms, reinterpret_cast<uint32_t*>(k), f.next);
     } else {
-      transpose_as_halves(rows, terms, reinterpret_cast<uint16_t*>(k + g * group), f.next);
+      transpose_as_halves(keys.row + t, terms, reinterpret_cast<uint16_t*>(k), f.next);
     }
+    score_tokens<R>(f.p, k, terms, q, s + t * kLanes, f.next);
   }
-  uint32_t g = 0;
-  const auto at = [&] { return s + g * kFewTokens * kLanes; };
-  if constexpr (4 * R <= kFewSums) {
-    for (; g + 2 <= groups; g += 2) score_groups<R, 2>(f.p, k + g * group, terms, q, at(), f.next);
-  }
-  for (; g < groups; ++g) score_groups<R, 1>(f.p, k + g * group, terms, q, at(), f.next);
 }
 
 template <uint32_t R>
