@@ -155,6 +155,7 @@ RADIX_INLINE VU load_words(const char* row, uint32_t w, uint32_t words) {
 // kFewTokens keys of `words` words each to [word][kFewTokens].
 static __attribute__((noinline)) void transpose_as_words(const char* const* rows, uint32_t words,
                                                          uint32_t* to, Prefetcher& next) {
+#pragma GCC unroll 2
   for (uint32_t first = 0; first < kFewTokens; first += kLanes) {
     for (uint32_t w = 0; w < words; w += kLanes) {
       few_prefetch(next, kTransposeSteps * next.score_due);
@@ -252,6 +253,7 @@ constexpr uint32_t kHalfTokens = 8;
 // The same of keys of 16-bit elements, to [element][kFewTokens].
 static __attribute__((noinline)) void transpose_as_halves(const char* const* rows, uint32_t dim,
                                                           uint16_t* to, Prefetcher& next) {
+#pragma GCC unroll 2
   for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
     for (uint32_t w = 0; w < dim / 2; w += kLanes) {
       few_prefetch(next, kTransposeSteps * next.score_due * kHalfTokens / kLanes);
