@@ -104,6 +104,8 @@ struct Work {
   int32_t min_position = 0, max_position = 0;
   Scratch s;
   Panel panels[kMaxPanels];
+  Prefetcher next;         // of few rows' keys
+  int64_t asked_for = -1;  // the first token that it is to bring, or has brought
 };
 
 // ---- rows
@@ -522,29 +524,32 @@ Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
   return a;
 }
 
-// Asks for a tile that few rows will need next, all its KV heads; or brings the first one.
-void fetch_few_rows(const Work& w, const TileRows& rows, const KvTile& tile, bool first,
-                    Prefetcher& next) {
+// Few rows: asks for the tile that they will need next, all its KV heads; an empty one is none.
+void ask_for(Work& w, const TileRows& rows, const KvTile& tile) {
 #if HWY_TARGET != HWY_SCALAR
+  w.next = Prefetcher();  // forgets the rows of the tile before
+  if (tile.n == 0) return;
   const StreamRows tokens = {rows.k + tile.unseen, rows.v + tile.unseen, tile.n - tile.unseen,
                              w.item->head_begin, w.item->head_end};
-  begin_few_prefetch(*w.job->params, tokens, w.few_lanes, next);
-  if (first) load_tile(next);
+  begin_few_prefetch(*w.job->params, tokens, w.few_lanes, w.next);
+  w.asked_for = tile.position + tile.unseen;
 #else
-  (void)w, (void)rows, (void)tile, (void)first, (void)next;
+  (void)w, (void)rows, (void)tile;
 #endif
 }
 
 // Keys [begin, end), some of which every row may see; the item's last is before `limit`.
-void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
+void walk_keys(Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   const AttentionParams& p = *w.job->params;
   const int32_t* blocks = block_row(p.blocks, w.item->seq);
   const bool waits = w.num_rows <= kPrefillMultiRows;
   TileRows rows[2];
   KvTile tile = make_tile(p, begin, end);
   locate_rows(p, blocks, tile, &rows[0]);
-  Prefetcher streams;
-  if (w.few_lanes != 0) fetch_few_rows(w, rows[0], tile, true, streams);
+  if (w.few_lanes != 0 && w.asked_for != begin) {
+    ask_for(w, rows[0], tile);
+    load_tile(w.next);
+  }
   for (uint32_t turn = 0;; turn ^= 1) {
     const uint32_t next = tile.position + tile.n;
     KvTile after;
@@ -553,10 +558,10 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
       locate_rows(p, blocks, after, &rows[turn ^ 1]);
     }
     Ahead ahead = ahead_of(w, &rows[turn ^ 1], waits ? after.n : 0);
-    if (w.few_lanes != 0) fetch_few_rows(w, rows[turn ^ 1], after, false, streams);
+    if (w.few_lanes != 0) ask_for(w, rows[turn ^ 1], after);
     for (uint32_t i = 0; i < w.num_panels; ++i) {
       if (w.few_lanes != 0) {
-        run_few_rows(w, w.panels[i], tile, rows[turn], streams);
+        run_few_rows(w, w.panels[i], tile, rows[turn], w.next);
         continue;
       }
       if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
