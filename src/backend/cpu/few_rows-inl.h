@@ -257,10 +257,11 @@ constexpr uint32_t kHalfTokens = 8;
 // The same of keys of 16-bit elements, to [element][kFewTokens].
 static __attribute__((noinline)) void transpose_as_halves(const char* const* rows, uint32_t dim,
                                                           uint16_t* to, Prefetcher& next) {
+  constexpr auto kSteps = static_cast<uint32_t>(kTransposeSteps * kHalfTokens / kLanes);
 #pragma GCC unroll 2
   for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
     for (uint32_t w = 0; w < dim / 2; w += kLanes) {
-      few_prefetch(next, kTransposeSteps * next.score_due * kHalfTokens / kLanes);
+      few_prefetch(next, kSteps * next.score_due);
       transpose_half_block(rows + first, w, dim / 2, to + first);
     }
   }
