@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "backend/cpu/cpu_backend.h"
 #include "support/radix_case.h"
@@ -124,12 +125,13 @@ enum class Way { kWhole, kSequences, kChunks, kRows };
 
 class InvariantLauncher {
  public:
-  InvariantLauncher(const CpuKernels& kernels, Executor executor, Rng* rng)
-      : kernels_(kernels), executor_(executor), rng_(rng) {}
+  InvariantLauncher(const CpuKernels& kernels, Executor executor, Rng* rng,
+                    bool bf16_weights = true)
+      : kernels_(kernels), executor_(executor), rng_(rng), bf16_weights_(bf16_weights) {}
 
   radix_status launch(AttentionParams p, Way way) {
     p.batch_invariant = true;
-    p.bf16_weights = true;
+    p.bf16_weights = bf16_weights_;
     if (way == Way::kWhole) return AttentionCase::launch(kernels_, p, executor_);
     for (uint32_t s = 0; s < p.num_seqs; ++s) {
       const AttentionParams one = sequence_of(p, s);
@@ -173,6 +175,7 @@ class InvariantLauncher {
   const CpuKernels& kernels_;
   Executor executor_;
   Rng* rng_;
+  bool bf16_weights_;
 };
 
 void expect_same_bits(const Result& a, const Result& b, const char* what) {
@@ -233,6 +236,51 @@ TEST(BatchInvariant, DecodeHasTheSameBitsHoweverItIsLaunched) {
 
 TEST(BatchInvariant, PrefillHasTheSameBitsHoweverItIsLaunched) {
   for_random_cases("invariant prefill", 40, [](uint64_t seed) { check_invariance(seed, true); });
+}
+
+// Rows of one sequence: in a large prefill, where many stand together, and each by itself, at every
+// context from 1 to kFewRowsTokens. The latter's few stacked rows have products of their own.
+constexpr uint32_t kFewRowsTokens = 270;  // never few rows in prefill's last item
+
+Shape few_rows_shape(uint32_t dim, int32_t k_dtype, uint32_t turn) {
+  const int32_t dtypes[] = {RADIX_F32, RADIX_F16, RADIX_BF16};
+  const uint32_t windows[] = {0, 1, 0, 7, 0, 64, 0, 101, 0, 250, 0};
+  Shape s;
+  s.prefill = true;
+  s.seqs = {{kFewRowsTokens, kFewRowsTokens}};
+  s.dim = dim;
+  s.dim_v = turn % 2 == 0 ? dim : 8 + 8 * (turn * 5 % 32);
+  s.kv_heads = dim <= 64 ? 1 + turn % 6 : 1 + turn % 2;
+  s.q_heads = s.kv_heads * (1 + turn % 9);
+  s.k_dtype = k_dtype;
+  s.v_dtype = turn % 4 == 1 ? dtypes[turn % 3] : k_dtype;
+  s.q_dtype = turn % 3 == 1 ? dtypes[turn / 3 % 3] : k_dtype;
+  s.window = windows[turn % std::size(windows)];
+  s.softcap = turn % 5 == 3 ? 20.f : 0.f;
+  s.alibi = turn % 7 == 2;
+  s.sinks = turn % 7 == 5;
+  s.block_size = 1 + turn * 7 % 33;
+  s.layout = turn % 3 == 0 ? Layout::kNhd : turn % 3 == 1 ? Layout::kHnd : Layout::kPaddedNhd;
+  return s;
+}
+
+TEST(BatchInvariant, FewRowsHaveTheBitsOfMany) {
+  uint32_t turn = 0;
+  for (uint32_t dim = 8; dim <= 256; dim += 8) {
+    for (const int32_t k_dtype : {RADIX_F32, RADIX_F16, RADIX_BF16}) {
+      ++turn;
+      AttentionCase c(few_rows_shape(dim, k_dtype, turn), turn);
+      for (const CpuKernels* kernels : runnable_targets()) {
+        SCOPED_TRACE(::testing::Message() << kernels->name << ": " << c.shape());
+        const auto run = [&](Way way) {
+          return c.run([&](const AttentionParams& p) {
+            return InvariantLauncher(*kernels, Executor(), nullptr, dim % 16 == 0).launch(p, way);
+          });
+        };
+        expect_same_bits(run(Way::kWhole), run(Way::kRows), "rows as decode");
+      }
+    }
+  }
 }
 
 // ---- edges that have names

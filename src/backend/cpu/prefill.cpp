@@ -19,10 +19,14 @@
 // only tiles that its edge crosses are masked. With a tree mask (speculative tokens) every row may
 // see any new token: tiles with such are masked bit by bit.
 //
+// Items of few rows, at most kFewRows a KV head, fill no panel: there several KV heads share one,
+// and the two products run the other way round, with the same bits (few_rows-inl.h).
+//
 // Batch-invariant items begin afresh at every segment (kSegmentTokens) and fold its state into the
 // row's total, or leave it as it is. Tiles stand at multiples of kPrefillTile, so a segment's state
 // is the same whoever computes it.
 #include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/few_rows-inl.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/kv_tile-inl.h"
 #include "backend/cpu/panel-inl.h"
@@ -43,7 +47,7 @@ constexpr uint32_t kAheadVectors = 6;
 
 // State of an item's rows.
 struct RowStates {
-  float* o;  // panels of [head_dim_v][width]
+  float* o;  // panels of [head_dim_v][width]; few rows: [row][padded(head_dim_v)]
   float* m;  // [rows] running maximum, base 2
   float* l;  // [rows] running sum
 };
@@ -80,8 +84,9 @@ Scratch carve(const AttentionParams& p, void* base) {
   return s;
 }
 
-// A panel: rows [row, row + width) of the item and one KV head, the last ones perhaps padding.
-// `first` is where they stand in the scratch.
+// A panel: rows [row, row + width) of the item and one KV head, the last ones perhaps padding; or
+// all rows of `head` and the KV heads after it, few_lanes lanes for each. `first` is where they
+// stand in the scratch.
 struct Panel {
   uint32_t head = 0, row = 0;
   uint32_t first = 0, vectors = 0;
@@ -96,10 +101,13 @@ struct Work {
   const PrefillItem* item = nullptr;
   uint32_t group = 1;
   uint32_t num_rows = 0;
+  uint32_t few_lanes = 0;                    // of each KV head of a panel; 0: panels have one
   uint32_t num_panels = 0, head_panels = 0;  // of all KV heads, of each
   int32_t min_position = 0, max_position = 0;
   Scratch s;
   Panel panels[kMaxPanels];
+  Prefetcher next;         // of few rows' keys
+  int64_t asked_for = -1;  // the first token that it is to bring, or has brought
 };
 
 // ---- rows
@@ -121,24 +129,41 @@ RADIX_INLINE int32_t first_new_token(const AttentionParams& p, uint32_t seq) {
   return p.context_lens[seq] - (p.cu_q_lens[seq + 1] - p.cu_q_lens[seq]);
 }
 
-TreeRows tree_rows(const Work& w, uint32_t row) {
+// What stands in a lane of a panel: a stacked row and its query head, or nothing.
+struct LaneRow {
+  uint32_t stacked, q_head;
+  bool real;
+};
+
+RADIX_INLINE LaneRow lane_row(const Work& w, const Panel& panel, uint32_t lane) {
+  const uint32_t head = w.few_lanes == 0 ? panel.head : panel.head + lane / w.few_lanes;
+  const uint32_t row = w.few_lanes == 0 ? panel.row + lane : lane % w.few_lanes;
+  const uint32_t stacked = w.item->row_begin + row;
+  return {stacked, head * w.group + stacked % w.group, row < w.num_rows && head < w.item->head_end};
+}
+
+TreeRows tree_rows(const Work& w, const Panel& panel, uint32_t first_lane) {
   TreeRows rows;
   const AttentionParams& p = *w.job->params;
   if (p.tree_mask == nullptr) return rows;
   rows.first_new = first_new_token(p, w.item->seq);
-  for (uint32_t i = 0; i < kLanes && row + i < w.item->row_end; ++i)
-    rows.bits[i] = p.tree_mask + row_of(w, row + i).query * p.tree_mask_stride;
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    const LaneRow lane = lane_row(w, panel, first_lane + i);
+    if (!lane.real) continue;
+    rows.bits[i] = p.tree_mask + row_of(w, lane.stacked).query * p.tree_mask_stride;
+  }
   return rows;
 }
 
-// ALiBi slopes (base 2) of kLanes rows of KV head `head` from stacked row `row`; zeros without
-// ALiBi.
-RADIX_INLINE VF slopes(const Work& w, uint32_t head, uint32_t row) {
+// ALiBi slopes (base 2) of kLanes rows; zeros without ALiBi.
+RADIX_INLINE VF slopes(const Work& w, const Panel& panel, uint32_t first_lane) {
   const AttentionParams& p = *w.job->params;
   if (p.alibi_slopes == nullptr) return hn::Zero(DF());
   alignas(64) float x[kLanes];
-  for (uint32_t i = 0; i < kLanes; ++i)
-    x[i] = p.alibi_slopes[head * w.group + (row + i) % w.group] * kLog2e;
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    const LaneRow lane = lane_row(w, panel, first_lane + i);
+    x[i] = lane.real ? p.alibi_slopes[lane.q_head] * kLog2e : 0.f;
+  }
   return hn::LoadU(DF(), x);
 }
 
@@ -203,10 +228,8 @@ RADIX_INLINE void panel_softmax(const Work& w, const Panel& panel, const KvTile&
   if (masked || p.softcap > 0.f || p.alibi_slopes != nullptr) {
     for (uint32_t v = 0; v < NV; ++v) {
       const uint32_t row = v * static_cast<uint32_t>(kLanes);
-      const uint32_t stacked = w.item->row_begin + panel.row + row;
-      const VF slope = slopes(w, panel.head, stacked);
-      top[v] = mask_scores<NV * kLanes>(p, tile, n, slope, tree_rows(w, stacked), lane.at + row,
-                                        w.s.s + row, top[v]);
+      top[v] = mask_scores<NV * kLanes>(p, tile, n, slopes(w, panel, row), tree_rows(w, panel, row),
+                                        lane.at + row, w.s.s + row, top[v]);
     }
   } else {
     max_scores<NV>(n, w.s.s, top);
@@ -218,23 +241,80 @@ RADIX_INLINE void panel_softmax(const Work& w, const Panel& panel, const KvTile&
   }
 }
 
+// What a panel sees of a tile: none of it, or its first n tokens, which it masks or not.
+struct Seen {
+  uint32_t n = 0;
+  bool masked = false;
+};
+
+RADIX_INLINE Seen seen_of(const AttentionParams& p, const Panel& panel, const KvTile& tile) {
+  Seen seen;
+  const int64_t window = window_of(p);
+  const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
+  const int64_t end = int64_t{tile.position} + tile.n;
+  if (last < 0 || end <= int64_t{panel.min_position} - window + 1) return seen;
+  seen.n = static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
+  seen.masked = int64_t{tile.position} + seen.n - 1 > panel.sees_to ||
+                int64_t{tile.position} <= int64_t{panel.max_position} - window;
+  return seen;
+}
+
 template <uint32_t NV>
 void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
   const AttentionParams& p = *w.job->params;
-  const int32_t last = panel.last_key - static_cast<int32_t>(tile.position);
-  if (last < 0) return;
-  const uint32_t n =
-      static_cast<uint32_t>(last) + 1 < tile.n ? static_cast<uint32_t>(last) + 1 : tile.n;
-  const int64_t end = int64_t{tile.position} + tile.n;
-  const int64_t window = window_of(p);
-  if (end <= int64_t{panel.min_position} - window + 1) return;
-  const bool masked = int64_t{tile.position} + n - 1 > panel.sees_to ||
-                      int64_t{tile.position} <= int64_t{panel.max_position} - window;
-  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, n, w.s, ahead);
-  panel_softmax<NV>(w, panel, tile, n, masked);
-  panel_values<NV>(p, n, w.s, w.s.alpha + panel.first,
+  const Seen seen = seen_of(p, panel, tile);
+  if (seen.n == 0) return;
+  panel_scores<NV>(p, w.s.q + uint64_t{panel.first} * p.head_dim, seen.n, w.s, ahead);
+  panel_softmax<NV>(w, panel, tile, seen.n, seen.masked);
+  panel_values<NV>(p, seen.n, w.s, w.s.alpha + panel.first,
                    w.s.run.o + uint64_t{panel.first} * p.head_dim_v, ahead);
 }
+
+#if HWY_TARGET != HWY_SCALAR
+
+// A panel of few rows of some KV heads, R lanes for each.
+template <uint32_t R>
+void few_rows_tile(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                   Prefetcher& next) {
+  const AttentionParams& p = *w.job->params;
+  const Seen seen = seen_of(p, panel, tile);
+  if (seen.n == 0) return;
+  const FewTile f = {p, tile, rows, seen.n, w.s.k, next};
+  const uint32_t left = w.item->head_end - panel.head, most = kLanes / R;
+  const uint32_t heads = left < most ? left : most;
+  const float* q = w.s.q + uint64_t{panel.first} * p.head_dim;
+  for (uint32_t h = 0; h < heads; ++h) few_scores<R>(f, panel.head + h, q + h * R, w.s.s + h * R);
+  panel_softmax<1>(w, panel, tile, seen.n, seen.masked);
+  const uint32_t stride = padded(p.head_dim_v);
+  for (uint32_t h = 0; h < heads; ++h) {
+    const uint32_t row = panel.first + h * R;
+    few_values<R>(f, panel.head + h,
+                  {w.s.s + h * R, w.s.alpha + row, w.s.run.o + uint64_t{row} * stride, stride});
+  }
+}
+
+template <uint32_t R>
+void run_if_few(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                Prefetcher& next) {
+  if constexpr (R <= kFewRows) {
+    if (w.few_lanes == R) few_rows_tile<R>(w, panel, tile, rows, next);
+  }
+}
+
+void run_few_rows(const Work& w, const Panel& panel, const KvTile& tile, const TileRows& rows,
+                  Prefetcher& next) {
+  run_if_few<1>(w, panel, tile, rows, next);
+  run_if_few<2>(w, panel, tile, rows, next);
+  run_if_few<4>(w, panel, tile, rows, next);
+  run_if_few<8>(w, panel, tile, rows, next);
+}
+
+#else
+
+// A lane is a row: no panel has one to spare.
+void run_few_rows(const Work&, const Panel&, const KvTile&, const TileRows&, Prefetcher&) {}
+
+#endif
 
 void run_panel(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ahead) {
   if (panel.vectors == 1) return panel_tile<1>(w, panel, tile, ahead);
@@ -258,25 +338,25 @@ void take_query(const AttentionParams& p, int64_t query, uint32_t head, float* t
 
 uint32_t width_of(const Panel& panel) { return panel.vectors * static_cast<uint32_t>(kLanes); }
 
-// Row i of a panel, of which `left` are real: where it stands, and its query (zeros: none), which
-// sees every key.
-RADIX_INLINE void begin_row(const Work& w, uint32_t left, uint32_t i, Panel* panel, float* query) {
+// Lane i of a panel: where its row stands, and its query; no row has a query of zeros and sees
+// every key.
+RADIX_INLINE void begin_lane(const Work& w, uint32_t i, Panel* panel, float* query) {
   const AttentionParams& p = *w.job->params;
-  if (i >= left) {
+  const LaneRow lane = lane_row(w, *panel, i);
+  if (!lane.real) {
     w.s.at[panel->first + i] = 0x3fffffff;
     zero_row(query, query_words(p));
     return;
   }
-  const uint32_t stacked = w.item->row_begin + panel->row + i;
-  const RadixRow row = row_of(w, stacked);
+  const RadixRow row = row_of(w, lane.stacked);
   w.s.at[panel->first + i] = row.position;
   if (row.position < panel->min_position) panel->min_position = row.position;
   if (row.position > panel->max_position) panel->max_position = row.position;
-  take_query(p, row.query, panel->head * w.group + stacked % w.group, query);
+  take_query(p, row.query, lane.q_head, query);
 }
 
-// Transposes the queries of a panel of at most `left` rows, whose place is set.
-void begin_panel(const Work& w, uint32_t left, Panel* panel) {
+// Transposes the queries of a panel whose place is set.
+void begin_panel(const Work& w, Panel* panel) {
   const AttentionParams& p = *w.job->params;
   panel->min_position = 0x7fffffff;
   panel->max_position = -0x7fffffff;
@@ -285,12 +365,12 @@ void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   alignas(64) float rows[4 * kMaxHeadDim];
   if constexpr (kLanes < 4) {
     for (uint32_t i = 0; i < width; ++i) {
-      begin_row(w, left, i, panel, rows);
+      begin_lane(w, i, panel, rows);
       for (uint32_t e = 0; e < words; ++e) q[e * width + i] = rows[e];
     }
   } else {
     for (uint32_t i = 0; i < width; i += 4) {
-      for (uint32_t j = 0; j < 4; ++j) begin_row(w, left, i + j, panel, rows + j * kMaxHeadDim);
+      for (uint32_t j = 0; j < 4; ++j) begin_lane(w, i + j, panel, rows + j * kMaxHeadDim);
       rows_to_columns(rows, kMaxHeadDim, words, q + i, width);
     }
   }
@@ -302,14 +382,17 @@ void begin_panel(const Work& w, uint32_t left, Panel* panel) {
   }
 }
 
-// Cuts every head's rows into panels, narrow ones when few rows are left.
+// Cuts every head's rows into panels, narrow ones when few rows are left; or puts some heads' few
+// rows into one.
 void begin_work(Work& w) {
   w.group = w.job->params->num_q_heads / w.job->params->num_kv_heads;
   w.num_rows = w.item->row_end - w.item->row_begin;
+  w.few_lanes = w.num_rows <= kFewRows ? few_lanes(w.num_rows) : 0;
   w.min_position = 0x7fffffff;
   w.max_position = -0x7fffffff;
+  const uint32_t heads = w.few_lanes == 0 ? 1 : static_cast<uint32_t>(kLanes) / w.few_lanes;
   uint32_t first = 0;
-  for (uint32_t head = w.item->head_begin; head < w.item->head_end; ++head) {
+  for (uint32_t head = w.item->head_begin; head < w.item->head_end; head += heads) {
     for (uint32_t r = 0; r < w.num_rows; r += kStep) {
       Panel& panel = w.panels[w.num_panels++];
       const uint32_t left = w.num_rows - r;
@@ -318,7 +401,7 @@ void begin_work(Work& w) {
       panel.first = first;
       panel.vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
       first += width_of(panel);
-      begin_panel(w, left, &panel);
+      begin_panel(w, &panel);
       if (panel.min_position < w.min_position) w.min_position = panel.min_position;
       if (panel.max_position > w.max_position) w.max_position = panel.max_position;
     }
@@ -326,14 +409,51 @@ void begin_work(Work& w) {
   w.head_panels = w.num_panels / (w.item->head_end - w.item->head_begin);
 }
 
+// Where the first lane of a panel has its O, and how far it is to the next element and lane.
+struct PanelO {
+  uint64_t at;
+  uint32_t element, lane;
+};
+
+RADIX_INLINE PanelO panel_o(const Work& w, const Panel& panel) {
+  const uint32_t dim = w.job->params->head_dim_v;
+  if (w.few_lanes != 0) return {uint64_t{panel.first} * padded(dim), 1, padded(dim)};
+  return {uint64_t{panel.first} * dim, width_of(panel), 1};
+}
+
 // Empty states of all rows.
 void clear_states(const Work& w, const RowStates& states) {
   const Panel& last = w.panels[w.num_panels - 1];
   const uint32_t rows = last.first + width_of(last);
-  const uint64_t elements = uint64_t{rows} * w.job->params->head_dim_v;
+  const uint32_t dim = w.job->params->head_dim_v;
+  const uint64_t elements = uint64_t{rows} * (w.few_lanes != 0 ? padded(dim) : dim);
   for (uint64_t i = 0; i < elements; ++i) states.o[i] = 0.f;
   for (uint32_t i = 0; i < rows; ++i) states.m[i] = kMinusInf;
   for (uint32_t i = 0; i < rows; ++i) states.l[i] = 0.f;
+}
+
+// O of kLanes rows of a panel into their totals: with rows along the lanes ...
+RADIX_INLINE void fold_panel(const FoldFactors& f, const float* part, uint32_t width, uint32_t dim,
+                             float* total) {
+  const DF d;
+  for (uint32_t e = 0; e < dim; ++e) {
+    hn::StoreU(fold(f, hn::LoadU(d, total + e * width), hn::LoadU(d, part + e * width)), d,
+               total + e * width);
+  }
+}
+
+// ... and row after row.
+RADIX_INLINE void fold_few_rows(const FoldFactors& f, const float* part, uint32_t stride,
+                                float* total) {
+  const DF d;
+  alignas(64) float of_total[kLanes], of_part[kLanes];
+  hn::StoreU(f.total, d, of_total);
+  hn::StoreU(f.part, d, of_part);
+  for (uint32_t i = 0; i < kLanes; ++i, part += stride, total += stride) {
+    const FoldFactors g = {f.m, hn::Set(d, of_total[i]), hn::Set(d, of_part[i])};
+    for (uint32_t e = 0; e < stride; e += kLanes)
+      hn::StoreU(fold(g, hn::LoadU(d, total + e), hn::LoadU(d, part + e)), d, total + e);
+  }
 }
 
 // The run's states into the totals.
@@ -350,11 +470,13 @@ void fold_states(const Work& w) {
       hn::StoreU(f.m, d, w.s.total.m + row);
       hn::StoreU(fold(f, hn::LoadU(d, w.s.total.l + row), hn::LoadU(d, w.s.run.l + row)), d,
                  w.s.total.l + row);
-      float* total = w.s.total.o + uint64_t{panel.first} * dim + v;
-      const float* part = w.s.run.o + uint64_t{panel.first} * dim + v;
-      for (uint32_t e = 0; e < dim; ++e) {
-        hn::StoreU(fold(f, hn::LoadU(d, total + e * width), hn::LoadU(d, part + e * width)), d,
-                   total + e * width);
+      const PanelO o = panel_o(w, panel);
+      float* total = w.s.total.o + o.at + v;
+      const float* part = w.s.run.o + o.at + v;
+      if (w.few_lanes != 0) {
+        fold_few_rows(f, part, o.lane, total);
+      } else {
+        fold_panel(f, part, width, dim, total);
       }
     }
   }
@@ -362,21 +484,17 @@ void fold_states(const Work& w) {
 
 // ---- the way out
 
-// Row `row` of a panel as a row of its own, padded with zeros: its result, or its partial state of
+// A row of a panel as a row of its own, padded with zeros: its result, or its partial state of
 // segment `segment`.
-void put_row(const Work& w, const Panel& panel, const RowStates& states, uint32_t row,
-             int32_t segment, float* o) {
+void put_row(const Work& w, const LaneRow& lane, float m, float l, int32_t segment, float* o) {
   const AttentionParams& p = *w.job->params;
   const PrefillItem& item = *w.item;
   const PartialStates& partial = w.job->partial;
-  const uint32_t stacked = item.row_begin + panel.row + row;
-  const uint32_t head = panel.head * w.group + stacked % w.group;
-  const float m = states.m[panel.first + row], l = states.l[panel.first + row];
   if (item.state == RadixItem::kDirect)
-    return finish_row(p, row_of(w, stacked).query, head, o, m, l);
+    return finish_row(p, row_of(w, lane.stacked).query, lane.q_head, o, m, l);
   const int64_t state =
-      int64_t{item.state} + stacked / w.group + int64_t{segment} * item.state_stride;
-  const int64_t at = state * p.num_q_heads + head;
+      int64_t{item.state} + lane.stacked / w.group + int64_t{segment} * item.state_stride;
+  const int64_t at = state * p.num_q_heads + lane.q_head;
   __builtin_memcpy(partial.o + at * padded(p.head_dim_v), o, padded(p.head_dim_v) * sizeof(float));
   partial.m[at] = m;
   partial.l[at] = l;
@@ -386,16 +504,23 @@ void put_row(const Work& w, const Panel& panel, const RowStates& states, uint32_
 void put_states(const Work& w, const RowStates& states, int32_t segment) {
   const uint32_t dim = w.job->params->head_dim_v;
   alignas(64) float rows[kLanes * kMaxHeadDim];
-  for (uint32_t i = 0; i < kLanes; ++i) zero_row(rows + i * kMaxHeadDim + dim, padded(dim) - dim);
+  for (uint32_t i = 0; i < kLanes; ++i) zero_row(rows + i * padded(dim) + dim, padded(dim) - dim);
   for (uint32_t n = 0; n < w.num_panels; ++n) {
     const Panel& panel = w.panels[n];
-    const uint32_t width = width_of(panel);
-    const float* o = states.o + uint64_t{panel.first} * dim;
-    const uint32_t left = w.num_rows - panel.row;
-    for (uint32_t i = 0; i < width && i < left; i += static_cast<uint32_t>(kLanes)) {
-      columns_to_rows(o + i, width, dim, rows, kMaxHeadDim);
-      for (uint32_t j = 0; j < kLanes && i + j < left; ++j)
-        put_row(w, panel, states, i + j, segment, rows + j * kMaxHeadDim);
+    const float* o = states.o + panel_o(w, panel).at;
+    for (uint32_t i = 0; i < width_of(panel); i += static_cast<uint32_t>(kLanes)) {
+      if (!lane_row(w, panel, i).real) break;
+      if (w.few_lanes != 0) {
+        __builtin_memcpy(rows, o, kLanes * padded(dim) * sizeof(float));
+      } else {
+        columns_to_rows(o + i, width_of(panel), dim, rows, padded(dim));
+      }
+      for (uint32_t j = 0; j < kLanes; ++j) {
+        const LaneRow lane = lane_row(w, panel, i + j);
+        const uint32_t at = panel.first + i + j;
+        if (lane.real)
+          put_row(w, lane, states.m[at], states.l[at], segment, rows + j * padded(dim));
+      }
     }
   }
 }
@@ -425,13 +550,31 @@ Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
   return a;
 }
 
+// Few rows: asks for the tile that they will need next, all its KV heads; an empty one is none.
+void ask_for(Work& w, const TileRows& rows, const KvTile& tile) {
+#if HWY_TARGET != HWY_SCALAR
+  w.next = Prefetcher();  // forgets the rows of the tile before
+  if (tile.n == 0) return;
+  const StreamRows tokens = {rows.k + tile.unseen, rows.v + tile.unseen, tile.n - tile.unseen,
+                             w.item->head_begin, w.item->head_end};
+  begin_few_prefetch(*w.job->params, tokens, w.few_lanes, w.next);
+  w.asked_for = tile.position + tile.unseen;
+#else
+  (void)w, (void)rows, (void)tile;
+#endif
+}
+
 // Keys [begin, end), some of which every row may see; the item's last is before `limit`.
-void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
+void walk_keys(Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
   const AttentionParams& p = *w.job->params;
   const int32_t* blocks = block_row(p.blocks, w.item->seq);
   TileRows rows[2];
   KvTile tile = make_tile(p, begin, end);
   locate_rows(p, blocks, tile, &rows[0]);
+  if (w.few_lanes != 0 && w.asked_for != begin) {
+    ask_for(w, rows[0], tile);
+    load_tile(w.next);
+  }
   for (uint32_t turn = 0;; turn ^= 1) {
     const uint32_t next = tile.position + tile.n;
     KvTile after;
@@ -440,7 +583,12 @@ void walk_keys(const Work& w, uint32_t begin, uint32_t end, uint32_t limit) {
       locate_rows(p, blocks, after, &rows[turn ^ 1]);
     }
     Ahead ahead = ahead_of(w, &rows[turn ^ 1], after.n);
+    if (w.few_lanes != 0) ask_for(w, rows[turn ^ 1], after);
     for (uint32_t i = 0; i < w.num_panels; ++i) {
+      if (w.few_lanes != 0) {
+        run_few_rows(w, w.panels[i], tile, rows[turn], w.next);
+        continue;
+      }
       if (i % w.head_panels == 0) gather_tile(p, rows[turn], w.panels[i].head, tile, w.s.k, w.s.v);
       run_panel(w, w.panels[i], tile, &ahead);
     }
