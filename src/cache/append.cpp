@@ -166,7 +166,8 @@ void CacheManager::copy_on_write(uint32_t index, radix_append_out* out) {
   const uint32_t old_block = block_of(old_entry);
   const uint32_t valid = config_.block_size - static_cast<uint32_t>(r.room(config_.block_size));
   uint32_t fresh = 0;
-  pool_.take(1, old_block + 1, &fresh);
+  const uint32_t hint = last > 0 ? block_of(r.row[last - 1]) + 1 : kNone;  // not behind the old one
+  pool_.take(1, hint, &fresh);
   ++namespaces_[r.ns].used;
   std::memcpy(block_tokens(fresh), block_tokens(old_block), valid * sizeof(int32_t));
   r.row[last] = fresh | kPrivateBit;
@@ -241,7 +242,10 @@ radix_status CacheManager::append_batch(const radix_append* items, uint32_t n,
                 out->num_ops, static_cast<unsigned long long>(out->slots_cap),
                 out->ops != nullptr ? out->ops_cap : 0);
   }
-  if (plan.need_blocks > 0) out->evicted_blocks += make_room(items, n, plan.need_blocks);
+  if (plan.need_blocks > 0) {
+    out->evicted_blocks += make_room(items, n, plan.need_blocks);
+    pool_.plan(static_cast<uint32_t>(plan.need_blocks));
+  }
   for (uint32_t i = 0; i < n; ++i) append_item(items[i], out);
   out->num_done += n;
   return RADIX_OK;
