@@ -20,6 +20,7 @@
 //   of one block in a tree of 100,000 leaves, against the same in one of 1,000
 //   metadata.evict_10k_ns  radix_evict of one block from everywhere, 100,000 leaves in 10,000
 //   namespaces, against the same leaves in one
+//   metadata.follow, metadata.run   where blocks lie: see block_runs.cpp
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

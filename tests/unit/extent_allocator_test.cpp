@@ -201,83 +201,100 @@ TEST_F(Extents, EverythingFreeCanBeTaken) {
   }
 }
 
-struct Script {
-  std::vector<uint32_t> firsts;  // of all takes, in order
-  bool merged;                   // one extent in the end
+// Random calls, checked against a bitmap.
+class RandomCalls {
+ public:
+  RandomCalls(ExtentAllocator* extents, uint32_t seed)
+      : extents_(extents), random_(seed), taken_(extents->num_units()) {}
+
+  void run(int steps) {
+    for (int step = 0; step < steps && !::testing::Test::HasFailure(); ++step) {
+      if (random_() % 2 == 0) {
+        take();
+      } else if (!runs_.empty()) {
+        const size_t at = random_() % runs_.size();
+        if (random_() % 2 == 0) extents_->end_growth(runs_[at].first + runs_[at].second);
+        give_tail(at, 1 + below(runs_[at].second));
+      }
+      EXPECT_EQ(extents_->num_free(), num_free()) << step;
+      uint64_t walked = 0;
+      EXPECT_TRUE(step % 64 != 0 || extents_->check(&walked)) << step;
+    }
+  }
+  void give_all() {
+    while (!runs_.empty()) {
+      const size_t at = random_() % runs_.size();
+      give_tail(at, runs_[at].second);
+    }
+  }
+  const std::vector<uint32_t>& firsts() const { return firsts_; }  // of all runs taken, in order
+
+ private:
+  uint32_t below(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
+  uint32_t num_free() const {
+    return static_cast<uint32_t>(std::count(taken_.begin(), taken_.end(), false));
+  }
+
+  void take() {
+    const uint32_t want = 1 + below(12);
+    const bool hinted = below(3) == 0 && !runs_.empty();
+    const uint32_t hint = hinted ? runs_.back().first + runs_.back().second : kNone;
+    const bool goes_on = hint < taken_.size() && !taken_[hint];
+    const uint32_t kind = below(3);
+    const uint32_t spare = kind == 2 ? below(extents_->num_free() + 1) : extents_->num_free();
+    uint32_t first = kNone;
+    const uint32_t n = kind == 0 ? extents_->take(want, hint, &first)
+                                 : extents_->take_to_grow(want, hint, spare, &first);
+    EXPECT_LE(n, want);
+    EXPECT_EQ(n == 0, num_free() == 0);
+    if (n == 0) return;
+    EXPECT_TRUE(!goes_on || first == hint);
+    for (uint32_t unit = first; unit < first + n; ++unit) {
+      EXPECT_FALSE(taken_[unit]);
+      taken_[unit] = true;
+    }
+    const bool to_the_end = first + n == taken_.size() || taken_[first + n];
+    EXPECT_TRUE(n == want || to_the_end) << "cut short";
+    runs_.emplace_back(first, n);
+    firsts_.push_back(first);
+  }
+
+  void give_tail(size_t at, uint32_t part) {
+    auto& [first, count] = runs_[at];
+    count -= part;
+    extents_->give(first + count, part);
+    for (uint32_t i = 0; i < part; ++i) taken_[first + count + i] = false;
+    if (count > 0) return;
+    runs_[at] = runs_.back();
+    runs_.pop_back();
+  }
+
+  ExtentAllocator* extents_;
+  std::mt19937 random_;
+  std::vector<bool> taken_;
+  std::vector<std::pair<uint32_t, uint32_t>> runs_;
+  std::vector<uint32_t> firsts_;
 };
 
-// Random calls checked against a bitmap; then everything is given back, in random order.
-Script run_script(ExtentAllocator* extents, uint32_t num_units, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<bool> taken(num_units);
-  std::vector<std::pair<uint32_t, uint32_t>> runs;
-  Script script = {};
-  const auto give_tail = [&](size_t at, uint32_t part) {
-    auto& run = runs[at];
-    extents->give(run.first + run.second - part, part);
-    for (uint32_t i = run.second - part; i < run.second; ++i) taken[run.first + i] = false;
-    run.second -= part;
-    if (run.second == 0) {
-      run = runs.back();
-      runs.pop_back();
-    }
-  };
-  for (int step = 0; step < 20000; ++step) {
-    if (random() % 2 == 0) {
-      const uint32_t want = 1 + static_cast<uint32_t>(random() % 12);
-      const bool hinted = random() % 3 == 0 && !runs.empty();
-      const uint32_t hint = hinted ? runs.back().first + runs.back().second : kNone;
-      const bool goes_on = hint < num_units && !taken[hint];
-      uint32_t first = kNone;
-      const uint32_t kind = static_cast<uint32_t>(random() % 3);
-      const uint32_t spare = kind == 2 ? extents->num_free() / 2 : extents->num_free();
-      const uint32_t n = kind == 0 ? extents->take(want, hint, &first)
-                                   : extents->take_to_grow(want, hint, spare, &first);
-      EXPECT_LE(n, want);
-      EXPECT_EQ(n == 0, std::count(taken.begin(), taken.end(), false) == 0);
-      if (n == 0) continue;
-      EXPECT_TRUE(!goes_on || first == hint);
-      for (uint32_t i = 0; i < n; ++i) {
-        EXPECT_FALSE(taken[first + i]) << step;
-        taken[first + i] = true;
-      }
-      EXPECT_TRUE(n == want || first + n == num_units || taken[first + n]) << "cut short";
-      runs.emplace_back(first, n);
-      script.firsts.push_back(first);
-    } else if (!runs.empty()) {
-      const size_t at = random() % runs.size();
-      if (random() % 2 == 0) extents->end_growth(runs[at].first + runs[at].second);
-      give_tail(at, 1 + static_cast<uint32_t>(random() % runs[at].second));
-    }
-    EXPECT_EQ(extents->num_free(),
-              static_cast<uint32_t>(std::count(taken.begin(), taken.end(), false)));
-    uint64_t walked = 0;
-    EXPECT_TRUE(step % 64 != 0 || extents->check(&walked));
-    if (::testing::Test::HasFailure()) return script;
-  }
-  while (!runs.empty()) {
-    const size_t at = random() % runs.size();
-    give_tail(at, runs[at].second);
-  }
-  uint32_t first = kNone;
-  script.merged = extents->take(num_units, kNone, &first) == num_units;
-  return script;
-}
-
 TEST_F(Extents, RandomRunsAgainstABitmapMergeIntoOneInTheEnd) {
-  constexpr uint32_t kUnits = 97;
-  init(kUnits);
-  EXPECT_TRUE(run_script(&extents_, kUnits, 20).merged);
+  init(97);
+  RandomCalls calls(&extents_, 20);
+  calls.run(20000);
+  calls.give_all();
+  EXPECT_EQ(take(97), 97u);
+  expect_sound();
 }
 
 TEST_F(Extents, TheSameCallsGiveTheSameUnits) {
-  constexpr uint32_t kUnits = 300;
-  init(kUnits);
-  const Script once = run_script(&extents_, kUnits, 21);
+  init(300);
+  RandomCalls calls(&extents_, 21);
+  calls.run(20000);
   ExtentAllocator other;
   other.bind(&memory_);
-  ASSERT_TRUE(other.init(kUnits));
-  EXPECT_EQ(run_script(&other, kUnits, 21).firsts, once.firsts);
+  ASSERT_TRUE(other.init(300));
+  RandomCalls again(&other, 21);
+  again.run(20000);
+  EXPECT_EQ(again.firsts(), calls.firsts());
 }
 
 }  // namespace
