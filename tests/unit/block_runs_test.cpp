@@ -98,6 +98,15 @@ TEST_F(BlockRuns, DraftsThatAreCutKeepTheirPlace) {
   EXPECT_EQ(num_runs(cache.row(b)), 1u);
 }
 
+TEST_F(BlockRuns, NoRoomIsLeftToARequestThatHasEnded) {
+  Cache cache(64, 2);
+  const radix_req r = cache.start(range(0, 8));
+  const int32_t last = cache.row(r).back();
+  cache.commit(r);
+  cache.free(r);
+  EXPECT_EQ(cache.row(cache.start(prompt(1, 8))).front(), last + 1);
+}
+
 TEST_F(BlockRuns, ARequestGoesOnBehindItsCachedPrefix) {
   Cache cache(64, 2);
   cache.remember(range(0, 8));

@@ -141,6 +141,14 @@ TEST_F(Extents, WithoutSpareUnitsTheFitIsAllThatCounts) {
   EXPECT_EQ(first_, 10u);
 }
 
+TEST_F(Extents, WithoutSpareUnitsClaimsDoNotCountEither) {
+  leave_free(32, {{0, 4}, {10, 9}});
+  take_to_grow(1, 0);
+  take_to_grow(1, 10);  // claimed: [1, 4) and [11, 19)
+  EXPECT_EQ(take_to_grow(3, kNone, 0), 3u);
+  EXPECT_EQ(first_, 1u);
+}
+
 TEST_F(Extents, ALongWantTakesWhatWasClaimed) {
   init(16);
   take_to_grow(2);
@@ -164,6 +172,25 @@ TEST_F(Extents, BestFitTakesWhatNobodyClaimsFirst) {
   EXPECT_EQ(take(9), 5u);
   EXPECT_EQ(take(9), 4u) << "and then what is claimed";
   EXPECT_EQ(first_, 1u);
+}
+
+TEST_F(Extents, BestFitChoosesAmongClaimedExtents) {
+  leave_free(32, {{0, 5}, {20, 9}});
+  take_to_grow(1, 0);
+  take_to_grow(1, 20);  // claimed: [1, 5) and [21, 29)
+  EXPECT_EQ(take(3), 3u);
+  EXPECT_EQ(first_, 1u);
+}
+
+TEST_F(Extents, WhatIsGivenBackBehindClaimedUnitsIsClaimedWithThem) {
+  init(16);
+  take_to_grow(2);
+  take_to_grow(1);
+  EXPECT_EQ(first_, 9u);
+  extents_.end_growth(10);
+  extents_.give(9, 1);
+  take_to_grow(1);
+  EXPECT_EQ(first_, 9u) << "[2, 16) is still the first taker's to grow in";
 }
 
 TEST_F(Extents, AClaimEndsWithItsTaker) {
