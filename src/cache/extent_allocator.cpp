@@ -30,7 +30,7 @@ bool ExtentAllocator::init(uint32_t num_units) {
   for (uint32_t bin = 0; bin < kBins; ++bin) unclaimed_.heads[bin] = claimed_.heads[bin] = kNone;
   num_units_ = num_units;
   num_free_ = num_units;
-  insert(0, num_units, false);
+  insert(num_units - 1, num_units, false);
   return true;
 }
 
@@ -38,33 +38,50 @@ uint32_t ExtentAllocator::bin_of(uint32_t length) {
   return static_cast<uint32_t>(std::bit_width(length)) - 1;
 }
 
-void ExtentAllocator::insert(uint32_t first, uint32_t length, bool claimed) {
-  tag_[first + length - 1] = length;
-  tag_[first] = length | (claimed ? kClaimedTag : 0);
+void ExtentAllocator::set_tags(uint32_t last, uint32_t length, bool claimed) {
+  tag_[last - length + 1] = length;
+  tag_[last] = length | (claimed ? kClaimedTag : 0);
+}
+
+void ExtentAllocator::insert(uint32_t last, uint32_t length, bool claimed) {
+  set_tags(last, length, claimed);
   Lists& lists = claimed ? claimed_ : unclaimed_;
   const uint32_t bin = bin_of(length);
-  next_[first] = lists.heads[bin];
-  prev_[first] = kNone;
-  if (lists.heads[bin] != kNone) prev_[lists.heads[bin]] = first;
-  lists.heads[bin] = first;
+  next_[last] = lists.heads[bin];
+  prev_[last] = kNone;
+  if (lists.heads[bin] != kNone) prev_[lists.heads[bin]] = last;
+  lists.heads[bin] = last;
   lists.bins_used |= 1u << bin;
   ++lists.count;
 }
 
-void ExtentAllocator::remove(uint32_t first) {
-  Lists& lists = is_claimed(first) ? claimed_ : unclaimed_;
-  const uint32_t length = length_at(first);
+void ExtentAllocator::remove(uint32_t last) {
+  Lists& lists = is_claimed(last) ? claimed_ : unclaimed_;
+  const uint32_t length = length_at(last);
   const uint32_t bin = bin_of(length);
-  if (prev_[first] != kNone) {
-    next_[prev_[first]] = next_[first];
+  if (prev_[last] != kNone) {
+    next_[prev_[last]] = next_[last];
   } else {
-    lists.heads[bin] = next_[first];
+    lists.heads[bin] = next_[last];
     if (lists.heads[bin] == kNone) lists.bins_used &= ~(1u << bin);
   }
-  if (next_[first] != kNone) prev_[next_[first]] = prev_[first];
+  if (next_[last] != kNone) prev_[next_[last]] = prev_[last];
   --lists.count;
-  tag_[first] = 0;
-  tag_[first + length - 1] = 0;
+  tag_[last - length + 1] = 0;
+  tag_[last] = 0;
+}
+
+// The extent has another first unit from now on. In most cases only tags change: requests that
+// decode side by side each take a unit from the front of an extent of their own.
+void ExtentAllocator::resize(uint32_t last, uint32_t length, bool claimed) {
+  const uint32_t old_length = length_at(last);
+  if (bin_of(length) == bin_of(old_length) && is_claimed(last) == claimed) {
+    tag_[last - old_length + 1] = 0;
+    set_tags(last, length, claimed);
+  } else {
+    remove(last);
+    insert(last, length, claimed);
+  }
 }
 
 // ---- where
@@ -105,79 +122,77 @@ uint32_t ExtentAllocator::find(uint32_t want) const {
   return length_or_0(free) >= length_or_0(claimed) ? free : claimed;
 }
 
-// The extent, and in *at where to begin in it. In order: the best fit with room behind it; when the
-// known part is longer than that room, the best fit for this part; then the longest extent that
-// nobody claims, or half of the longest claimed one, whichever is longer.
-uint32_t ExtentAllocator::find_room(uint32_t want, uint32_t spare, uint32_t* at) const {
-  if (spare == 0) return *at = find(want);
+// In order: the best fit with room behind it; when the known part is longer than that room, the
+// best fit for this part; then the longest extent that nobody claims, or half of the longest
+// claimed one, whichever is longer.
+ExtentAllocator::Place ExtentAllocator::find_room(uint32_t want, uint32_t spare) const {
+  if (spare == 0) return front_of(find(want));
   const uint32_t room = spare / (claimed_.count + 1) / kRoomDivisor;
   uint32_t fit = best_fit(unclaimed_, want + room);
   if (fit == kNone && want > room) fit = best_fit(unclaimed_, want);
-  if (fit != kNone) return *at = fit;
+  if (fit != kNone) return front_of(fit);
   const uint32_t free = longest(unclaimed_);
   const uint32_t shared = longest(claimed_);
-  const uint32_t length = length_or_0(shared);
-  if (shared == kNone || (free != kNone && length_at(free) >= length / 2)) return *at = free;
+  if (shared == kNone) return front_of(free);
+  const uint32_t length = length_at(shared);
+  if (free != kNone && length_at(free) >= length / 2) return front_of(free);
   // NOTE: when no more than `want` units are there all are taken, also what was claimed.
-  *at = length > want ? shared + (length - want + 1) / 2 : shared;
-  return shared;
+  return {shared, shared + 1 - (length > want ? want + (length - want) / 2 : length)};
 }
 
 // ---- taking and giving
 
 uint32_t ExtentAllocator::take(uint32_t want, uint32_t hint, uint32_t* first) {
-  // NOTE: hint follows a unit that is taken, so a tag there can only be the start of a free extent.
-  const uint32_t at = hint < num_units_ && tag_[hint] != 0 ? hint : find(want);
-  if (at == kNone) return 0;
-  *first = at;
-  return cut(at, at, want, false);
+  return cut(is_extent(hint) ? at_hint(hint) : front_of(find(want)), want, false, first);
 }
 
 uint32_t ExtentAllocator::take_to_grow(uint32_t want, uint32_t hint, uint32_t spare,
                                        uint32_t* first) {
-  uint32_t at = hint;
-  const bool goes_on = hint < num_units_ && tag_[hint] != 0;
-  const uint32_t extent = goes_on ? hint : find_room(want, spare, &at);
-  if (extent == kNone) return 0;
-  *first = at;
-  return cut(extent, at, want, true);
+  return cut(is_extent(hint) ? at_hint(hint) : find_room(want, spare), want, true, first);
 }
 
-// Takes up to `want` units of a free extent from `at` on; what lies before keeps its claim.
-uint32_t ExtentAllocator::cut(uint32_t extent, uint32_t at, uint32_t want, bool claims_rest) {
-  const uint32_t end = extent + length_at(extent);
-  const uint32_t got = want < end - at ? want : end - at;
-  const bool was_claimed = is_claimed(extent);
-  remove(extent);
-  if (at > extent) insert(extent, at - extent, was_claimed);
-  if (at + got < end) insert(at + got, end - at - got, claims_rest);
+// Takes up to `want` units from a place on; what lies before it keeps its claim.
+uint32_t ExtentAllocator::cut(Place place, uint32_t want, bool claims_rest, uint32_t* first) {
+  const auto [last, at] = place;
+  if (last == kNone) return 0;
+  const uint32_t length = last - at + 1;
+  const uint32_t got = want < length ? want : length;
+  const uint32_t before = length_at(last) - length;
+  const bool was_claimed = is_claimed(last);
+  if (got < length) {
+    resize(last, length - got, claims_rest);
+  } else {
+    remove(last);
+  }
+  if (before > 0) insert(at - 1, before, was_claimed);
   num_free_ -= got;
+  *first = at;
   return got;
 }
 
 void ExtentAllocator::end_growth(uint32_t hint) {
-  if (hint >= num_units_ || !is_claimed(hint)) return;
-  const uint32_t length = length_at(hint);
-  remove(hint);
-  insert(hint, length, false);
+  if (!is_extent(hint)) return;
+  const Place place = at_hint(hint);
+  resize(place.last, length_at(place.last), false);
 }
 
+// Who ends where the free run begins claims all of it; a taker may also give its own tail.
 void ExtentAllocator::give(uint32_t first, uint32_t count) {
+  const uint32_t end = first + count;
+  const bool merges_before = first > 0 && tag_[first - 1] != 0;
+  bool claimed = false;
   num_free_ += count;
-  uint32_t begin = first;
-  uint32_t end = first + count;
-  bool claimed = false;  // by who ends where the whole free run begins; a taker may give its tail
-  if (end < num_units_ && tag_[end] != 0) {
-    claimed = is_claimed(end);
-    end += length_at(end);
-    remove(first + count);
+  if (merges_before) {
+    claimed = is_claimed(first - 1);
+    count += length_at(first - 1);
+    remove(first - 1);
   }
-  if (begin > 0 && tag_[begin - 1] != 0) {
-    begin -= length_at(begin - 1);
-    claimed = is_claimed(begin);
-    remove(begin);
+  if (is_extent(end)) {
+    const uint32_t last = at_hint(end).last;
+    resize(last, count + length_at(last), merges_before ? claimed : is_claimed(last));
+  } else {
+    insert(end - 1, count, claimed);
   }
-  insert(begin, end - begin, claimed);
 }
 
 // ---- checking
@@ -188,9 +203,9 @@ bool ExtentAllocator::check_lists(const Lists& lists, bool claimed, uint64_t* to
     uint32_t before = kNone;
     for (uint32_t at = lists.heads[bin]; at != kNone; before = at, at = next_[at], ++count) {
       const uint32_t length = length_at(at);
-      if (length == 0 || at + length > num_units_ || bin_of(length) != bin) return false;
+      if (length == 0 || length > at + 1 || bin_of(length) != bin) return false;
       if (is_claimed(at) != claimed || prev_[at] != before) return false;
-      if (length > 1 && tag_[at + length - 1] != length) return false;
+      if (length > 1 && tag_[at - length + 1] != length) return false;
       *total += length;
       if (*total > num_units_) return false;
     }

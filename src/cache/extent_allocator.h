@@ -59,30 +59,44 @@ class ExtentAllocator {
 
  private:
   static constexpr uint32_t kBins = 32;
-  static constexpr uint32_t kClaimedTag = 1u << 31;  // at an extent's first unit
+  static constexpr uint32_t kClaimedTag = 1u << 31;
 
+  // An extent is named by its last unit, which stays while takers eat it from the front: then the
+  // lists need not change. There it carries kClaimedTag, too.
   struct Lists {
     uint32_t heads[kBins];
     uint32_t bins_used;  // bit b: list b is not empty
     uint32_t count;
   };
+  struct Place {
+    uint32_t last;  // the extent; kNone: nowhere
+    uint32_t at;    // where to begin in it
+  };
 
   static uint32_t bin_of(uint32_t length);
-  bool is_claimed(uint32_t first) const { return (tag_[first] & kClaimedTag) != 0; }
   uint32_t length_at(uint32_t end) const { return tag_[end] & ~kClaimedTag; }  // either end
-  uint32_t length_or_0(uint32_t first) const { return first == kNone ? 0 : length_at(first); }
+  bool is_claimed(uint32_t last) const { return (tag_[last] & kClaimedTag) != 0; }
+  // NOTE: hints follow a unit that is taken, so a tag there can only be the start of a free extent.
+  bool is_extent(uint32_t hint) const { return hint < num_units_ && tag_[hint] != 0; }
+  Place at_hint(uint32_t hint) const { return {hint + length_at(hint) - 1, hint}; }
+  Place front_of(uint32_t last) const {
+    return {last, last != kNone ? last + 1 - length_at(last) : kNone};
+  }
+  uint32_t length_or_0(uint32_t last) const { return last != kNone ? length_at(last) : 0; }
   uint32_t find_in_bin(const Lists& lists, uint32_t bin, uint32_t want) const;
   uint32_t best_fit(const Lists& lists, uint32_t want) const;
   uint32_t longest(const Lists& lists) const;
   uint32_t find(uint32_t want) const;
-  uint32_t find_room(uint32_t want, uint32_t spare, uint32_t* at) const;
-  uint32_t cut(uint32_t extent, uint32_t at, uint32_t want, bool claims_rest);
+  Place find_room(uint32_t want, uint32_t spare) const;
+  uint32_t cut(Place place, uint32_t want, bool claims_rest, uint32_t* first);
+  void set_tags(uint32_t last, uint32_t length, bool claimed);
+  void insert(uint32_t last, uint32_t length, bool claimed);
+  void remove(uint32_t last);
+  void resize(uint32_t last, uint32_t length, bool claimed);
   bool check_lists(const Lists& lists, bool claimed, uint64_t* total) const;
-  void insert(uint32_t first, uint32_t length, bool claimed);
-  void remove(uint32_t first);
 
   Array<uint32_t> tag_;   // [num_units]
-  Array<uint32_t> next_;  // [num_units] by first unit of a free extent
+  Array<uint32_t> next_;  // [num_units] by last unit of a free extent
   Array<uint32_t> prev_;
   Lists unclaimed_ = {};
   Lists claimed_ = {};
