@@ -200,16 +200,15 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
     const uint32_t block = block_of(r.row[at]);
     uint32_t k = bs - offset;
     if (k > item.num_tokens - done) k = item.num_tokens - done;
-    if (item.tokens != nullptr && k == 1) {
-      block_tokens(block)[offset] =
-          item.tokens[done];  // decode: a call would cost more than the copy
-    } else if (item.tokens != nullptr) {
-      std::memcpy(block_tokens(block) + offset, item.tokens + done, k * sizeof(int32_t));
-    }
-    if (out->slots != nullptr) {
-      const int64_t slot = int64_t{block} * bs + offset;
-      int64_t* slots = out->slots + out->num_slots;
-      for (uint32_t i = 0; i < k; ++i) slots[i] = slot + i;
+    const int64_t slot = int64_t{block} * bs + offset;
+    int64_t* slots = out->slots != nullptr ? out->slots + out->num_slots : nullptr;
+    if (k == 1) {  // decode: a call, or a loop of vectors, would cost more than the copy
+      if (item.tokens != nullptr) slot_tokens_[static_cast<uint64_t>(slot)] = item.tokens[done];
+      if (slots != nullptr) *slots = slot;
+    } else {
+      if (item.tokens != nullptr)
+        std::memcpy(block_tokens(block) + offset, item.tokens + done, k * sizeof(int32_t));
+      for (uint32_t i = 0; slots != nullptr && i < k; ++i) slots[i] = slot + i;
     }
     out->num_slots += k;
     done += k;
