@@ -193,6 +193,15 @@ TEST_F(Extents, WhatIsGivenBackBehindClaimedUnitsIsClaimedWithThem) {
   EXPECT_EQ(first_, 9u) << "[2, 16) is still the first taker's to grow in";
 }
 
+TEST_F(Extents, AClaimEndsWhenItsTakersRunHasMergedIntoOthers) {
+  leave_free(16, {{0, 4}, {5, 11}});
+  take_to_grow(1, 5);  // claims [6, 16)
+  extents_.give(4, 1);
+  extents_.give(5, 1);
+  EXPECT_EQ(take_to_grow(1), 1u);
+  EXPECT_EQ(first_, 0u);
+}
+
 TEST_F(Extents, AClaimEndsWithItsTaker) {
   init(16);
   take_to_grow(2);
