@@ -20,6 +20,7 @@
 //   of one block in a tree of 100,000 leaves, against the same in one of 1,000
 //   metadata.evict_10k_ns  radix_evict of one block from everywhere, 100,000 leaves in 10,000
 //   namespaces, against the same leaves in one
+//   metadata.follow, metadata.run   where blocks lie: see block_runs.cpp
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -28,98 +29,25 @@
 #include <vector>
 
 #include "bench_util.h"
+#include "block_runs.h"
+#include "cache_util.h"
 #include "radixattn.h"
 
 namespace {
 
-constexpr uint32_t kBlock = 16;
+using bench::append;
+using bench::begin;
+using bench::check;
+using bench::commit;
+using bench::Context;
+using bench::create;
+using bench::desc_of;
+using bench::kBlock;
+using bench::prompt_of;
+using bench::remember;
+
 constexpr uint32_t kPrompt = 32768;
 constexpr uint32_t kBatch = 256;
-
-void check(radix_status st, const char* what) {
-  if (st == RADIX_OK) return;
-  char message[512];
-  radix_last_error(message, sizeof message);
-  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
-  std::exit(1);
-}
-
-struct Destroy {
-  void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
-};
-using Context = std::unique_ptr<radix_ctx, Destroy>;
-
-Context create(uint32_t num_blocks, uint32_t max_namespaces = 0) {
-  radix_config config = {};
-  config.struct_size = sizeof config;
-  config.abi = RADIXATTN_ABI;
-  config.flags = RADIX_CTX_METADATA_ONLY;
-  config.num_layers = 1;
-  config.num_kv_heads = 2;  // a shape for plans
-  config.head_dim = 64;
-  config.num_blocks = num_blocks;
-  config.block_size = kBlock;
-  config.max_requests = 512;
-  config.max_namespaces = max_namespaces;
-  radix_ctx* ctx = nullptr;
-  check(radix_ctx_create(&config, &ctx), "radix_ctx_create");
-  return Context(ctx);
-}
-
-std::vector<radix_token> prompt_of(uint32_t n, uint32_t seed) {
-  std::vector<radix_token> t(n);
-  uint32_t x = seed * 2654435761u + 1;
-  for (radix_token& token : t) {
-    x = x * 1664525u + 1013904223u;
-    token = static_cast<radix_token>(x >> 15);
-  }
-  return t;
-}
-
-radix_request_desc desc_of(const std::vector<radix_token>& t) {
-  radix_request_desc d = {};
-  d.struct_size = sizeof d;
-  d.tokens = t.data();
-  d.num_tokens = t.size();
-  return d;
-}
-
-radix_req begin(radix_ctx* ctx, const std::vector<radix_token>& t) {
-  const radix_request_desc d = desc_of(t);
-  radix_req r = 0;
-  check(radix_begin_request(ctx, &d, &r, nullptr), "radix_begin_request");
-  return r;
-}
-
-void append(radix_ctx* ctx, const std::vector<radix_append>& items, std::vector<int64_t>* slots) {
-  radix_append_out out = {};
-  out.struct_size = sizeof out;
-  out.slots = slots->data();
-  out.slots_cap = slots->size();
-  check(radix_append_slot(ctx, items.data(), static_cast<uint32_t>(items.size()), &out),
-        "radix_append_slot");
-}
-
-void commit(radix_ctx* ctx, radix_req r, uint64_t num_tokens) {
-  const radix_commit_item item = {r, num_tokens};
-  check(radix_commit(ctx, &item, 1, nullptr), "radix_commit");
-}
-
-// begin, append of the rest, commit, free: t is cached afterwards.
-void remember(radix_ctx* ctx, const std::vector<radix_token>& t, radix_ns ns = 0) {
-  radix_request_desc d = desc_of(t);
-  d.ns = ns;
-  radix_match m = {};
-  m.struct_size = sizeof m;
-  radix_req r = 0;
-  check(radix_begin_request(ctx, &d, &r, &m), "radix_begin_request");
-  std::vector<int64_t> slots(t.size());
-  append(ctx,
-         {{r, t.data() + m.cached_tokens, static_cast<uint32_t>(t.size() - m.cached_tokens), 0}},
-         &slots);
-  commit(ctx, r, t.size());
-  check(radix_free_request(ctx, r, 0), "radix_free_request");
-}
 
 // Median over `rounds` of the time of work(), for each piece; prepare() runs before each round,
 // untimed.
@@ -469,5 +397,6 @@ int main(int argc, char** argv) {
   bench_tables(&report, rounds);
   bench_plan(&report, rounds);
   bench_evict(&report, rounds);
+  bench::add_block_runs(&report, options.quick);
   return report.finish(options);
 }

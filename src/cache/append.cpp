@@ -166,7 +166,8 @@ void CacheManager::copy_on_write(uint32_t index, radix_append_out* out) {
   const uint32_t old_block = block_of(old_entry);
   const uint32_t valid = config_.block_size - static_cast<uint32_t>(r.room(config_.block_size));
   uint32_t fresh = 0;
-  pool_.take(1, old_block + 1, &fresh);
+  const uint32_t hint = last > 0 ? block_of(r.row[last - 1]) + 1 : kNone;  // not behind the old one
+  pool_.take(1, hint, &fresh);
   ++namespaces_[r.ns].used;
   std::memcpy(block_tokens(fresh), block_tokens(old_block), valid * sizeof(int32_t));
   r.row[last] = fresh | kPrivateBit;
@@ -199,16 +200,15 @@ void CacheManager::append_item(const radix_append& item, radix_append_out* out) 
     const uint32_t block = block_of(r.row[at]);
     uint32_t k = bs - offset;
     if (k > item.num_tokens - done) k = item.num_tokens - done;
-    if (item.tokens != nullptr && k == 1) {
-      block_tokens(block)[offset] =
-          item.tokens[done];  // decode: a call would cost more than the copy
-    } else if (item.tokens != nullptr) {
-      std::memcpy(block_tokens(block) + offset, item.tokens + done, k * sizeof(int32_t));
-    }
-    if (out->slots != nullptr) {
-      const int64_t slot = int64_t{block} * bs + offset;
-      int64_t* slots = out->slots + out->num_slots;
-      for (uint32_t i = 0; i < k; ++i) slots[i] = slot + i;
+    const int64_t slot = int64_t{block} * bs + offset;
+    int64_t* slots = out->slots != nullptr ? out->slots + out->num_slots : nullptr;
+    if (k == 1) {  // decode: a call, or a loop of vectors, would cost more than the copy
+      if (item.tokens != nullptr) slot_tokens_[static_cast<uint64_t>(slot)] = item.tokens[done];
+      if (slots != nullptr) *slots = slot;
+    } else {
+      if (item.tokens != nullptr)
+        std::memcpy(block_tokens(block) + offset, item.tokens + done, k * sizeof(int32_t));
+      for (uint32_t i = 0; slots != nullptr && i < k; ++i) slots[i] = slot + i;
     }
     out->num_slots += k;
     done += k;
@@ -241,7 +241,10 @@ radix_status CacheManager::append_batch(const radix_append* items, uint32_t n,
                 out->num_ops, static_cast<unsigned long long>(out->slots_cap),
                 out->ops != nullptr ? out->ops_cap : 0);
   }
-  if (plan.need_blocks > 0) out->evicted_blocks += make_room(items, n, plan.need_blocks);
+  if (plan.need_blocks > 0) {
+    out->evicted_blocks += make_room(items, n, plan.need_blocks);
+    pool_.plan(static_cast<uint32_t>(plan.need_blocks));
+  }
   for (uint32_t i = 0; i < n; ++i) append_item(items[i], out);
   out->num_done += n;
   return RADIX_OK;

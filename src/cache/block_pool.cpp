@@ -15,7 +15,10 @@ bool BlockPool::init(uint32_t num_blocks, bool defer_free) {
 }
 
 uint32_t BlockPool::take(uint32_t want, uint32_t hint, uint32_t* first) {
-  const uint32_t got = extents_.take(want, hint, first);
+  const uint32_t waiting = planned_ > want ? planned_ : want;
+  const uint32_t spare = num_free() > waiting ? num_free() - waiting : 0;
+  const uint32_t got = extents_.take_to_grow(want, hint, spare, first);
+  planned_ -= got < planned_ ? got : planned_;
   for (uint32_t i = 0; i < got; ++i) refs_[*first + i] = 1;
   return got;
 }

@@ -24,9 +24,12 @@ class BlockPool {
   uint32_t num_free() const { return extents_.num_free(); }
   uint32_t num_deferred() const { return deferred_count_; }
 
-  // Takes up to `want` contiguous blocks as private with one reference each; see
-  // ExtentAllocator::take.
+  // Takes up to `want` contiguous blocks as private with one reference each, with room to grow; see
+  // ExtentAllocator::take_to_grow. plan: so many will be taken before anything else happens, which
+  // is then no room for anybody.
+  void plan(uint32_t num_blocks) { planned_ = num_blocks; }
   uint32_t take(uint32_t want, uint32_t hint, uint32_t* first);
+  void end_growth(uint32_t hint) { extents_.end_growth(hint); }
   void add_ref(uint32_t block) { ++refs_[block]; }
   uint32_t refs(uint32_t block) const { return refs_[block]; }
   void drop_ref(uint32_t block);        // private: one row less; the last one gives the block back
@@ -56,6 +59,7 @@ class BlockPool {
   void give_back(uint32_t block);
 
   ExtentAllocator extents_;
+  uint32_t planned_ = 0;      // not taken yet
   Array<uint32_t> refs_;      // [num_blocks]
   Array<Deferred> deferred_;  // ring [num_blocks], by ascending epoch; empty without defer_free
   uint32_t deferred_head_ = 0;

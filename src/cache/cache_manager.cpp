@@ -108,8 +108,10 @@ radix_status CacheManager::block_tables(const radix_req* reqs, uint32_t n, int32
       row_versions[i] = r.table_version;
     }
     int32_t* row = tables + i * row_stride;
-    for (uint32_t j = 0; j < r.num_blocks; ++j) row[j] = static_cast<int32_t>(block_of(r.row[j]));
-    for (int64_t j = r.num_blocks; j < row_stride; ++j) row[j] = -1;
+    const uint32_t* entries = r.row;
+    const uint32_t num_blocks = r.num_blocks;  // a local one: the compiler sees no alias with row
+    for (uint32_t j = 0; j < num_blocks; ++j) row[j] = static_cast<int32_t>(block_of(entries[j]));
+    for (int64_t j = num_blocks; j < row_stride; ++j) row[j] = -1;
   }
   return RADIX_OK;
 }

@@ -156,6 +156,7 @@ radix_status CacheManager::free_request(radix_req id, uint32_t flags) {
   if (st != RADIX_OK) return st;
   promise_broken(index);
   Request& r = requests_[index];
+  if (r.num_blocks > 0) pool_.end_growth(block_of(r.row[r.num_blocks - 1]) + 1);
   for (uint32_t j = 0; j < r.num_blocks; ++j) {
     if (is_private(r.row[j])) drop_private(r.ns, block_of(r.row[j]));
   }

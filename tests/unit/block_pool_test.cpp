@@ -31,6 +31,21 @@ TEST_F(Pool, AllBlocksTakenMeansAnEmptyFreeListAndFreedOnesAreFreeAgain) {
   EXPECT_EQ(pool_.num_free(), 4u);
 }
 
+TEST_F(Pool, BlocksThatArePlannedAreNoRoomToGrow) {
+  init(8);
+  uint32_t a = 0, b = 0;
+  pool_.take(8, kNone, &a);
+  for (const uint32_t block : {1u, 4u, 5u, 6u}) pool_.drop_ref(block);
+  pool_.plan(4);
+  ASSERT_EQ(pool_.take(1, kNone, &a), 1u);
+  ASSERT_EQ(pool_.take(3, kNone, &b), 3u);
+  EXPECT_EQ(a, 1u);
+  EXPECT_EQ(b, 4u);
+  for (const uint32_t block : {1u, 4u, 5u, 6u}) pool_.drop_ref(block);
+  ASSERT_EQ(pool_.take(1, kNone, &a), 1u);
+  EXPECT_EQ(a, 4u) << "nothing is planned any more: there is room behind block 4";
+}
+
 TEST_F(Pool, ABlockIsFreeWhenItsLastReferenceGoes) {
   init(2);
   uint32_t b = 0;
