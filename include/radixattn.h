@@ -392,9 +392,9 @@ typedef struct radix_attn {
   const uint8_t *tree_mask;    /* prefill of speculative trees: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
                                 * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
   int64_t tree_mask_stride;    /* bytes */
-  const radix_plan *plan;      /* radix_plan_attn sets it: the launch follows the plan's work list. One of other heads, head
-                                * dims or K/V dtypes than the plan's goes as if without a plan where the step has a list over
-                                * what is shared. Or NULL */
+  const radix_plan *plan;      /* radix_plan_attn sets it: the launch follows the plan's work list, and must be of the plan's
+                                * heads, head dims and K/V dtype (INVALID). NULL: no list, every sequence reads its own K/V; a
+                                * launch of other heads may so use a plan's arrays, with a workspace of its own */
 } radix_attn;
 
 /* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
@@ -458,7 +458,7 @@ typedef struct radix_plan_config {
   uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
   uint32_t max_context_len;  /* tokens of a sequence, at most 2^30; 0 = max_blocks_per_request * block_size */
-  uint32_t num_q_heads;      /* of the launches that follow its lists, sizes the workspace; at most 65535 */
+  uint32_t num_q_heads;      /* of the launches with this plan; at most 65535 */
   uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
   uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's */
   uint32_t reserved0;
@@ -805,11 +805,13 @@ RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
 
 /* ---- plans: one host call a step, used by every layer --------------------------------------------------------------
  * A plan turns a step's requests into block tables, lengths, slots, positions and work lists, on the context's
- * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
- * given, which must be the launches' own or be ordered before them and behind those of the step before. Two staging
- * buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run at the
- * same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries behind a
- * sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of radix_stats. */
+ * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays
+ * (docs/radix_attention.md). Only what changed since the step before is sent: one copy from pinned memory and one small
+ * kernel, on the stream given, which must be the launches' own or be ordered before them and behind those of the step before.
+ * Two staging buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run
+ * at the same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries
+ * behind a sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of
+ * radix_stats. */
 
 /* [F] Bytes of device memory that a plan needs (for memory). Errors as radix_plan_create. */
 RADIX_API(radix_status) radix_plan_bytes(const radix_ctx *ctx, const radix_plan_config *cfg, uint64_t *out) RADIX_NOEXCEPT;
@@ -828,11 +830,13 @@ RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
  * shared changes. */
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
- * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay
- * right after later updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token:
- * with BOUNDS max_seqs, or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of
- * prefill stay as they are. A launch with plan set is held to these fields (INVALID), and to the kind of the last update
- * (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no step. */
+ * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and, as the plan was made,
+ * RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay right after later updates; sizes do only with
+ * RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs, or max_query_tokens; rows of
+ * decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
+ * A launch with plan set is held to these fields, to the plan's num_q_heads and to the context's num_kv_heads, head dims and
+ * kv_dtype (INVALID), in steps that share nothing, too; and to the kind of the last update (STATE). A graph captured for one
+ * kind of step is replayed on that kind only. STATE: no step. */
 RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
 /* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q, as many as q has rows in
  * radix_plan_attn. An empty sequence's row in decode, and padding, have slot -1. K/V memory of the caller's must have the
