@@ -370,6 +370,12 @@ TEST(Layer, TheWorkspaceOfPlansIsThatOfTheirBounds) {
   for (radix_attn& part : shared.parts) part.plan = nullptr;
   ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &without));
   EXPECT_LT(without, whole);
+  const Plan fresh(shared.twins.b.ctx(), SharedStep::config(0, 3)),
+      fresh_prefill(shared.twins.b.ctx(), SharedStep::config(0, 16));
+  uint64_t before = 0;
+  shared.parts[0].plan = fresh, shared.parts[1].plan = fresh_prefill;
+  ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &before));
+  EXPECT_EQ(before, whole) << "of plans without a step";
   shared.parts[0].plan = shared.of_decode, shared.parts[1].plan = shared.of_prefill;
   shared.twins.b.give_workspace(step.get());
   step->d.workspace_size = without;
