@@ -89,4 +89,3 @@ def test_without_it_they_are_equal_to_rounding(model, logits):
     made, _ = run(model, logits, "together")
     assert not torch.equal(made, whole), "the prompts are too short for this test to say anything"
     assert float((made - whole).abs().max()) < 5e-5
-
