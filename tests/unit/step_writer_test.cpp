@@ -260,6 +260,25 @@ TEST(StepWriter, ScheduleOfPaddedSequencesHasAnItemEach) {
   EXPECT_EQ(seqs, (std::vector<int32_t>{0, 1, 2, 3}));
 }
 
+TEST(StepWriter, TheDeviceHasDecodesItemsWhetherRowsChangedOrNot) {
+  StepShape shape = shape_of(4, true, false);
+  shape.max_items = 10000;  // more room than is sent for nothing
+  Plan plan(shape);
+  for (const uint32_t id : {7u, 7u, 8u}) {
+    plan.lose_device();
+    plan.begin();
+    plan.add({id}, 4, 1);
+    plan.writer.schedule(2, 0);
+    const StepParams p = plan.end();
+    const auto* items =
+        reinterpret_cast<const int32_t*>(static_cast<char*>(p.device) + plan.layout().items);
+    ASSERT_EQ(plan.writer.sizes().num_items, 1u);
+    EXPECT_EQ(items[0], 0);
+    EXPECT_EQ(items[1], 0);
+    EXPECT_LT(plan.sent.bytes(), 1024u);
+  }
+}
+
 TEST(StepWriter, ScheduleOfAWindowLeavesOutWhatItHides) {
   StepShape shape = shape_of(1, true, false);
   shape.block_size = 1024;
