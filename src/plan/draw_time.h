@@ -35,7 +35,7 @@ class DrawTime {
   }
 
  private:
-  float costs_[kRoom];
+  float costs_[kRoom] = {};
   uint32_t num_ = 0;
 };
 

@@ -406,7 +406,8 @@ TEST(Plan, LaunchesHaveThePlansHeadsAndKv) {
     EXPECT_OK(launch(4, 2, 32, RADIX_F32));
     EXPECT_FAILS(RADIX_E_INVALID, "q.shape[1] is 8: d->plan is for 4 (cfg->num_q_heads)",
                  launch(8, 2, 32, RADIX_F32));
-    EXPECT_FAILS(RADIX_E_INVALID, "number of heads of k_cache is 4: d->plan is for 2 (num_kv_heads)",
+    EXPECT_FAILS(RADIX_E_INVALID,
+                 "number of heads of k_cache is 4: d->plan is for 2 (num_kv_heads)",
                  launch(4, 4, 32, RADIX_F32));
     EXPECT_FAILS(RADIX_E_INVALID, "head dim of k_cache is 64: d->plan is for 32 (head_dim)",
                  launch(4, 2, 64, RADIX_F32));
