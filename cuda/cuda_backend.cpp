@@ -210,11 +210,19 @@ radix_status CudaBackend::check_not_capturing(radix_stream stream) {
 radix_status CudaBackend::build_step(const StepParams& p, radix_stream stream) {
   auto* s = static_cast<cudaStream_t>(stream);
   return launch("plan_update", [&] {
-    Error e = cudaMemcpyAsync(p.device, p.host, p.copy_bytes, cudaMemcpyHostToDevice, s);
-    if (e != 0) return e;
-    e = cudaEventRecord(static_cast<cudaEvent_t>(p.copied), s);
-    // Nobody would know when the copy is done, and the buffer be filled again under it.
-    if (e != 0) cudaStreamSynchronize(s);
+    Error e = 0;
+    uint32_t copies = 0;
+    while (copies < p.copies.num) {
+      const CopyRanges::Range& r = p.copies.ranges[copies];
+      e = cudaMemcpyAsync(static_cast<char*>(p.device) + r.begin,
+                          static_cast<const char*>(p.host) + r.begin, r.end - r.begin,
+                          cudaMemcpyHostToDevice, s);
+      if (e != 0) break;
+      ++copies;
+    }
+    if (e == 0) e = cudaEventRecord(static_cast<cudaEvent_t>(p.copied), s);
+    // Nobody would know when the copies are done, and the buffer be filled again under them.
+    if (e != 0 && copies > 0) cudaStreamSynchronize(s);
     return e != 0 ? e : launch_build_step(p, stream);
   });
 }

@@ -139,17 +139,22 @@ enum {                             /* radix_request_desc.flags */
 };
 enum { /* radix_attn.flags; radix_rope_append.flags takes the first alone */
   RADIX_ATTN_SCALE_PER_HEAD = 1,   /* k_scale and v_scale have one number a KV head; else one in all */
-  RADIX_ATTN_BATCH_INVARIANT = 2,  /* a row's bits depend on its query, its position and the K/V that it sees, and on nothing
-                                    * else: not on the batch, on what is shared, on how a prompt was cut into launches, on decode
-                                    * or prefill, on threads or splits. Slower where few rows share K/V (docs/radix_attention.md) */
-  RADIX_ATTN_BF16_WEIGHTS = 4      /* CPU: when q, K and V are bf16, the softmax's weights are rounded to bf16, too, as tensor
-                                    * cores have them: faster prefill and shared prefixes, 2^-9 relative. Elsewhere no effect */
+  RADIX_ATTN_BATCH_INVARIANT = 2,  /* a row's bits depend on its query, its position, the K/V that it sees and the launch's other
+                                    * arguments (scale, window, flags, ...), and on nothing else: not on the batch, on what is
+                                    * shared, on how a prompt was cut into launches, on decode or prefill, on threads or splits.
+                                    * With a plan or without. Other instruction sets and devices have other bits. Slower where
+                                    * few rows share K/V (docs/radix_attention.md) */
+  RADIX_ATTN_BF16_WEIGHTS = 4      /* CPUs with bf16 dot products (RADIX_CPU_AVX512_BF16), when q, K and V are bf16: the softmax's
+                                    * weights are rounded to bf16, too, as tensor cores have them, 2^-9 relative: faster prefill
+                                    * and shared prefixes. Decode's unshared K/V keep f32 weights, unless batch-invariant.
+                                    * Elsewhere no effect */
 };
 enum { /* radix_plan_config.flags */
   RADIX_PLAN_BOUNDS = 1,           /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
                                     * they serve every later step. Rows beyond the step's own are padding */
   RADIX_PLAN_UNSHARED = 2,         /* every sequence reads all of its K/V by itself, shared or not */
-  RADIX_PLAN_BATCH_INVARIANT = 4   /* for launches with RADIX_ATTN_BATCH_INVARIANT; radix_plan_attn sets that flag */
+  RADIX_PLAN_BATCH_INVARIANT = 4   /* for launches with RADIX_ATTN_BATCH_INVARIANT: radix_plan_attn sets that flag. All launches
+                                    * with the plan have it, and without this none has (INVALID) */
 };
 enum { /* radix_plan_desc.flags */
   RADIX_PLAN_UPDATE_NO_WAIT = 1           /* CUDA: BUSY when the upload before the last one still runs, instead of waiting for it */
@@ -392,9 +397,9 @@ typedef struct radix_attn {
   const uint8_t *tree_mask;    /* prefill of speculative trees: [num_rows, tree_mask_stride] bytes; bit j % 8 of byte j / 8
                                 * says whether the row sees its sequence's new token j, instead of causal order; or NULL */
   int64_t tree_mask_stride;    /* bytes */
-  const radix_plan *plan;      /* radix_plan_attn sets it: the launch follows the plan's work list. One of other heads, head
-                                * dims or K/V dtypes than the plan's goes as if without a plan where the step has a list over
-                                * what is shared. Or NULL */
+  const radix_plan *plan;      /* radix_plan_attn sets it: the launch follows the plan's work list, and must be of the plan's
+                                * heads, head dims and K/V dtype (INVALID). NULL: no list, every sequence reads its own K/V; a
+                                * launch of other heads may so use a plan's arrays, with a workspace of its own */
 } radix_attn;
 
 /* Rotary embedding (Su et al. 2021) of q (in place) and k, and the write of K and V to their slots, in one pass. */
@@ -455,10 +460,10 @@ typedef struct radix_plan_config {
   uint32_t struct_size;
   uint32_t flags;            /* RADIX_PLAN_* */
   uint32_t max_seqs;         /* sequences of a step, at least 1 */
-  uint32_t max_query_tokens; /* query rows of a step, all sequences together; 0 = max_seqs (decode) */
+  uint32_t max_query_tokens; /* query rows of a step, all sequences together; at least max_seqs; 0 = max_seqs (decode) */
   uint32_t max_query_len;    /* query rows of a sequence; 0 = max_query_tokens */
   uint32_t max_context_len;  /* tokens of a sequence, at most 2^30; 0 = max_blocks_per_request * block_size */
-  uint32_t num_q_heads;      /* of the launches that follow its lists, sizes the workspace; at most 65535 */
+  uint32_t num_q_heads;      /* of the launches with this plan; at most 65535 */
   uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
   uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's */
   uint32_t reserved0;
@@ -499,7 +504,8 @@ typedef struct radix_plan_info {
   uint64_t device_bytes;     /* of the plan's memory on the context's device */
   uint64_t host_bytes;       /* besides that: staging, mirrors */
   uint64_t tokens_seen;      /* K/V positions that the step's sequences have in sight, all together (windows aside) */
-  uint64_t tokens_read;      /* of these, read by launches with this plan: each shared run once for all rows of an item */
+  uint64_t tokens_read;      /* of these, read by launches with this plan: each shared run once for all rows of an item. Equal
+                              * to tokens_seen when nothing is shared */
   uint32_t num_nodes;        /* of the step's tree of shared blocks, its sequences' own ends not counted */
   uint32_t num_shared;       /* of these, read once for all */
 } radix_plan_info;
@@ -632,8 +638,8 @@ typedef radix_status (RADIX_CALL *radix_gemm_fn)(void *user, const radix_gemm *g
  *   y = heads W_o^T + b_o                            or y += that (RADIX_LAYER_ADD)
  * What lies between the steps is f32 on the CPU and of x's dtype on CUDA; sums are f32. On the CPU a row of a product or a norm
  * has the same bits however many rows and threads there are, so that with RADIX_ATTN_BATCH_INVARIANT in both parts tokens
- * computed over a cached prefix equal those computed without, bit for bit. A part's plan makes the workspace larger: size it with
- * the plan set. Rows of y that are padding of a plan have no meaning.
+ * computed over a cached prefix equal those computed without, bit for bit. A part's plan works as in the attention launches; its
+ * lists make the workspace larger: size it with the plan set. Rows of y that are padding of a plan have no meaning.
  * Weights are borrowed: read where they lie, in [out, in] order, rows in any stride.
  * Tensor parallel: a rank has the rows of w_q, w_k, w_v of its heads, the columns of w_o (a stride says so), b_o on one rank only
  * (RADIX_LAYER_ADD, too), and a context with its own KV heads. y is then a part of a sum: the host's all-reduce goes right
@@ -805,11 +811,14 @@ RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
 
 /* ---- plans: one host call a step, used by every layer --------------------------------------------------------------
  * A plan turns a step's requests into block tables, lengths, slots, positions and work lists, on the context's
- * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays. Only what changed since the step before is sent: one copy from pinned memory and one small kernel, on the stream
- * given, which must be the launches' own or be ordered before them and behind those of the step before. Two staging
- * buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run at the
- * same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries behind a
- * sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of radix_stats. */
+ * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays
+ * (docs/radix_attention.md), but on CUDA not with f32 K/V; a step without such a list is launched as one without sharing.
+ * Only what changed since the step before is sent: a copy from pinned memory (with BOUNDS up to four) and one small kernel, on
+ * the stream given, which must be the launches' own or be ordered before them and behind those of the step before. Two
+ * staging buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run
+ * at the same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries
+ * behind a sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of
+ * radix_stats. */
 
 /* [F] Bytes of device memory that a plan needs (for memory). Errors as radix_plan_create. */
 RADIX_API(radix_status) radix_plan_bytes(const radix_ctx *ctx, const radix_plan_config *cfg, uint64_t *out) RADIX_NOEXCEPT;
@@ -828,11 +837,14 @@ RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
  * shared changes. */
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
- * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay
- * right after later updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token:
- * with BOUNDS max_seqs, or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of
- * prefill stay as they are. A launch with plan set is held to these fields (INVALID), and to the kind of the last update
- * (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no step. */
+ * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and, as the plan was made,
+ * RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay right after later updates; sizes do only with
+ * RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs, or max_query_tokens; rows of
+ * decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
+ * A launch with plan set is held to these fields (the workspace may be another, of radix_attn_workspace bytes), to the
+ * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype (INVALID), in steps that share nothing, too; and
+ * to the kind of the last update (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no
+ * step. */
 RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
 /* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q, as many as q has rows in
  * radix_plan_attn. An empty sequence's row in decode, and padding, have slot -1. K/V memory of the caller's must have the
@@ -900,7 +912,8 @@ RADIX_API(radix_status) radix_match_batch_launch(radix_ctx *ctx, const radix_tre
 RADIX_API(radix_status) radix_rope_append_launch(radix_ctx *ctx, const radix_rope_append *d,
                                                  radix_stream s) RADIX_NOEXCEPT;
 /* [F] Workspace bytes for a launch with these shapes and bounds (decode when cu_q_lens is NULL, else prefill); data
- * pointers may be NULL except that cu_q_lens tells which. Grows with num_seqs, max_context_len and max_query_len only. */
+ * pointers may be NULL except that cu_q_lens tells which. Grows with num_seqs, max_context_len and max_query_len only. With
+ * plan set at least what any list of the plan may need. RADIX_ATTN_BATCH_INVARIANT must be as in the launch. */
 RADIX_API(radix_status) radix_attn_workspace(const radix_ctx *ctx, const radix_attn *d, uint64_t *out_bytes) RADIX_NOEXCEPT;
 /* [D] Decode: one query row a sequence, split over the context. cu_q_lens must be NULL. K/V are read once for all query
  * heads of a KV head. Errors: INVALID (shape, dtype, stride, block id, length: named), BUFFER (workspace), STATE (plan). */

@@ -494,31 +494,97 @@ RADIX_DEVICE void run_few_rows(const AttentionParams& p, const RadixSplit& split
 
 // ---- more rows ----------------------------------------------------------------------------------
 
+// A warp's rows, and its columns of o.
+struct WarpRows {
+  Rows rows;
+  Span span;
+  const unsigned char* queries;
+  int first_column;
+};
+
+template <class T, int D>
+RADIX_DEVICE WarpRows rows_of_warp(const AttentionParams& p, const Item& item, const Front& front,
+                                   const unsigned char* q) {
+  using W = Wide<T, D>;
+  const auto warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_entry = warp % W::kRowWarps * kRows;
+  return {rows_of(p, item, front.rows + first_entry), span_of_rows<kRows>(front.rows + first_entry),
+          q + first_entry * D * 2, warp / W::kRowWarps * W::kColumns};
+}
+
+// Begins to load a stage; returns which of its tokens have memory.
+template <class T, int D>
+RADIX_DEVICE uint32_t load_stage(const AttentionParams& p, const Launch& launch, const Item& item,
+                                 uint32_t step, unsigned char* stages) {
+  using W = Wide<T, D>;
+  constexpr int kShare = W::kTokens / kMaxWarps;
+  const auto warp = static_cast<int>(threadIdx.x) / 32;
+  unsigned char* to = stages + step % launch.stages * W::kStageBytes;
+  return load_tokens<T, D, W::kTokens, kShare>(p, launch.access, item.range, step * W::kTokens,
+                                               warp * kShare, to);
+}
+
+// The keys of a stage, `first` the first of them, kAtOnce tiles at a time.
+template <class T, int D, int kAtOnce>
+RADIX_DEVICE void add_stage(const AttentionParams& p, const Item& item, const WarpRows& warp,
+                            const unsigned char* k, int32_t first, uint32_t seen_now,
+                            State<Wide<T, D>::kColumns>* state) {
+  using G = Geometry<T, D>;
+  using W = Wide<T, D>;
+  const Span& span = warp.span;
+  if (first >= span.high || first + W::kTokens <= span.low) return;
+  RADIX_UNROLL
+  for (int part = 0; part < W::kTiles; part += kAtOnce) {
+    float s[kAtOnce][2][4];
+    scores<T, D, kAtOnce>(p, warp.queries, k + part * G::kTileBytes, s);
+    RADIX_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int t = part + i;
+      const int32_t at = first + t * kTile;
+      if (at >= span.high || at + kTile <= span.low) continue;
+      weigh(p, item, warp.rows, at, seen_now >> (t * kTile) & kAllSeen, s[i], state);
+      values<T, D>(p, k + (W::kTiles + t) * G::kTileBytes, warp.first_column, s[i], state);
+    }
+  }
+}
+
+// The segment with key `first` is over: a state of its own, or part of the total.
+template <class T, int kColumns>
+RADIX_DEVICE void end_segment(const AttentionParams& p, const RadixSplit& split, const Item& item,
+                              const WarpRows& warp, int32_t first, State<kColumns>* state,
+                              State<kColumns>* total) {
+  complete(state);
+  if (item.segment_states != 0) {
+    store_states<T>(p, split, item, warp.rows, first / kSegmentTokens - item.first_segment,
+                    warp.first_column, *state);
+  } else {
+    fold(*state, total);
+  }
+  clear(state);
+}
+
+template <class T, int kColumns>
+RADIX_DEVICE void write_rows(const AttentionParams& p, const RadixSplit& split, const Item& item,
+                             const WarpRows& warp, const State<kColumns>& state) {
+  if (item.direct) {
+    write_results<T>(p, item, warp.rows, warp.first_column, state);
+  } else {
+    store_states<T>(p, split, item, warp.rows, 0, warp.first_column, state);
+  }
+}
+
 template <class T, int D, bool kInvariant>
 RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& split,
                                 const Launch& launch, const Item& item, Front* front,
                                 unsigned char* q) {
-  using G = Geometry<T, D>;
   using W = Wide<T, D>;
-  constexpr int kColumns = W::kColumns;
   constexpr int kAtOnce = kInvariant && D > 64 ? 1 : W::kTiles;  // tiles: two states of o are held
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
-  const int first_entry = warp % W::kRowWarps * kRows;
-  const int first_column = warp / W::kRowWarps * kColumns;
   unsigned char* stages = q + W::kQueryBytes;
-  const unsigned char* my_queries = q + first_entry * D * 2;
-  const Rows rows = rows_of(p, item, front->rows + first_entry);
-  const Span span = span_of_rows<kRows>(front->rows + first_entry);
+  const WarpRows warp = rows_of_warp<T, D>(p, item, *front, q);
   const uint32_t first_step = item.walk_begin / W::kTokens;
   const uint32_t end_step =
       item.walk_begin < item.walk_end ? (item.walk_end - 1) / W::kTokens + 1 : first_step;
-  const auto load = [&](uint32_t step) {
-    unsigned char* to = stages + step % launch.stages * W::kStageBytes;
-    constexpr int kShare = W::kTokens / kMaxWarps;
-    return load_tokens<T, D, W::kTokens, kShare>(p, launch.access, item.range, step * W::kTokens,
-                                                 warp * kShare, to);
-  };
-  State<kColumns> state, total;  // of the segment; of the segments before
+  State<W::kColumns> state, total;  // of the segment; of the segments before
   clear(&state);
   if constexpr (kInvariant) clear(&total);
   const uint32_t ahead = launch.stages - 1;
@@ -526,7 +592,8 @@ RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& spli
   RADIX_UNROLL
   for (uint32_t i = 0; i < kMaxStages - 1; ++i) {
     if (i >= ahead) continue;
-    if (first_step + i < end_step) seen[i] = load(first_step + i);
+    if (first_step + i < end_step)
+      seen[i] = load_stage<T, D>(p, launch, item, first_step + i, stages);
     cp_async_commit();
   }
   for (uint32_t step = first_step; step < end_step; ++step) {
@@ -536,55 +603,25 @@ RADIX_DEVICE void run_many_rows(const AttentionParams& p, const RadixSplit& spli
       cp_async_wait<kMaxStages - 2>();
     }
     __syncthreads();  // the step is there, for everybody, and everybody is done with the one before
-    const uint32_t seen_now = seen[0];
-    seen[0] = seen[1];
-    const uint32_t next = step + ahead < end_step ? load(step + ahead) : 0;
-    if (ahead == 1) {
-      seen[0] = next;
-    } else {
-      seen[1] = next;
-    }
+    const uint32_t seen_now = seen[0], later = step + ahead;
+    const uint32_t next = later < end_step ? load_stage<T, D>(p, launch, item, later, stages) : 0;
+    seen[0] = ahead == 1 ? next : seen[1];
+    if (ahead > 1) seen[1] = next;
     cp_async_commit();
     const unsigned char* k = stages + step % launch.stages * W::kStageBytes;
     const auto first = static_cast<int32_t>(step * W::kTokens);
-    if (first < span.high && first + W::kTokens > span.low) {
-      RADIX_UNROLL
-      for (int part = 0; part < W::kTiles; part += kAtOnce) {
-        float s[kAtOnce][2][4];
-        scores<T, D, kAtOnce>(p, my_queries, k + part * G::kTileBytes, s);
-        RADIX_UNROLL
-        for (int i = 0; i < kAtOnce; ++i) {
-          const int t = part + i;
-          const int32_t at = first + t * kTile;
-          if (at >= span.high || at + kTile <= span.low) continue;
-          weigh(p, item, rows, at, seen_now >> (t * kTile) & kAllSeen, s[i], &state);
-          values<T, D>(p, k + (W::kTiles + t) * G::kTileBytes, first_column, s[i], &state);
-        }
-      }
-    }
+    add_stage<T, D, kAtOnce>(p, item, warp, k, first, seen_now, &state);
     if constexpr (kInvariant) {
       if ((first + W::kTokens) % kSegmentTokens != 0 && step + 1 != end_step) continue;
-      complete(&state);
-      if (item.segment_states != 0) {
-        store_states<T>(p, split, item, rows, first / kSegmentTokens - item.first_segment,
-                        first_column, state);
-      } else {
-        fold(state, &total);
-      }
-      clear(&state);
+      end_segment<T>(p, split, item, warp, first, &state, &total);
     }
   }
   cp_async_wait<0>();
   if constexpr (kInvariant) {
-    if (item.segment_states != 0) return;
-    state = total;
+    if (item.segment_states == 0) write_rows<T>(p, split, item, warp, total);
   } else {
     complete(&state);
-  }
-  if (item.direct) {
-    write_results<T>(p, item, rows, first_column, state);
-  } else {
-    store_states<T>(p, split, item, rows, 0, first_column, state);
+    write_rows<T>(p, split, item, warp, state);
   }
 }
 

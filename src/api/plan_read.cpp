@@ -62,13 +62,27 @@ radix_status check_plan_words(const radix_ctx& ctx, const radix_attn& d, uint32_
   return RADIX_OK;
 }
 
-// Lists over what is shared are for launches of the shape that the plan was made for. Others go
-// without any: decode's own list is not made beside one.
-bool has_plan_shape(const radix_plan& plan, const AttentionParams& p) {
+// Lists are for launches of the shape that the plan was made for. Refused whether this step has a
+// list or not: else sharing would be lost unseen, or launches fail from the first shared step on.
+radix_status check_plan_shape(const radix_plan& plan, const AttentionParams& p) {
   const radix_config& c = plan.ctx->config;
-  return p.num_q_heads == plan.config.num_q_heads && p.num_kv_heads == c.num_kv_heads &&
-         p.head_dim == c.head_dim && p.head_dim_v == c.head_dim_v && p.k.dtype == c.kv_dtype &&
-         p.v.dtype == c.kv_dtype;
+  const struct {
+    const char* name;
+    int64_t is, planned;
+    const char* field;
+  } words[] = {{"q.shape[1]", p.num_q_heads, plan.config.num_q_heads, "cfg->num_q_heads"},
+               {"the number of heads of k_cache", p.num_kv_heads, c.num_kv_heads, "num_kv_heads"},
+               {"the head dim of k_cache", p.head_dim, c.head_dim, "head_dim"},
+               {"the head dim of v_cache", p.head_dim_v, c.head_dim_v, "head_dim_v"},
+               {"k_cache.dtype", p.k.dtype, c.kv_dtype, "kv_dtype"},
+               {"v_cache.dtype", p.v.dtype, c.kv_dtype, "kv_dtype"}};
+  for (const auto& word : words) {
+    if (word.is == word.planned) continue;
+    return fail(RADIX_E_INVALID,
+                "%s is %" PRId64 ": d->plan is for %" PRId64 " (%s); expected that, or plan NULL",
+                word.name, word.is, word.planned, word.field);
+  }
+  return RADIX_OK;
 }
 
 void give_radix_list(const radix_plan& plan, RadixList* out) {
@@ -159,6 +173,7 @@ radix_status read_plan(const radix_ctx& ctx, const radix_attn& d, bool prefill,
   const radix_plan& plan = *d.plan;
   radix_status st = check_plan_words(ctx, d, p->block_size);
   if (st == RADIX_OK) st = check_plan_launch(plan, d, prefill);
+  if (st == RADIX_OK) st = check_plan_shape(plan, *p);
   if (st != RADIX_OK) return st;
   const uint32_t window = plan.config.window;
   if (window != 0 && (d.window == 0 || d.window > window)) {
@@ -166,7 +181,7 @@ radix_status read_plan(const radix_ctx& ctx, const radix_attn& d, bool prefill,
                 window);
   }
   if (plan.planner.has_list()) {
-    if (has_plan_shape(plan, *p)) give_radix_list(plan, &p->radix);
+    give_radix_list(plan, &p->radix);
   } else if (!prefill && plan.list.walkers != 0) {
     give_decode_list(plan, &p->list);
   }

@@ -279,11 +279,11 @@ radix_status update(radix_plan* plan, const PlanInput& in, radix_stream s) {
   }
   const bool decode = d.q_lens == nullptr;
   write_lists(plan, decode);
-  const uint64_t bytes = plan->writer.end();
+  const CopyRanges copies = plan->writer.end();
   StepParams p = step_params(plan->shape, plan->writer.sizes(), plan->device);
   if (plan->shape.copies) {
     p.host = plan->staging[plan->turn];
-    p.copy_bytes = bytes;
+    p.copies = copies;
     p.copied = plan->copied[plan->turn];
   }
   st = plan->ctx->backend->build_step(p, s);
@@ -296,7 +296,7 @@ radix_status update(radix_plan* plan, const PlanInput& in, radix_stream s) {
   plan->step = plan->writer.sizes();
   plan->decode = decode;
   plan->updated = true;
-  plan->uploaded = p.copy_bytes;
+  plan->uploaded = p.copies.bytes();
   plan->turn = (plan->turn + 1) % radix_plan::kStagings;
   return RADIX_OK;
 }

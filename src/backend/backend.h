@@ -183,6 +183,22 @@ struct MergeParams {
   float* out_lse = nullptr;  // dense [rows, heads], or null
 };
 
+// Pieces of one memory that another gets, at the same offsets.
+struct CopyRanges {
+  static constexpr uint32_t kMost = 4;
+  struct Range {
+    uint64_t begin, end;
+  };
+  Range ranges[kMost] = {};
+  uint32_t num = 0;
+
+  uint64_t bytes() const {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < num; ++i) sum += ranges[i].end - ranges[i].begin;
+    return sum;
+  }
+};
+
 // One step of a plan, on its way to the device (plan/step.h writes it). Row s of `tables` gets
 // patch_ids[patch_begin[s] .. patch_begin[s+1]) from entry patch_first[s] on; then query token t
 // (row cu_q_lens[s] + t) of sequence s gets its position and its slot. Slots behind the last
@@ -190,8 +206,8 @@ struct MergeParams {
 struct StepParams {
   const void* host = nullptr;  // pinned; copied to `device` first, null: nothing to copy
   void* device = nullptr;
-  uint64_t copy_bytes = 0;
-  void* copied = nullptr;  // event that the copy's end reaches
+  CopyRanges copies;
+  void* copied = nullptr;  // event that the copies' end reaches
   uint32_t num_seqs = 0, block_size = 0;
   uint32_t num_slots = 0;                 // room in slots and positions; all of it is written
   const int32_t* context_lens = nullptr;  // [num_seqs]; what follows are device pointers

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "plan/carve.h"
+#include "plan/draw_time.h"
 
 namespace radixattn {
 namespace {
@@ -12,6 +13,7 @@ constexpr uint32_t kGrain = 64;  // cuts are whole tiles of every kernel
 constexpr uint32_t kShortest = 2 * kGrain;
 constexpr uint32_t kReach = 8;        // absorbed nodes one above the other that are told apart
 constexpr double kWorthwhile = 0.98;  // sharing costs at most this part of doing without
+constexpr uint32_t kDraws = 16;       // for each worker: with so many they end at about one time
 constexpr uint32_t kBuckets = 512;    // of items by cost, 16 for each factor of 2
 constexpr int32_t kNone = -1;
 constexpr uint32_t kSegment = kSegmentTokens;
@@ -41,6 +43,19 @@ RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows, bool one_token
   return {1, narrow, narrow, true};
 }
 
+// Query tokens of a tile of a sequence's own rows.
+uint32_t tile_tokens(const RadixScheduleInput& in, uint32_t rows) {
+  const uint32_t tile = std::max(1u, in.limits.wide_rows);
+  return std::min(rows, divide_up(tile, in.group));
+}
+
+// Causal order: a tile of prefill brings in the keys of its last row, which its other rows see in
+// part.
+float unseen_cost(const RadixScheduleInput& in, uint32_t rows) {
+  if (in.cu_q_lens == nullptr) return 0;
+  return 0.5f * static_cast<float>(tile_tokens(in, rows) - 1) * in.limits.costs.wide_token;
+}
+
 }  // namespace
 
 // What the choice knows of a tree's node. Runs below it may begin at one of a few positions: with
@@ -67,8 +82,11 @@ struct RadixScheduler::Run {
   uint32_t piece;               // length; cuts are multiples of it from `begin`, rounded down, on
   uint32_t num_states;          // of each row; 0: the result
   uint32_t first_state;
-  int32_t above;  // the run whose states come before; -1
-  float keys;     // that a row sees
+  int32_t above;    // the run whose states come before; -1
+  float keys;       // that a row sees
+  float last_keys;  // that a row of the last tile sees
+  float most_keys;  // that any row sees
+  float unseen;     // cost of an item's keys that its rows do not see
   RowCost rows;
   bool sole;  // no row has another run
   bool own;   // of one sequence, to its end
@@ -77,6 +95,7 @@ struct RadixScheduler::Run {
 };
 
 struct RadixScheduler::Cut {
+  double longest_item = 1e30;  // that was asked for
   uint64_t items = 0, states = 0, terms = 0;
   double total = 0, longest = 0;
 };
@@ -195,7 +214,8 @@ float RadixScheduler::own_cost(uint32_t slot, uint32_t begin) const {
   const RowCost cost = cost_of_rows(in_, uint64_t{rows} * in_.group, in_.cu_q_lens == nullptr);
   const uint32_t from = std::max(begin, visible_from(in_, end - rows));
   const float keys = static_cast<float>(end - from) - 0.5f * static_cast<float>(rows - 1);
-  float total = static_cast<float>(cost.tiles) * in_.limits.costs.item + keys * cost.per_key;
+  const float item = in_.limits.costs.item + unseen_cost(in_, rows);
+  float total = static_cast<float>(cost.tiles) * item + keys * cost.per_key;
   if (begin > 0) total += static_cast<float>(rows * states_of(in_, begin, end)) * state_cost_;
   return total;
 }
@@ -267,6 +287,14 @@ bool RadixScheduler::add_run(Run* run, uint32_t begin, uint32_t visible) {
   if (run->begin != hidden) run->cut_end = 0;
   const uint32_t rows = run->own ? run->num_rows() : 1;
   run->keys = static_cast<float>(run->end - from) - 0.5f * static_cast<float>(rows - 1);
+  run->last_keys = run->keys;
+  run->most_keys = static_cast<float>(run->end - from);
+  run->unseen = 0;
+  if (run->own && in_.cu_q_lens != nullptr) {
+    const uint32_t last = tile_tokens(in_, rows);
+    run->last_keys = static_cast<float>(run->end - from) - 0.5f * static_cast<float>(last - 1);
+    run->unseen = unseen_cost(in_, rows);
+  }
   run->sole = run->above < 0;
   if (run->above >= 0) runs_[run->above].sole = false;
   runs_[num_runs_++] = *run;
@@ -347,6 +375,7 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
   const RadixCosts& costs = in_.limits.costs;
   const uint32_t grain = grain_of(in_), shortest = std::max(grain, kShortest);
   Cut cut;
+  cut.longest_item = longest;
   for (uint32_t i = 0; i < num_runs_; ++i) {
     Run& r = runs_[i];
     const double most = (longest - costs.item) / std::max(r.rows.tile_key, 1e-6f);
@@ -367,29 +396,71 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
       r.piece = piece;
       r.num_states = states;
     }
-    const double keys = pieces == 1 ? r.keys : std::min<double>(r.keys, piece);
+    const double keys = pieces == 1 ? r.last_keys : std::min<double>(r.last_keys, piece);
     const uint64_t items = uint64_t{pieces} * r.rows.tiles, rows = r.num_rows();
     cut.items += items;
     cut.states += rows * states;
     cut.terms += uint64_t{r.num_seqs} * states;
-    cut.longest = std::max(cut.longest, costs.item + keys * r.rows.tile_key);
-    cut.total += static_cast<double>(items) * costs.item + r.keys * r.rows.per_key +
+    cut.longest = std::max(cut.longest, costs.item + r.unseen + keys * r.rows.tile_key);
+    cut.total += static_cast<double>(items) * costs.item +
+                 static_cast<float>(r.rows.tiles) * r.unseen + r.keys * r.rows.per_key +
                  static_cast<double>(rows * states) * costs.state;
   }
   return cut;
 }
 
+// What tile t of a piece costs one KV head, its states included.
+float RadixScheduler::tile_cost(const Run& run, uint32_t t, uint32_t begin, uint32_t end,
+                                uint32_t states) const {
+  const RadixCosts& costs = in_.limits.costs;
+  const uint32_t tile = std::max(1u, in_.limits.wide_rows), stacked = run.num_rows() * in_.group;
+  const uint32_t first = t * tile, last = std::min(stacked, first + tile);
+  auto keys = static_cast<float>(end - begin);
+  if (begin == run.begin) keys = std::min(keys, run.most_keys - static_cast<float>(run.end - end));
+  float seen = keys;
+  if (run.own && end == run.end) {
+    keys -= static_cast<float>(run.num_rows() - divide_up(last, in_.group));
+    seen = keys - 0.5f * static_cast<float>(divide_up(last - first, in_.group) - 1);
+  }
+  const uint32_t panels = divide_up(last - first, std::max(1u, in_.limits.panel_rows));
+  const float rows = static_cast<float>(last - first) / static_cast<float>(in_.group);
+  return costs.item + keys * costs.wide_token +
+         seen * static_cast<float>(panels) * costs.panel_token +
+         rows * static_cast<float>(states) * costs.state;
+}
+
+// The time of a small prefill that is cut like this; `estimate` where that would be long to tell.
+double RadixScheduler::drawn_time(const Cut& cut, double estimate) {
+  const RadixLimits& l = in_.limits;
+  if (in_.cu_q_lens == nullptr || l.few_rows == 0 || l.workers > DrawTime::kMostWorkers ||
+      cut.items > DrawTime::kRoom || cut.items * l.draws >= 2 * kDraws * uint64_t{l.workers})
+    return estimate;
+  cut_at(cut.longest_item, true);
+  DrawTime time;
+  for (uint32_t i = 0; i < num_runs_; ++i) {
+    const Run& r = runs_[i];
+    for_pieces(r.begin, r.end, r.cut_end, r.piece, grain_of(in_), [&](uint32_t b, uint32_t e) {
+      const uint32_t states = r.num_states == 0 ? 0 : states_of(in_, b, e);
+      for (uint32_t t = 0; t < r.rows.tiles; ++t) time.add(tile_cost(r, t, b, e, states));
+    });
+  }
+  return time.complete() ? time.finish(std::max(1u, l.workers), l.draws) : estimate;
+}
+
 bool RadixScheduler::choose_cuts() {
   const RadixLimits& l = in_.limits;
-  const double workers =
+  const double draws = in_.cu_q_lens != nullptr ? std::max(1u, l.draws) : 1;
+  const double pool =
       std::max(1.0, static_cast<double>(std::max(1u, l.workers)) / std::max(1u, l.parts));
+  // As if each draw were an item: so many fewer workers.
+  const double workers = pool / draws;
   const auto fits = [&l](const Cut& c) {
     return c.items <= l.max_items && c.states <= l.max_states && c.terms <= l.max_terms;
   };
-  const auto time = [workers](const Cut& c) {
+  const auto estimate = [pool, workers](const Cut& c) {
     const double even = c.total / workers;
     if (static_cast<double>(c.items) <= workers) return std::max(c.longest, even);
-    return std::max(c.longest, even + (1 - 1 / workers) * c.longest / 2);
+    return std::max(c.longest, even + (1 - 1 / pool) * c.longest / 2);
   };
   constexpr double kUncut = 1e30;
   double best = kUncut;
@@ -397,22 +468,50 @@ bool RadixScheduler::choose_cuts() {
   const bool possible = fits(least);
   sizes_.work = least.total;
   const double even = least.total / workers;
+  double time = drawn_time(least, estimate(least));
   for (const double part : {1.5, 1.25, 1.1, 1.0, 0.5, 0.34, 0.25}) {
     if (!possible || even * part >= least.longest) continue;
     const Cut cut = cut_at(even * part, false);
-    if (!fits(cut) || time(cut) >= time(least)) continue;
+    if (!fits(cut)) continue;
+    const double cut_time = drawn_time(cut, estimate(cut));
+    if (cut_time >= time) continue;
     least = cut;
     best = even * part;
+    time = cut_time;
   }
   cut_at(best, true);
   sizes_.num_items = static_cast<uint32_t>(least.items);
   sizes_.num_states = static_cast<uint32_t>(least.states);
   sizes_.num_terms = static_cast<uint32_t>(least.terms);
-  sizes_.cost = time(least);
+  sizes_.cost = time;
   return possible;
 }
 
+// Sharing and large items are the least work. A prefill that has only a few items for each worker
+// may be done sooner with smaller ones, or when nobody shares.
 void RadixScheduler::choose(const RadixScheduleInput& in) {
+  choose_within(in, true);
+  const RadixLimits& l = in.limits;
+  const uint64_t draws = uint64_t{sizes_.num_items} * l.draws;
+  if (in.cu_q_lens == nullptr || l.few_rows == 0 || draws >= uint64_t{kDraws} * l.workers) return;
+  RadixScheduleInput best = in, other = in;
+  bool shares = true;
+  double time = sizes_.cost;
+  for (const uint32_t rows : {l.wide_rows, l.few_rows}) {
+    other.limits.wide_rows = rows;
+    for (const bool other_shares : {true, false}) {
+      const double least = other_shares ? time : time * kWorthwhile;
+      if (!choose_within(other, other_shares) || sizes_.cost >= least) continue;
+      best = other;
+      shares = other_shares;
+      time = sizes_.cost;
+    }
+  }
+  choose_within(best, shares);
+}
+
+// Whether what was chosen fits the limits.
+bool RadixScheduler::choose_within(const RadixScheduleInput& in, bool shares) {
   in_ = in;
   sizes_ = RadixScheduleSizes();
   place_rows();
@@ -424,11 +523,11 @@ void RadixScheduler::choose(const RadixScheduleInput& in) {
     read_nodes();
     add_own_costs();
     choose_nodes();
-    make_runs(true);
-    if (choose_cuts()) return;
+    make_runs(shares);
+    if (choose_cuts()) return true;
   }
   make_runs(false);
-  choose_cuts();
+  return choose_cuts();
 }
 
 // ---- the list -----------------------------------------------------------------------------------
@@ -448,61 +547,64 @@ uint32_t RadixScheduler::place_of(uint32_t i) const {
   return first + std::min(round, sizes_.num_items - first) - 1 - (i - first);
 }
 
-// The items of a piece's tiles, from the at-th by cost on.
-void RadixScheduler::write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state,
-                                 uint32_t at, RadixItem* items) {
+// Tile t of a piece.
+void RadixScheduler::write_tile(const Run& run, uint32_t t, uint32_t begin, uint32_t end,
+                                uint32_t state, RadixItem* item) const {
   const uint32_t last = run.row_end * in_.group;
   const uint32_t tile = run.rows.narrow || in_.limits.wide_rows == 0 ? last : in_.limits.wide_rows;
+  const uint32_t row = run.row_begin * in_.group + t * tile;
+  item->seq = static_cast<int32_t>(run.seq);
+  item->token_begin = static_cast<int32_t>(begin);
+  item->token_end = static_cast<int32_t>(end);
+  item->row_begin = static_cast<int32_t>(row);
+  item->row_end = static_cast<int32_t>(std::min(last - row, tile) + row);
+  item->state = run.num_states == 0
+                    ? RadixItem::kDirect
+                    : static_cast<int32_t>(state) - static_cast<int32_t>(run.row_begin);
+  item->state_stride = in_.batch_invariant && begin > 0 ? static_cast<int32_t>(run.num_rows()) : 0;
+  item->narrow = run.rows.narrow ? 1 : 0;
   const bool whole = begin == run.begin && end == run.end && run.own && !in_.batch_invariant;
-  for (uint32_t t = 0; t < run.rows.tiles; ++t) {
-    // The last rows of a prompt see the most keys, and go first.
-    const uint32_t row = run.row_begin * in_.group + (run.rows.tiles - 1 - t) * tile;
-    RadixItem& item = items[place_of(at + t)];
-    item.seq = static_cast<int32_t>(run.seq);
-    item.token_begin = static_cast<int32_t>(begin);
-    item.token_end = static_cast<int32_t>(end);
-    item.row_begin = static_cast<int32_t>(row);
-    item.row_end = static_cast<int32_t>(std::min(last - row, tile) + row);
-    item.state = run.num_states == 0
-                     ? RadixItem::kDirect
-                     : static_cast<int32_t>(state) - static_cast<int32_t>(run.row_begin);
-    item.state_stride = in_.batch_invariant && begin > 0 ? static_cast<int32_t>(run.num_rows()) : 0;
-    item.narrow = run.rows.narrow ? 1 : 0;
-    if (!whole || in_.window == 0) continue;
-    const uint32_t position = first_position(in_, run.seq) + row / in_.group - run.row_begin;
-    const uint32_t visible = visible_from(in_, position) / kGrain * kGrain;
-    item.token_begin = static_cast<int32_t>(std::max(begin, visible));
-  }
+  if (!whole || in_.window == 0) return;
+  const uint32_t position = first_position(in_, run.seq) + row / in_.group - run.row_begin;
+  const uint32_t visible = visible_from(in_, position) / kGrain * kGrain;
+  item->token_begin = static_cast<int32_t>(std::max(begin, visible));
+}
+
+// The dearest first.
+uint32_t RadixScheduler::bucket_of(const Run& run, uint32_t t, uint32_t begin, uint32_t end) const {
+  const auto cost = static_cast<float>(in_.cu_q_lens == nullptr
+                                           ? piece_cost(run, begin, end)
+                                           : static_cast<double>(tile_cost(run, t, begin, end, 0)));
+  const uint32_t bits = std::bit_cast<uint32_t>(cost) >> 19;
+  return kBuckets - 1 - std::min(bits - std::min(bits, 16u * 120), kBuckets - 1);
 }
 
 void RadixScheduler::write_items(const RadixArrays& out) {
-  const auto bucket = [this](const Run& run, uint32_t begin, uint32_t end) {
-    const auto bits =
-        std::bit_cast<uint32_t>(static_cast<float>(piece_cost(run, begin, end))) >> 19;
-    return kBuckets - 1 - std::min(bits - std::min(bits, 16u * 120), kBuckets - 1);
-  };
   uint32_t cursors[kBuckets + 1] = {};
-  const auto for_runs = [this](auto visit) {
+  // Tiles from the last on: of a prompt they see the most keys.
+  const auto for_tiles = [this](auto visit) {
     for (uint32_t i = 0; i < num_runs_; ++i) {
       const Run& r = runs_[i];
-      for_pieces(r.begin, r.end, r.cut_end, r.piece, grain_of(in_),
-                 [&](uint32_t begin, uint32_t end) { visit(i, r, begin, end); });
+      for_pieces(r.begin, r.end, r.cut_end, r.piece, grain_of(in_), [&](uint32_t b, uint32_t e) {
+        for (uint32_t t = r.rows.tiles; t-- > 0;) visit(i, t, b, e);
+      });
     }
   };
-  for_runs([&](uint32_t, const Run& run, uint32_t begin, uint32_t end) {
-    cursors[bucket(run, begin, end) + 1] += run.rows.tiles;
+  for_tiles([&](uint32_t i, uint32_t t, uint32_t begin, uint32_t end) {
+    ++cursors[bucket_of(runs_[i], t, begin, end) + 1];
   });
   for (uint32_t b = 0; b < kBuckets; ++b) cursors[b + 1] += cursors[b];
   std::fill_n(last_items_, in_.num_seqs, kNone);
   std::fill_n(spare_after_, in_.num_seqs, INT32_MAX);
   uint32_t state = 0;
-  for_runs([&](uint32_t i, const Run& run, uint32_t begin, uint32_t end) {
-    if (begin == run.begin) runs_[i].first_state = state;
-    uint32_t& at = cursors[bucket(run, begin, end)];
-    if (run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
-    write_piece(run, begin, end, state, at, out.items);
-    at += run.rows.tiles;
-    if (run.num_states == 0) return;
+  for_tiles([&](uint32_t i, uint32_t t, uint32_t begin, uint32_t end) {
+    Run& run = runs_[i];
+    const bool first = t == run.rows.tiles - 1;
+    if (first && begin == run.begin) run.first_state = state;
+    const uint32_t at = cursors[bucket_of(run, t, begin, end)]++;
+    if (first && run.own && end == run.end) last_items_[run.seq] = static_cast<int32_t>(at);
+    write_tile(run, t, begin, end, state, &out.items[place_of(at)]);
+    if (t > 0 || run.num_states == 0) return;
     const uint32_t spare = spare_states(run, begin, end);
     if (spare > 0)
       spare_after_[run.seq] = static_cast<int32_t>(divide_up(end, kSegment) * kSegment);

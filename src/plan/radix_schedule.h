@@ -18,6 +18,9 @@
 // no more items than workers the longest of them decides, else the even share and half of the
 // longest (Graham 1969). Workers that take every n-th item instead find each second round of n in
 // reverse, so that none has the dearest of every round.
+//
+// A prefill that makes only a few items for each worker is cut four ways: with items of many rows
+// or of few, sharing or not. What simulated workers do soonest is taken (RadixLimits::few_rows).
 #pragma once
 
 #include <cstdint>
@@ -95,6 +98,7 @@ class RadixScheduler {
   struct Cut;
 
   void carve(uint32_t max_seqs, void* memory, uint64_t* used);
+  bool choose_within(const RadixScheduleInput& in, bool shares);
   void place_rows();
   void read_nodes();
   void add_own_costs();
@@ -106,10 +110,13 @@ class RadixScheduler {
   bool add_run(Run* run, uint32_t begin, uint32_t visible);
   uint32_t spare_states(const Run& run, uint32_t begin, uint32_t end) const;
   Cut cut_at(double longest, bool apply);
+  float tile_cost(const Run& run, uint32_t t, uint32_t begin, uint32_t end, uint32_t states) const;
+  double drawn_time(const Cut& cut, double estimate);
   bool choose_cuts();
   double piece_cost(const Run& run, uint32_t begin, uint32_t end) const;
-  void write_piece(const Run& run, uint32_t begin, uint32_t end, uint32_t state, uint32_t at,
-                   RadixItem* items);
+  void write_tile(const Run& run, uint32_t t, uint32_t begin, uint32_t end, uint32_t state,
+                  RadixItem* item) const;
+  uint32_t bucket_of(const Run& run, uint32_t t, uint32_t begin, uint32_t end) const;
   void write_items(const RadixArrays& out);
   void write_rows(const RadixArrays& out);
   void write_merges(const RadixArrays& out);

@@ -9,6 +9,9 @@ namespace {
 
 constexpr uint32_t kIdBits = 0x7fffffffu;
 
+// Room that is copied rather than left out: a copy of its own is one more call.
+constexpr uint64_t kSmallGap = 16 << 10;
+
 uint64_t round64(uint64_t bytes) { return (bytes + 63) & ~uint64_t{63}; }
 
 }  // namespace
@@ -94,6 +97,7 @@ void StepWriter::forget() {
 void StepWriter::begin(char* base) {
   base_ = base;
   sizes_ = StepSizes();
+  items_end_ = layout_.items;
   list_end_ = layout_.radix_sizes;
   array(layout_.cu_q_lens)[0] = 0;
   if (shape_.copies) array(layout_.patch_begin)[0] = 0;
@@ -145,6 +149,7 @@ void StepWriter::schedule(uint32_t walkers, uint32_t window) {
       schedule_decode(in, array(layout_.items), array(layout_.partial_begin));
   array(layout_.schedule)[0] = static_cast<int32_t>(made.num_items);
   array(layout_.schedule)[1] = static_cast<int32_t>(made.split_tokens);
+  items_end_ = layout_.items + uint64_t{made.num_items} * 2 * sizeof(int32_t);
   sizes_.num_items = made.num_items;
   sizes_.split_tokens = made.split_tokens;
   sizes_.num_states = made.num_partial_rows;
@@ -185,7 +190,31 @@ uint64_t StepWriter::put_patches() {
   return sizes_.patch_ids + uint64_t{sizes_.changed_entries} * sizeof(int32_t);
 }
 
-uint64_t StepWriter::end() {
+// The arrays of the step up to `end`, each as far as it is used.
+CopyRanges StepWriter::used_ranges(uint64_t end) const {
+  CopyRanges copies;
+  const auto add = [&copies](uint64_t begin, uint64_t range_end) {
+    if (range_end <= begin) return;
+    CopyRanges::Range* last = copies.num > 0 ? &copies.ranges[copies.num - 1] : nullptr;
+    if (last != nullptr && begin <= last->end + kSmallGap) {
+      last->end = range_end;
+    } else {
+      copies.ranges[copies.num++] = {begin, range_end};
+    }
+  };
+  add(0, items_end_);
+  if (list_end_ > layout_.radix_sizes) {
+    const StepLayout l = list_layout(shape_, sizes_);
+    add(l.radix_sizes, l.radix_rows + sizes_.num_radix_rows * sizeof(RadixRow));
+    add(l.radix_terms, l.radix_terms + sizes_.num_radix_terms * sizeof(int32_t));
+    add(l.radix_items, end);
+  } else {
+    add(list_end_, end);
+  }
+  return copies;
+}
+
+CopyRanges StepWriter::end() {
   for (uint32_t s = sizes_.num_seqs; shape_.pads && s < shape_.max_seqs; ++s) {
     array(layout_.context_lens)[s] = 0;
     array(layout_.cu_q_lens)[s + 1] = static_cast<int32_t>(sizes_.num_query_tokens);
@@ -193,7 +222,7 @@ uint64_t StepWriter::end() {
     array(layout_.patch_first)[s] = 0;
     array(layout_.patch_begin)[s + 1] = static_cast<int32_t>(sizes_.changed_entries);
   }
-  return shape_.copies ? put_patches() : list_end_;
+  return shape_.copies ? used_ranges(put_patches()) : CopyRanges();
 }
 
 StepParams step_params(const StepShape& shape, const StepSizes& sizes, void* device) {

@@ -3,13 +3,15 @@
 //
 // All arrays of a step lie in one piece of memory, at offsets that a shape decides. Its front part
 // is what the host writes; where host and device differ, that part is written to a staging buffer
-// and copied whole:
+// and copied:
 //
 //   schedule | context_lens | cu_q_lens | partial_begin | patch_begin | patch_first | items |
 //   the arrays of a radix list | patch_ids || tables | slots | positions | workspace
 //
-// What is copied ends with what the step uses: patches come right behind the last item of its list,
-// or in the list's place when it has none. Without padding, its list has no gaps either.
+// What is copied is what the step uses: patches come right behind the last item of its list, or in
+// the list's place when it has none. Without padding, its list has no gaps; with it, captured
+// launches name the places of its arrays, and each is a copy of its own where the room between two
+// is more than a copy costs.
 //
 // Tables stay on the device from step to step. A mirror of them on the host tells what changed: of
 // each row one patch, from the first entry that differs to the last. On the CPU the mirror is the
@@ -93,8 +95,8 @@ class StepWriter {
   void no_schedule();
   // The step's radix list, made elsewhere. num_merges: with padding.
   void put_radix(const RadixArrays& from, const RadixScheduleSizes& sizes, uint32_t num_merges);
-  // Padding. What of the staging buffer is to be copied.
-  uint64_t end();
+  // Padding. What of the staging buffer is to be copied; none where the arrays are the host's.
+  CopyRanges end();
 
   const StepSizes& sizes() const { return sizes_; }
   const int32_t* tables() const { return tables_; }
@@ -106,6 +108,7 @@ class StepWriter {
   int32_t* array(uint64_t offset) const { return reinterpret_cast<int32_t*>(base_ + offset); }
   void patch_row(uint32_t seq, const StepSequence& sequence);
   uint64_t put_patches();
+  CopyRanges used_ranges(uint64_t end) const;
 
   StepShape shape_;
   StepLayout layout_ = {};
@@ -113,7 +116,8 @@ class StepWriter {
   uint64_t* versions_ = nullptr;
   uint32_t* first_changed_ = nullptr;
   char* base_ = nullptr;
-  uint64_t list_end_ = 0;  // of what the step has in front of its patches
+  uint64_t items_end_ = 0;  // of decode's items
+  uint64_t list_end_ = 0;   // of what the step has in front of its patches
   StepSizes sizes_;
 };
 

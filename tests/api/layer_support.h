@@ -109,7 +109,7 @@ struct ModelShape {
   int32_t x = RADIX_F32, weight = RADIX_F32, kv = RADIX_F32;
   bool fused = false, bias = false, norm = false, head_norms = false;
   uint32_t flags = 0, window = 0, weight_gap = 0;
-  uint32_t threads = 0;
+  uint32_t threads = 0, num_blocks = 64;
   uint32_t q_columns() const { return q_heads * dim; }
   uint32_t k_columns() const { return kv_heads * dim; }
   uint32_t v_columns() const { return kv_heads * dim_v; }
@@ -276,7 +276,7 @@ struct Step {
   struct Part {
     std::vector<int32_t> tables, lens, cu = {0}, positions;
     std::vector<int64_t> slots;
-    int64_t stride = 64;
+    int64_t stride = 0;
     radix_attn attn = sized<radix_attn>();
     radix_rope_append rope = sized<radix_rope_append>();
   };
@@ -291,7 +291,7 @@ struct Step {
 };
 
 inline radix_config model_config(const ModelShape& s, uint32_t ranks = 1) {
-  radix_config c = small_config(64, 4);
+  radix_config c = small_config(s.num_blocks, 4);
   c.num_layers = 1;
   c.kv_dtype = s.kv;
   c.num_kv_heads = s.kv_heads / ranks;
@@ -313,6 +313,7 @@ class LayerEngine {
   // Appends what the requests lack and describes the step. Jobs of decode lack one token.
   std::unique_ptr<Step> prepare(const std::vector<Job>& decode, const std::vector<Job>& prefill) {
     auto step = std::make_unique<Step>();
+    step->decode.stride = step->prefill.stride = model_.shape.num_blocks;
     std::vector<radix_token> rows;
     for (const Job& j : decode) add(j, &step->decode, &rows);
     for (const Job& j : prefill) add(j, &step->prefill, &rows);

@@ -271,6 +271,128 @@ TEST(Layer, StepsOfPlansGiveTheBitsOfTables) {
   EXPECT_TRUE(same_bits(tables->y, 0, step->y, 0, 7));
 }
 
+// A step of three that decode and two that prefill behind one long beginning, on twins of which
+// only the second has plans.
+struct SharedStep {
+  static constexpr int32_t kShared = 580;
+
+  SharedStep(const ModelShape& s, uint32_t plan_flags)
+      : twins(s),
+        of_decode(twins.b.ctx(), config(plan_flags, 3)),
+        of_prefill(twins.b.ctx(), config(plan_flags, 16)) {
+    const Tokens beginning = range(0, kShared);
+    const radix_req root = twins.begin(beginning);
+    twins.both({}, {{root, beginning}});
+    twins.a.ctx().commit(root);
+    twins.b.ctx().commit(root);
+    for (int32_t i = 0; i < 5; ++i) {
+      Tokens t = range(0, kShared);
+      for (int32_t j = 0; j < (i < 3 ? 2 : 7); ++j) t.push_back(10 * i + j);
+      const radix_req r = twins.begin(t);
+      EXPECT_EQ(twins.b.ctx().info(r).cached_tokens, uint64_t{kShared});
+      (i < 3 ? decode : prefill).push_back({r, t});
+    }
+    for (Job& job : decode) {
+      const Job first = {job.req, Tokens(job.tokens.begin(), job.tokens.end() - 1)};
+      twins.both({}, {first});
+    }
+  }
+  static radix_plan_config config(uint32_t flags, uint32_t rows) {
+    radix_plan_config c = plan_config(3, rows, flags);
+    c.max_context_len = kShared + 7;
+    return c;
+  }
+  // The second engine's step, by plans. Both parts share: the test is of nothing else.
+  std::unique_ptr<Step> prepare() {
+    std::unique_ptr<Step> step = twins.b.prepare(decode, prefill);
+    const std::vector<int32_t> q_lens = {7, 7};
+    EXPECT_OK(of_decode.update({decode[0].req, decode[1].req, decode[2].req}, nullptr));
+    EXPECT_OK(of_prefill.update({prefill[0].req, prefill[1].req}, &q_lens));
+    EXPECT_EQ(of_decode.info().num_shared, 1u);
+    EXPECT_EQ(of_prefill.info().num_shared, 1u);
+    parts[0] = of_decode.attn(), parts[1] = of_prefill.attn();
+    ropes[0] = of_decode.rope(), ropes[1] = of_prefill.rope();
+    for (radix_rope_append& r : ropes) r.rotary_dim = twins.mb.shape.rotary;
+    step->d.decode = &parts[0], step->d.decode_rope = &ropes[0];
+    step->d.prefill = &parts[1], step->d.prefill_rope = &ropes[1];
+    return step;
+  }
+
+  Twins twins;
+  Plan of_decode, of_prefill;
+  std::vector<Job> decode, prefill;
+  radix_attn parts[2];
+  radix_rope_append ropes[2];
+};
+
+ModelShape long_shape(uint32_t threads) {
+  ModelShape s = full_shape();
+  s.threads = threads;
+  s.num_blocks = 300;
+  return s;
+}
+
+TEST(Layer, PlansThatShareGiveTheSameNumbers) {
+  for (const uint32_t threads : {1u, 3u}) {
+    SharedStep shared(long_shape(threads), 0);
+    const std::unique_ptr<Step> step = shared.prepare();
+    shared.twins.b.give_workspace(step.get());
+    shared.twins.b.launch(step.get());
+    for (uint32_t i = 0; i < 3; ++i) {
+      const Tokens& t = shared.decode[i].tokens;
+      shared.twins.b.expect_rows(*step, i, t, t.size() - 1);
+    }
+    for (uint32_t i = 0; i < 2; ++i)
+      shared.twins.b.expect_rows(*step, 3 + 7 * i, shared.prefill[i].tokens, SharedStep::kShared);
+  }
+}
+
+TEST(Layer, BatchInvariantPlansThatShareGiveTheBitsOfTables) {
+  for (const uint32_t threads : {1u, 3u}) {
+    SharedStep shared(long_shape(threads), RADIX_PLAN_BATCH_INVARIANT);
+    const std::unique_ptr<Step> tables = shared.twins.a.prepare(shared.decode, shared.prefill);
+    tables->decode.attn.flags = tables->prefill.attn.flags = RADIX_ATTN_BATCH_INVARIANT;
+    shared.twins.a.give_workspace(tables.get());
+    shared.twins.a.launch(tables.get());
+    const std::unique_ptr<Step> step = shared.prepare();
+    shared.twins.b.give_workspace(step.get());
+    shared.twins.b.launch(step.get());
+    EXPECT_TRUE(same_bits(tables->y, 0, step->y, 0, 17));
+  }
+}
+
+// One size serves every step of the plans: it is that of their bounds.
+TEST(Layer, TheWorkspaceOfPlansIsThatOfTheirBounds) {
+  SharedStep shared(long_shape(2), 0);
+  const std::unique_ptr<Step> step = shared.prepare();
+  uint64_t whole = 0, without = 0;
+  ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &whole));
+  for (radix_attn& part : shared.parts) part.plan = nullptr;
+  ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &without));
+  EXPECT_LT(without, whole);
+  const Plan fresh(shared.twins.b.ctx(), SharedStep::config(0, 3)),
+      fresh_prefill(shared.twins.b.ctx(), SharedStep::config(0, 16));
+  uint64_t before = 0;
+  shared.parts[0].plan = fresh, shared.parts[1].plan = fresh_prefill;
+  ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &before));
+  EXPECT_EQ(before, whole) << "of plans without a step";
+  shared.parts[0].plan = shared.of_decode, shared.parts[1].plan = shared.of_prefill;
+  shared.twins.b.give_workspace(step.get());
+  step->d.workspace_size = without;
+  EXPECT_FAILS(RADIX_E_BUFFER, "workspace_size",
+               radix_layer_launch(shared.twins.b.ctx(), &step->d, nullptr));
+  const std::vector<int32_t> q_lens = {1};
+  ASSERT_OK(shared.of_prefill.update({shared.prefill[0].req}, &q_lens));
+  shared.parts[1] = shared.of_prefill.attn();
+  shared.ropes[1] = shared.of_prefill.rope();
+  shared.ropes[1].rotary_dim = shared.twins.mb.shape.rotary;
+  step->x.rows = step->y.rows = 4;
+  step->d.x = step->x.matrix(), step->d.y = step->y.matrix();
+  uint64_t less = 0;
+  ASSERT_OK(radix_layer_workspace(shared.twins.b.ctx(), &step->d, &less));
+  EXPECT_LE(less, whole);
+}
+
 TEST(Layer, PaddingOfAPlanTouchesNoOtherRow) {
   Twins t(full_shape());
   const Tokens p = range(0, 9);

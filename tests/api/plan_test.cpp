@@ -385,6 +385,44 @@ TEST(Plan, PrefillsMustBeThePlansToo) {
   EXPECT_FAILS(RADIX_E_STATE, "no prefill step", radix_prefill_launch(ctx, &a, nullptr));
 }
 
+// Whether a step has a list over what is shared depends on the step, what a launch may be does not.
+TEST(Plan, LaunchesHaveThePlansHeadsAndKv) {
+  for (const uint32_t flags : {0u, uint32_t{RADIX_PLAN_UNSHARED}, uint32_t{RADIX_PLAN_BOUNDS},
+                               uint32_t{RADIX_PLAN_BATCH_INVARIANT}}) {
+    Ctx ctx;
+    fill_kv(ctx);
+    const radix_req r = ctx.start(range(0, 5));
+    Plan plan(ctx, plan_config(1, 0, flags));
+    ASSERT_OK(plan.update({r}, nullptr));
+    std::vector<float> q(8 * 64), out(q.size()), k(16 * 4 * 4 * 64), v(k.size());
+    radix_attn a = plan.attn();
+    const auto launch = [&](int64_t heads, int64_t kv_heads, int64_t dim, int32_t dtype) {
+      a.q = tensor(q.data(), RADIX_F32, {1, heads, dim});
+      a.out = tensor(out.data(), RADIX_F32, {1, heads, dim});
+      a.k_cache = tensor(k.data(), dtype, {16, 4, kv_heads, dim});
+      a.v_cache = tensor(v.data(), dtype, {16, 4, kv_heads, dim});
+      return radix_paged_attention_launch(ctx, &a, nullptr);
+    };
+    EXPECT_OK(launch(4, 2, 32, RADIX_F32));
+    EXPECT_FAILS(RADIX_E_INVALID, "q.shape[1] is 8: d->plan is for 4 (cfg->num_q_heads)",
+                 launch(8, 2, 32, RADIX_F32));
+    EXPECT_FAILS(RADIX_E_INVALID,
+                 "number of heads of k_cache is 4: d->plan is for 2 (num_kv_heads)",
+                 launch(4, 4, 32, RADIX_F32));
+    EXPECT_FAILS(RADIX_E_INVALID, "head dim of k_cache is 64: d->plan is for 32 (head_dim)",
+                 launch(4, 2, 64, RADIX_F32));
+    EXPECT_FAILS(RADIX_E_INVALID, "k_cache.dtype is 3: d->plan is for 1 (kv_dtype)",
+                 launch(4, 2, 32, RADIX_BF16));
+    // Without its list the plan's arrays serve launches of any heads.
+    a.plan = nullptr;
+    std::vector<char> space(1 << 22);
+    a.workspace = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
+    a.workspace_size = space.size() - 64;
+    EXPECT_OK(launch(8, 2, 32, RADIX_F32));
+    EXPECT_OK(launch(4, 2, 32, RADIX_BF16));
+  }
+}
+
 TEST(Plan, BlocksOfAnotherSize) {
   Ctx ctx;  // blocks of 4
   std::vector<float> k(8 * 2 * 2 * 32), v(k.size());

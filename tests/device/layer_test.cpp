@@ -1,15 +1,18 @@
 // A whole attention layer through the public API on CUDA against the same call on the CPU: two
-// sequences that decode, two prompts of which one is behind cached tokens.
+// sequences that decode, two prompts of which one is behind cached tokens; or, with plans, all four
+// behind one long beginning.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "cuda/cublas_lt.h"
 #include "device_fixture.h"
 #include "numbers.h"
+#include "plan_support.h"
 
 namespace radixattn::test {
 namespace {
@@ -23,6 +26,8 @@ struct Options {
   uint32_t flags = 0;
   bool in_place = false;
   bool decode = true, prefill = true;
+  bool plans = false;
+  uint32_t plan_flags = 0;
 };
 
 struct Output {
@@ -35,9 +40,10 @@ class DeviceLayer : public Device {
  protected:
   static constexpr uint32_t kRows = 11, kDecode = 2;
   // Context lengths, new tokens included, of decode's sequences, then of prefill's.
-  const std::vector<int32_t> lens_ = {9, 6, 6, 10};
+  std::vector<int32_t> lens_ = {9, 6, 6, 10};
   const std::vector<int32_t> cu_ = {0, 6, 9};  // of prefill
-  const std::vector<int32_t> tables_ = {5, 3, 11, -1, 7, 2, -1, -1, 14, 0, -1, -1, 9, 12, 1, -1};
+  uint32_t num_blocks_ = 16, stride_ = 4, max_context_ = 12;
+  std::vector<int32_t> tables_ = {5, 3, 11, -1, 7, 2, -1, -1, 14, 0, -1, -1, 9, 12, 1, -1};
 
   void SetUp() override {
     Device::SetUp();
@@ -73,11 +79,11 @@ class DeviceLayer : public Device {
     radix_attn a = sized<radix_attn>();
     a.layer = kLayerIndex;
     a.num_seqs = num;
-    a.max_context_len = 12;
+    a.max_context_len = max_context_;
     a.max_query_len = prefill ? 6 : 1;
-    a.block_table_stride = 4;
-    a.block_tables = place(
-        std::vector<int32_t>(tables_.begin() + 4 * first, tables_.begin() + 4 * (first + num)));
+    a.block_table_stride = stride_;
+    a.block_tables = place(std::vector<int32_t>(tables_.begin() + stride_ * first,
+                                                tables_.begin() + stride_ * (first + num)));
     a.context_lens =
         place(std::vector<int32_t>(lens_.begin() + first, lens_.begin() + first + num));
     if (prefill) a.cu_q_lens = place(cu_);
@@ -91,7 +97,7 @@ class DeviceLayer : public Device {
       const auto seq = static_cast<size_t>(first + s);
       const int32_t q_len = prefill ? cu_[s + 1] - cu_[s] : 1;
       for (int32_t p = lens_[seq] - q_len; p < lens_[seq]; ++p) {
-        const auto block = tables_[4 * seq + static_cast<size_t>(p) / kBlock];
+        const auto block = tables_[stride_ * seq + static_cast<size_t>(p) / kBlock];
         slots.push_back(block * int64_t{kBlock} + p % kBlock);
         positions.push_back(p);
       }
@@ -103,6 +109,22 @@ class DeviceLayer : public Device {
     r.slots = place(slots);
     r.positions = place(positions);
     return r;
+  }
+
+  // Behind the first 600 tokens of one sequence, which have K/V already.
+  void put_behind_a_beginning() {
+    constexpr int32_t kShared = 150;  // blocks
+    const std::vector<int32_t> tables = tables_;
+    tables_.clear();
+    for (size_t s = 0; s < 4; ++s) {
+      for (int32_t b = 0; b < kShared; ++b) tables_.push_back(16 + (b * 7) % kShared);
+      tables_.insert(tables_.end(), tables.begin() + 4 * static_cast<int64_t>(s),
+                     tables.begin() + 4 * static_cast<int64_t>(s + 1));
+      lens_[s] += kShared * static_cast<int32_t>(kBlock);
+    }
+    num_blocks_ += kShared;
+    stride_ += kShared;
+    max_context_ += kShared * kBlock;
   }
 
   void fill_cache(radix_ctx* ctx) {
@@ -165,6 +187,30 @@ class DeviceLayer : public Device {
     if (o.decode) d.decode = &l->decode, d.decode_rope = &l->decode_rope;
     if (o.prefill) d.prefill = &l->prefill, d.prefill_rope = &l->prefill_rope;
   }
+  // A plan of sequences [first, first + num), which takes the place of their part's arrays.
+  std::unique_ptr<api_test::Plan> plan(radix_ctx* ctx, const Options& o, uint32_t first,
+                                       uint32_t num, bool prefill, void* stream, Launch* l) {
+    radix_plan_config c = api_test::plan_config(num, prefill ? kRows : 0, o.plan_flags);
+    c.max_context_len = max_context_;
+    auto made = std::make_unique<api_test::Plan>(ctx, c);
+    const std::vector<int32_t> q_lens = {cu_[1], cu_[2] - cu_[1]};
+    radix_plan_desc d = sized<radix_plan_desc>();
+    d.num_seqs = num;
+    d.q_lens = prefill ? q_lens.data() : nullptr;
+    d.block_tables = tables_.data() + first * stride_;
+    d.block_table_stride = stride_;
+    d.context_lens = lens_.data() + first;
+    EXPECT_OK(radix_plan_update(*made, &d, stream));
+    if (cuda_) {
+      EXPECT_EQ(made->info().num_shared, 1u);  // here the test is of it
+    }
+    radix_attn* attn = prefill ? &l->prefill : &l->decode;
+    *attn = made->attn();
+    attn->layer = kLayerIndex;
+    radix_rope_append* rope = prefill ? &l->prefill_rope : &l->decode_rope;
+    EXPECT_OK(radix_plan_rope(*made, rope));
+    return made;
+  }
   void give_workspace(radix_ctx* ctx, radix_layer* d) {
     ASSERT_OK(radix_layer_workspace(ctx, d, &d->workspace_size));
     const auto* memory = place(Bytes(d->workspace_size + 64, 0xff));
@@ -176,12 +222,18 @@ class DeviceLayer : public Device {
     cuda_ = cuda;
     radix_config c = cuda_config();
     if (!cuda) c.device = RADIX_DEV_CPU;
+    c.num_blocks = num_blocks_;
     Ctx ctx(c);
     fill_cache(ctx);
     Launch l;
     make(o, &l);
-    give_workspace(ctx, &l.d);
     void* stream = cuda ? device::make_stream() : nullptr;
+    std::unique_ptr<api_test::Plan> plans[2];
+    if (o.plans) {
+      plans[0] = plan(ctx, o, 0, kDecode, false, stream, &l);
+      plans[1] = plan(ctx, o, kDecode, 2, true, stream, &l);
+    }
+    give_workspace(ctx, &l.d);
     const auto launch = [&] { return radix_layer_launch(ctx, &l.d, stream); };
     ASSERT_OK(graph && cuda ? device::run_as_graph(stream, launch) : launch());
     if (cuda && device::kSimulated) {
@@ -292,6 +344,19 @@ TEST_F(DeviceLayer, InAGraph) {
   Options o;
   o.dtype = RADIX_BF16;
   check(o, true);
+}
+
+TEST_F(DeviceLayer, WithPlansThatShare) {
+  RADIX_NEEDS_CUBLAS_LT();
+  put_behind_a_beginning();
+  for (const uint32_t flags : {0u, uint32_t{RADIX_PLAN_BATCH_INVARIANT}}) {
+    Options o;
+    o.plans = true;
+    o.plan_flags = flags;
+    o.dtype = RADIX_F16;
+    check(o);
+    check(o, true);
+  }
 }
 
 // What a host does that brings its own products: here, none at all.

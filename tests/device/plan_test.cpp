@@ -65,6 +65,27 @@ TEST_F(DevicePlans, SendOnlyWhatChanged) {
   device::finish();
 }
 
+// A plan for prompts, too, has room for many rows, states and items, of which decode uses few.
+TEST_F(DevicePlans, BoundsSendNoRoomThatAStepDoesNotUse) {
+  radix_config c = cuda_config();
+  c.num_blocks = 600;
+  Ctx ctx(c);
+  const radix_req r = ctx.start(range(0, 2000));
+  Plan plan(ctx, plan_config(4, 8192, RADIX_PLAN_BOUNDS));
+  ASSERT_OK(plan.update({r}, nullptr));
+  const int64_t copies = device::counters.copies, bytes = device::counters.copied_bytes;
+  ASSERT_OK(plan.update({r}, nullptr));
+  EXPECT_GT(plan.info().num_items, 0u);
+  EXPECT_LT(plan.info().upload_bytes, 48u << 10) << "of rows alone there is room for 64 KiB";
+  if (device::kSimulated) {
+    EXPECT_EQ(static_cast<uint64_t>(device::counters.copied_bytes - bytes),
+              plan.info().upload_bytes);
+    EXPECT_LE(device::counters.copies - copies, 4);
+  }
+  device::finish();
+  api_test::expect_step(&ctx, plan, {r}, nullptr, 4, 8192, true, read_device);
+}
+
 #ifndef RADIX_REAL_DEVICE
 
 TEST_F(DevicePlans, StagingIsNotRefilledBeforeItsCopyIsDone) {

@@ -277,6 +277,7 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpy
     return static_cast<cudaError_t>(error);
   }
   ++counters.copies;
+  counters.copied_bytes += static_cast<int64_t>(bytes);
   counters.stream = stream;
   const bool to_host = kind == cudaMemcpyDeviceToHost;
   if (!radixattn::test::device::is_pinned(to_host ? dst : src, bytes)) ++counters.pageable_copies;

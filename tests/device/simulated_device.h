@@ -53,7 +53,8 @@ extern Settings settings;
 
 struct Counters {
   int64_t allocations = 0, frees = 0, launches = 0, copies = 0;
-  int64_t waits = 0;  // the host waited for the device
+  int64_t copied_bytes = 0;  // of one-dimensional copies
+  int64_t waits = 0;         // the host waited for the device
   int64_t pinned_allocations = 0, pinned_live = 0;
   int64_t events_live = 0;
   int64_t handles = 0, handles_live = 0;  // of cuBLASLt

@@ -123,9 +123,11 @@ class PlanLists : public testing::Test {
     }
     return reqs;
   }
-  radix_attn launch(const Plan& plan, uint32_t flags = 0, uint32_t heads = 4) {
+  radix_attn launch(const Plan& plan, uint32_t flags = 0, uint32_t heads = 4,
+                    bool with_list = true) {
     radix_attn a = plan.attn();
     a.flags |= flags;
+    if (!with_list) a.plan = nullptr;
     const int64_t rows = a.cu_q_lens != nullptr ? a.cu_q_lens[a.num_seqs] : int64_t{a.num_seqs};
     q_.assign(static_cast<size_t>(rows) * heads * 32, 0.f);
     out_ = q_;
@@ -238,12 +240,14 @@ TEST_F(PlanLists, BatchInvariantPlansAlwaysHaveOne) {
   }
 }
 
-TEST_F(PlanLists, LaunchesOfOtherShapesGoWithout) {
+// Those that name the plan are refused (tests/api/plan_test.cpp).
+TEST_F(PlanLists, LaunchesOfOtherHeadsTakeThePlansArraysWithoutItsList) {
   const std::vector<radix_req> reqs = family(6, 200);
   Plan plan(ctx_, plan_config(8));
   ASSERT_OK(plan.update(reqs, nullptr));
-  launch(plan, 0, 8);
+  const radix_attn a = launch(plan, 0, 8, false);
   EXPECT_EQ(backend_.given.num_q_heads, 8u);
+  EXPECT_EQ(backend_.given.context_lens, a.context_lens);
   EXPECT_EQ(backend_.given.radix.sizes, nullptr) << "its rows are those of four heads";
   launch(plan, 0, 4);
   EXPECT_NE(backend_.given.radix.sizes, nullptr);

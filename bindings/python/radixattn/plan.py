@@ -284,7 +284,9 @@ class Plan:
 
         q        [num_seqs, num_q_heads, head_dim]; with bounds max_seqs rows, those beyond the step
                  get the empty state
-        options  AttentionOptions but tables, max_context_len and workspace, which the plan has
+        options  AttentionOptions but tables, max_context_len and workspace, which the plan has;
+                 k_cache and v_cache are of the context's heads, head dims and dtype
+        Errors: InvalidArgumentError (not the plan's shape), StateError (no decode step).
         """
         return self._launch(q, options).run(lib.radix_paged_attention_launch)
 

@@ -108,6 +108,10 @@ uint64_t prefill_workspace_bytes(const AttentionParams& p, uint32_t workers);
 // The same of a launch with a list of at most max_states states.
 uint64_t radix_workspace_bytes(const AttentionParams& p, uint32_t max_states, uint32_t workers);
 uint64_t invariant_decode_workspace_bytes(const AttentionParams& p, uint32_t workers);
+// Stacked rows of a prefill launch's items, and KV heads that a worker takes at a time of a list's
+// item of at most kPrefillMultiRows rows.
+uint32_t prefill_item_rows(const AttentionParams& p, uint32_t workers);
+uint32_t radix_few_heads(const AttentionParams& p, uint32_t num_items, uint32_t workers);
 RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers);
 
 }  // namespace radixattn

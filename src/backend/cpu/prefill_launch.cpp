@@ -49,12 +49,6 @@ uint64_t count_items(const AttentionParams& p, uint32_t item_rows) {
   return items;
 }
 
-// A row's result does not depend on the rows beside it, so the workers may have a say.
-uint32_t choose_item_rows(const AttentionParams& p, uint32_t workers) {
-  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
-  return count_items(p, kPrefillRows) < wanted ? kPrefillFewRows : kPrefillRows;
-}
-
 // What the tasks of one launch share; each draws items until none are left.
 struct Run {
   const CpuKernels* kernels;
@@ -101,6 +95,12 @@ void RADIX_CALL run_items(void* arg, uint32_t worker) {
 
 }  // namespace
 
+// A row's result does not depend on the rows beside it, so the workers may have a say.
+uint32_t prefill_item_rows(const AttentionParams& p, uint32_t workers) {
+  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
+  return count_items(p, kPrefillRows) < wanted ? kPrefillFewRows : kPrefillRows;
+}
+
 uint64_t prefill_workspace_bytes(const AttentionParams& p, uint32_t workers) {
   return lay_out(p, workers == 0 ? 1 : workers, nullptr).bytes;
 }
@@ -109,7 +109,7 @@ radix_status cpu_prefill(const CpuKernels& kernels, const AttentionParams& p, Ex
   if (const radix_status st = check_attention(p); st != RADIX_OK) return st;
   const uint32_t workers = executor.workers() == 0 ? 1 : executor.workers();
   const Layout layout = lay_out(p, workers, p.workspace);
-  const uint32_t item_rows = choose_item_rows(p, workers);
+  const uint32_t item_rows = prefill_item_rows(p, workers);
   uint64_t items = count_items(p, item_rows);
   if (items == 0) return RADIX_OK;
   if (p.workspace_bytes < layout.bytes) {

@@ -25,6 +25,7 @@ constexpr uint64_t kMaxStateBytes = 64ull << 20;
 // As in decode_launch.cpp: items of few rows are cut by heads until each worker has a few.
 constexpr uint32_t kItemsPerWorker = 2;
 constexpr uint32_t kMinRunBytes = 512;
+constexpr uint32_t kPrefillItems = 16;  // the same in prefill, which has more to balance
 // Batch-invariant decode is cut until sequences, KV heads and cuts make this many items a worker.
 constexpr uint32_t kInvariantItems = 8;
 
@@ -203,26 +204,12 @@ void RADIX_CALL run_merges(void* arg, uint32_t) {
   }
 }
 
-// KV heads of an item that waits for memory: all of them, unless there are too few items.
-uint32_t choose_few_heads(const AttentionParams& p, const RadixList& list, uint32_t workers) {
-  const uint64_t items = static_cast<uint64_t>(list.sizes->num_items);
-  const uint64_t wanted = workers == 1 ? 1 : uint64_t{workers} * kItemsPerWorker;
-  const uint32_t element = p.k.dtype == RADIX_F32 ? 4 : 2;
-  constexpr uint32_t kMost = prefill_item_heads(1);
-  uint32_t heads = p.num_kv_heads;
-  const auto too_few = [&] {
-    return items * (p.num_kv_heads / heads) < wanted &&
-           uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes;
-  };
-  while (heads % 2 == 0 && (heads > kMost || too_few())) heads /= 2;
-  return heads > kMost ? 1 : heads;
-}
-
 void run_list(const CpuKernels& kernels, const AttentionParams& p, const RadixList& list,
               const Layout& layout, Executor& executor) {
   const uint32_t workers = worker_count(executor);
-  Run run = {&kernels, &p, &list, &layout, choose_few_heads(p, list, workers), 0, 0, 0, 0};
-  run.num_units = static_cast<uint32_t>(list.sizes->num_items) * p.num_kv_heads;
+  const auto num_items = static_cast<uint32_t>(list.sizes->num_items);
+  Run run = {&kernels, &p, &list, &layout, radix_few_heads(p, num_items, workers), 0, 0, 0, 0};
+  run.num_units = num_items * p.num_kv_heads;
   if (run.num_units != 0)
     executor.parallel_for(workers < run.num_units ? workers : run.num_units, run_items, &run);
   if (!list.has_merges) return;
@@ -333,6 +320,24 @@ void add_sequence(const AttentionParams& p, const InvariantCut& cut, uint32_t se
 
 }  // namespace
 
+// KV heads of an item that waits for memory: all of them, unless there are too few items. Decode
+// stops where a token's run of numbers would be short; prefill without a list takes one head at a
+// time, and so does this when workers would have nothing to do.
+uint32_t radix_few_heads(const AttentionParams& p, uint32_t num_items, uint32_t workers) {
+  const bool prefill = p.cu_q_lens != nullptr;
+  const uint64_t wanted =
+      workers == 1 ? 1 : uint64_t{workers} * (prefill ? kPrefillItems : kItemsPerWorker);
+  const uint32_t element = p.k.dtype == RADIX_F32 ? 4 : 2;
+  constexpr uint32_t kMost = prefill_item_heads(1);
+  uint32_t heads = p.num_kv_heads;
+  const auto too_few = [&] {
+    return uint64_t{num_items} * (p.num_kv_heads / heads) < wanted &&
+           (prefill || uint64_t{heads / 2} * p.head_dim * element >= kMinRunBytes);
+  };
+  while (heads % 2 == 0 && (heads > kMost || too_few())) heads /= 2;
+  return heads > kMost ? 1 : heads;
+}
+
 uint64_t radix_workspace_bytes(const AttentionParams& p, uint32_t max_states, uint32_t workers) {
   Carver carver(nullptr);
   lay_out(p, workers == 0 ? 1 : workers, &carver);
@@ -385,6 +390,8 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   RadixLimits l;
   l.workers = workers == 0 ? 1 : workers;
   l.wide_rows = kPrefillRows;
+  l.few_rows = kPrefillFewRows;
+  l.draws = bounds.num_kv_heads;
   l.panel_rows = kPanelRows;
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.

@@ -72,6 +72,9 @@ class Engine:
     max_batch_tokens  tokens of one forward pass: longer prompts are computed in chunks
     max_num_seqs      requests that run at once
     prefix_caching    False: every prompt is computed whole
+    batch_invariant   True: attention gives a token the same bits in every batch, cached, chunked,
+                      shared or not. Logits have the same bits, too, when the model's own products
+                      and norms do: torch's on their own do not promise it
     any_family        see models.geometry
     context_options   of its own context, as Context's: num_blocks, memory_budget, block_size, ...
     Errors: UnsupportedModelError, ValueError, and those of Context.
@@ -86,6 +89,7 @@ class Engine:
         max_batch_tokens: int = 2048,
         max_num_seqs: int = 64,
         prefix_caching: bool = True,
+        batch_invariant: bool = False,
         any_family: bool = False,
         **context_options: Any,
     ) -> None:
@@ -115,7 +119,7 @@ class Engine:
         )
         self._plan = self.ctx.plan(
             max_num_seqs, num_q_heads=shape.num_q_heads, max_query_tokens=max_batch_tokens,
-            max_context_len=pool,
+            max_context_len=pool, batch_invariant=batch_invariant,
         )  # fmt: skip
         self._cache = StepCache(model, shape.num_layers)
         self._live: dict[int, _Live] = {}
