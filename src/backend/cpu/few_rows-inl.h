@@ -21,7 +21,8 @@ namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
 
 // Rows of an item that goes this way: at most so many. More fill their panels well enough. On one
-// Zen 5 core 1 to 8 rows take less than half of a panel's time with AVX-512, 1 to 4 with AVX2.
+// Zen 5 core batch-invariant decode, head dim 128, of 1 to 8 rows a KV head takes 0.39 to 0.6 of
+// what it takes in panels with AVX-512, of 4 rows 0.37 to 0.51 with AVX2.
 constexpr uint32_t kFewRows = kLanes / 2;
 
 // Lanes of a panel that a KV head of so many rows takes: a divisor of kLanes.
