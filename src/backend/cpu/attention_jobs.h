@@ -12,7 +12,7 @@
 namespace radixattn {
 
 constexpr uint32_t kRowPad = 16;      // floats: the widest vector
-constexpr uint32_t kTileTokens = 32;  // decode: tokens whose scores stand before one softmax update
+constexpr uint32_t kTileTokens = 16;  // decode: tokens whose scores stand before one softmax update
 constexpr uint32_t kQuadHeads = 4;    // decode: query heads whose softmax is computed side by side
 constexpr uint32_t kPrefillTile = 64;  // prefill: tokens of K and V unpacked at a time
 // Query rows of an item, multiples of every panel width in use: what is unpacked for 480 rows costs

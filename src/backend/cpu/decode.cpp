@@ -44,7 +44,7 @@ struct Tile {
 
 constexpr uint32_t kTileSteps = kTileTokens / kTokens;
 // The order in which a tile's steps are taken: no constant stride, see above.
-constexpr uint8_t kStepOrder[kTileSteps] = {0, 3, 1, 6, 2, 7, 5, 4};
+constexpr uint8_t kStepOrder[kTileSteps] = {0, 2, 3, 1};
 
 RADIX_INLINE uint32_t group_of(const AttentionParams& p) { return p.num_q_heads / p.num_kv_heads; }
 RADIX_INLINE uint32_t quads_of(uint32_t group) { return div_up(group, kQuadHeads); }

@@ -6,7 +6,7 @@
 //     addresses and both side by side, 4 lines by 4: longer turns lose a third.
 //   - A core has some forty line buffers; a prefetch that finds none is dropped. So prefetches
 //     keep the pace of the kernel, and the first tile, which is in a hurry, comes by loads.
-//   - One line of each page goes ahead of its stream, so that page walks do not stop it.
+//   - What is prefetched long before its use leaves the first cache again: tiles are short.
 #pragma once
 
 #include "backend/cpu/attention_jobs.h"
@@ -16,7 +16,6 @@ namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
 
 constexpr uint32_t kCacheLine = 64;
-constexpr uint32_t kPage = 4096;
 constexpr uint32_t kBurst = 4;      // lines of K, and of V, that are prefetched together
 constexpr uint32_t kLoadAhead = 8;  // bursts
 constexpr uint32_t kDue = 256;      // a burst
@@ -96,22 +95,9 @@ struct Prefetcher {
   uint32_t score_due = 0, value_due = 0;  // what a step of scores, of values adds
 };
 
-// One line of each page of a tile: the page walks are over when the stream gets there.
-RADIX_INLINE void prefetch_pages(const Stream& s) {
-  uintptr_t page = 0;
-  for (uint32_t t = 0; t < s.num_tokens && s.by_token; ++t) {
-    const char* row = s.base + s.offsets[t] * s.element;
-    if (reinterpret_cast<uintptr_t>(row) / kPage == page) continue;
-    page = reinterpret_cast<uintptr_t>(row) / kPage;
-    __builtin_prefetch(row, 0, 3);
-  }
-}
-
 RADIX_INLINE void begin_prefetch(const AttentionParams& p, const StreamRows& rows, Prefetcher& f) {
   f.k = stream_of(p.k, p.head_dim, rows.k, rows);
   f.v = stream_of(p.v, p.head_dim_v, rows.v, rows);
-  prefetch_pages(f.k);
-  prefetch_pages(f.v);
 }
 
 RADIX_INLINE void prefetch_lines(Stream& s) {
