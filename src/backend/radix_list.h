@@ -84,14 +84,15 @@ struct RadixLimits {
   uint32_t max_items = 0;   // 0: the backend takes no list
   uint32_t max_states = 0;  // rows of partial states, all query heads each
   uint32_t max_terms = 0;
-  uint32_t wide_rows = 0;   // stacked rows of an item at most
-  uint32_t few_rows = 0;    // the same in a prefill that is done sooner so; 0: wide_rows always
-  uint32_t panel_rows = 0;  // of a panel of rows
-  uint32_t workers = 1;     // that take items, or parts of them, at the same time
-  uint32_t parts = 1;       // of an item that different workers take: its KV heads, or 1
-  uint32_t draws = 1;       // units of a prefill item's part, of which each is for any worker
-  bool has_narrow = false;  // narrow items are taken
-  bool strided = false;     // worker w of n takes items w, w + n, ..., not the next one when free
+  uint32_t wide_rows = 0;    // stacked rows of an item at most
+  uint32_t few_rows = 0;     // the same in a prefill that is done sooner so; 0: wide_rows always
+  uint32_t panel_rows = 0;   // of a panel of rows
+  uint32_t workers = 1;      // that take items, or parts of them, at the same time
+  uint32_t parts = 1;        // of an item that different workers take: its KV heads, or 1
+  uint32_t draws = 1;        // units of a prefill item's part, of which each is for any worker
+  uint32_t few_drawn = ~0u;  // decode's items have as many units if they have more stacked rows
+  bool has_narrow = false;   // narrow items are taken
+  bool strided = false;      // worker w of n takes items w, w + n, ..., not the next one when free
   RadixCosts costs = {};
   uint64_t workspace_bytes = 0;
 };

@@ -96,8 +96,8 @@ struct RadixScheduler::Run {
 
 struct RadixScheduler::Cut {
   double longest_item = 1e30;  // that was asked for
-  uint64_t items = 0, states = 0, terms = 0;
-  double total = 0, longest = 0;
+  uint64_t items = 0, units = 0, states = 0, terms = 0;
+  double total = 0, longest = 0;  // the latter: of a unit
 };
 
 namespace {
@@ -370,7 +370,13 @@ uint32_t RadixScheduler::spare_states(const Run& run, uint32_t begin, uint32_t e
   return states_of(in_, begin, end + kListGrowth - 1) - states_of(in_, begin, end);
 }
 
-// Pieces whose items cost `longest` at most, as far as that is possible.
+// Units of a run's items that workers take one by one, in decode (prefill: choose_cuts).
+uint32_t RadixScheduler::units_of(const Run& run) const {
+  const uint64_t stacked = uint64_t{run.num_rows()} * in_.group;
+  return in_.cu_q_lens == nullptr && stacked > in_.limits.few_drawn ? in_.limits.draws : 1;
+}
+
+// Pieces whose units cost `longest` at most, as far as that is possible.
 RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
   const RadixCosts& costs = in_.limits.costs;
   const uint32_t grain = grain_of(in_), shortest = std::max(grain, kShortest);
@@ -378,7 +384,8 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
   cut.longest_item = longest;
   for (uint32_t i = 0; i < num_runs_; ++i) {
     Run& r = runs_[i];
-    const double most = (longest - costs.item) / std::max(r.rows.tile_key, 1e-6f);
+    const uint32_t units = units_of(r);
+    const double most = (longest * units - costs.item) / std::max(r.rows.tile_key, 1e-6f);
     const uint32_t base = r.begin / grain * grain, length = r.end - base;
     uint32_t piece = 1u << 31;
     if (most < r.keys) {
@@ -399,9 +406,10 @@ RadixScheduler::Cut RadixScheduler::cut_at(double longest, bool apply) {
     const double keys = pieces == 1 ? r.last_keys : std::min<double>(r.last_keys, piece);
     const uint64_t items = uint64_t{pieces} * r.rows.tiles, rows = r.num_rows();
     cut.items += items;
+    cut.units += items * units;
     cut.states += rows * states;
     cut.terms += uint64_t{r.num_seqs} * states;
-    cut.longest = std::max(cut.longest, costs.item + r.unseen + keys * r.rows.tile_key);
+    cut.longest = std::max(cut.longest, (costs.item + r.unseen + keys * r.rows.tile_key) / units);
     cut.total += static_cast<double>(items) * costs.item +
                  static_cast<float>(r.rows.tiles) * r.unseen + r.keys * r.rows.per_key +
                  static_cast<double>(rows * states) * costs.state;
@@ -459,7 +467,7 @@ bool RadixScheduler::choose_cuts() {
   };
   const auto estimate = [pool, workers](const Cut& c) {
     const double even = c.total / workers;
-    if (static_cast<double>(c.items) <= workers) return std::max(c.longest, even);
+    if (static_cast<double>(c.units) <= workers) return std::max(c.longest, even);
     return std::max(c.longest, even + (1 - 1 / pool) * c.longest / 2);
   };
   constexpr double kUncut = 1e30;

@@ -109,6 +109,7 @@ class RadixScheduler {
   void add_own_run(uint32_t slot);
   bool add_run(Run* run, uint32_t begin, uint32_t visible);
   uint32_t spare_states(const Run& run, uint32_t begin, uint32_t end) const;
+  uint32_t units_of(const Run& run) const;
   Cut cut_at(double longest, bool apply);
   float tile_cost(const Run& run, uint32_t t, uint32_t begin, uint32_t end, uint32_t states) const;
   double drawn_time(const Cut& cut, double estimate);

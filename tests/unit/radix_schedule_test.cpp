@@ -253,6 +253,25 @@ TEST(RadixSchedule, OneLongSequenceIsCutForAllWorkers) {
   EXPECT_LE(q.list.sizes.num_items, 4);
 }
 
+// Pieces leave states, so an item whose units occupy all workers is better left whole.
+TEST(RadixSchedule, ItemsOfManyUnitsAreCutForFewerWorkers) {
+  const CheckedStep step = prefix_step(16384, std::vector<int32_t>(16, 64));
+  const auto pieces = [&step](uint32_t few_drawn) {
+    RadixLimits limits = limits_of(2);
+    limits.draws = 8;
+    limits.few_drawn = few_drawn;
+    Planned p(shape_of(step, limits));
+    p.plan(step);
+    EXPECT_EQ(p.check(step), "");
+    const auto end = p.list.items.begin() + p.list.sizes.num_items;
+    return std::count_if(p.list.items.begin(), end,
+                         [](const RadixItem& i) { return i.row_end - i.row_begin == 64; });
+  };
+  EXPECT_GE(pieces(~0u), 2) << "each item is for one worker";
+  EXPECT_GE(pieces(64), 2) << "the same: it has no more rows than that";
+  EXPECT_EQ(pieces(63), 1);
+}
+
 TEST(RadixSchedule, WithoutRoomNothingIsSharedOrCut) {
   for (const char* what : {"items", "states", "terms"}) {
     const CheckedStep step = prefix_step(4096, std::vector<int32_t>(20, 3000));

@@ -30,12 +30,14 @@ constexpr uint32_t kPrefillItems = 16;  // the same in prefill, which has more t
 constexpr uint32_t kInvariantItems = 8;
 
 // Rows of kLanes on AVX-512; measured there with bf16 K/V, f32 queries and head dim 128 by
-// bench/radix_costs.cpp (Zen 5, 31 ns a token, 4 query heads a KV head): 4 to 480 stacked rows come
-// out within 15% of wide_token + panels * panel_token. An item's start and end cost little by
-// themselves but about 4 for each of its stacked rows, which is in `state`, for a query token of 4
-// heads.
+// bench/radix_costs.cpp (Zen 5, 25 ns a token, 4 query heads a KV head): 16 to 480 stacked rows
+// come out within 7% of wide_token + panels * panel_token; 4, which do not fill a panel, cost 1.5
+// instead of 3.5. An item's start and end cost little by themselves but about 3 for each of its
+// stacked rows, which is in `state`, for a query token of 4 heads. A token of a narrow item counts
+// less than the unit: what sequences share is in the third-level cache when the second of them
+// reads it.
 constexpr uint32_t kPanelRows = 16;
-constexpr RadixCosts kCosts = {10.f, 1.f, 1.5f, 1.25f, 20.f};
+constexpr RadixCosts kCosts = {10.f, 0.85f, 2.2f, 1.3f, 16.f};
 // Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
 // and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms.
 constexpr float kNarrowTokenOfAHead = 0.2f;
@@ -392,6 +394,7 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.wide_rows = kPrefillRows;
   l.few_rows = kPrefillFewRows;
   l.draws = bounds.num_kv_heads;
+  l.few_drawn = kPrefillMultiRows;
   l.panel_rows = kPanelRows;
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.
@@ -409,7 +412,8 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   const uint32_t group_heads = bounds.num_q_heads / bounds.num_kv_heads;
   const auto group = static_cast<float>(group_heads);
   l.costs.state = kCosts.state / 4 * group;
-  if (kNarrowTokenOfAHead * group > 1.f) l.costs.narrow_token = kNarrowTokenOfAHead * group;
+  if (kNarrowTokenOfAHead * group > kCosts.narrow_token)
+    l.costs.narrow_token = kNarrowTokenOfAHead * group;
   if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
     l.costs.item *= 0.5f;
     l.costs.wide_token *= 0.5f;
