@@ -1,31 +1,16 @@
 // Short calls of the cache's C API for benchmarks: contexts without K/V memory, prompts of
-// arbitrary tokens, and calls that end the program when they fail.
+// arbitrary tokens.
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
+#include "context.h"
 #include "radixattn.h"
 
 namespace bench {
 
 constexpr uint32_t kBlock = 16;
-
-inline void check(radix_status st, const char* what) {
-  if (st == RADIX_OK) return;
-  char message[512];
-  radix_last_error(message, sizeof message);
-  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
-  std::exit(1);
-}
-
-struct Destroy {
-  void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
-};
-using Context = std::unique_ptr<radix_ctx, Destroy>;
 
 inline Context create(uint32_t num_blocks, uint32_t max_namespaces = 0) {
   radix_config config = {};

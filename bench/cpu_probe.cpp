@@ -69,6 +69,16 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const char* p, size_t bytes) 
   return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
+__attribute__((target("avx512f"), always_inline)) inline float sum_chains(const __m512* acc) {
+  __m512 sum = acc[0];
+  for (int c = 1; c < kChains; ++c) sum = _mm512_add_ps(sum, acc[c]);
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, sum);
+  float all = 0;
+  for (const float lane : lanes) all += lane;
+  return all;
+}
+
 __attribute__((target("avx512f"))) float fma_avx512(uint64_t rounds, double* flops) {
   __m512 acc[kChains];
   for (int c = 0; c < kChains; ++c) acc[c] = _mm512_set1_ps(static_cast<float>(c));
@@ -77,13 +87,8 @@ __attribute__((target("avx512f"))) float fma_avx512(uint64_t rounds, double* flo
 #pragma GCC unroll 24
     for (int c = 0; c < kChains; ++c) acc[c] = _mm512_fmadd_ps(acc[c], a, a);
   }
-  for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
   *flops = static_cast<double>(rounds) * kChains * 16 * 2;
-  alignas(64) float lanes[16];
-  _mm512_store_ps(lanes, acc[0]);
-  float all = 0;
-  for (const float lane : lanes) all += lane;
-  return all;
+  return sum_chains(acc);
 }
 
 __attribute__((target("avx512f,avx512bf16"))) float bf16_dot_avx512(uint64_t rounds,
@@ -95,13 +100,8 @@ __attribute__((target("avx512f,avx512bf16"))) float bf16_dot_avx512(uint64_t rou
 #pragma GCC unroll 24
     for (int c = 0; c < kChains; ++c) acc[c] = _mm512_dpbf16_ps(acc[c], a, a);
   }
-  for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
   *flops = static_cast<double>(rounds) * kChains * 16 * 4;
-  alignas(64) float lanes[16];
-  _mm512_store_ps(lanes, acc[0]);
-  float all = 0;
-  for (const float lane : lanes) all += lane;
-  return all;
+  return sum_chains(acc);
 }
 
 __attribute__((target("avx2,fma"))) float fma_avx2(uint64_t rounds, double* flops) {

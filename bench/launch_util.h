@@ -18,18 +18,11 @@
 #include <vector>
 
 #include "bench_util.h"
+#include "context.h"
 #include "cpu_probe.h"
 #include "radixattn.h"
 
 namespace bench {
-
-inline void check(radix_status st, const char* what) {
-  if (st == RADIX_OK) return;
-  char message[512];
-  radix_last_error(message, sizeof message);
-  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
-  std::exit(1);
-}
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }

@@ -10,28 +10,18 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "bench_util.h"
+#include "context.h"
 #include "radixattn.h"
 
 namespace {
 
-void check(radix_status st, const char* what) {
-  if (st == RADIX_OK) return;
-  char message[512];
-  radix_last_error(message, sizeof message);
-  std::fprintf(stderr, "%s: %s: %s\n", what, radix_status_name(st), message);
-  std::exit(1);
-}
-
-struct Destroy {
-  void operator()(radix_ctx* ctx) const { radix_ctx_destroy(&ctx); }
-};
-using Context = std::unique_ptr<radix_ctx, Destroy>;
+using bench::check;
+using bench::Context;
 
 Context create() {
   radix_config config = {};
