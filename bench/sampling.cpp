@@ -8,8 +8,6 @@
 // also flat: a bell with standard deviation 1, where many tokens matter.
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <numeric>
 #include <string>
 #include <vector>
