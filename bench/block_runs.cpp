@@ -7,9 +7,8 @@
 //   metadata.run.W       mean blocks of a contiguous run, against the mean blocks of a request
 //
 // Workloads W, block size 16:
-//   decode_64    64 requests with prompts of 20 to 83 tokens decode in turn to 1,024 tokens; the
-//   pool
-//                has twice the blocks that they need in the end. All rows at the end
+//   decode_64    64 requests with prompts of 20 to 83 tokens decode in turn to 1,024 tokens. The
+//                pool has twice the blocks that they need in the end. All rows at the end
 //   mix_70       continuous batching: up to 64 requests in 8,192 blocks, prompts of 10 to 4,000
 //                tokens (each third one continues a conversation that has ended) in chunks of 512,
 //                50 to 1,000 tokens decoded; what has ended stays cached, and before each step

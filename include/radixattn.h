@@ -813,12 +813,12 @@ RADIX_API(radix_status) radix_check(radix_ctx *ctx) RADIX_NOEXCEPT;
  * A plan turns a step's requests into block tables, lengths, slots, positions and work lists, on the context's
  * device. Lists follow the tree of what the step's sequences share, where reading that once for all of them pays
  * (docs/radix_attention.md), but on CUDA not with f32 K/V; a step without such a list is launched as one without sharing.
- * Only what changed since the step before is sent: a copy from pinned memory (with BOUNDS up to four) and one small kernel, on
- * the stream given, which must be the launches' own or be ordered before them and behind those of the step before. Two
- * staging buffers take turns, so an update waits only when the device is two uploads behind. Updates of a plan do not run
- * at the same time as each other, nor as a call that reads the plan; plans of one context are independent. Table entries
- * behind a sequence's blocks are of no meaning (not -1 as in radix_get_block_tables). What plans take is in no figure of
- * radix_stats. */
+ * Only what changed since the step before is sent: one or two copies from pinned memory (with BOUNDS up to four) and
+ * one small kernel, on the stream given, which must be the launches' own or be ordered before them and behind those of
+ * the step before. Two staging buffers take turns, so an update waits only when the device is two uploads behind.
+ * Updates of a plan do not run at the same time as each other, nor as a call that reads the plan; plans of one context
+ * are independent. Table entries behind a sequence's blocks are of no meaning (not -1 as in radix_get_block_tables).
+ * What plans take is in no figure of radix_stats. */
 
 /* [F] Bytes of device memory that a plan needs (for memory). Errors as radix_plan_create. */
 RADIX_API(radix_status) radix_plan_bytes(const radix_ctx *ctx, const radix_plan_config *cfg, uint64_t *out) RADIX_NOEXCEPT;

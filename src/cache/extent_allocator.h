@@ -49,7 +49,9 @@ class ExtentAllocator {
   // claimed. `spare`: units that stay free when everybody known to wait has taken, this taker too;
   // without any the best fit is all that counts.
   uint32_t take_to_grow(uint32_t want, uint32_t hint, uint32_t spare, uint32_t* first);
-  void end_growth(uint32_t hint);  // nobody will come back with this hint: the claim goes
+  // Nobody will come back with this hint: the claim goes. One behind units that are given later (a
+  // deferred tail) stays until they are taken: others leave a little more room than they must.
+  void end_growth(uint32_t hint);
 
   void give(uint32_t first, uint32_t count);
 

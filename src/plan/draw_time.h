@@ -10,7 +10,7 @@ namespace radixattn {
 
 class DrawTime {
  public:
-  static constexpr uint32_t kRoom = 512, kMostWorkers = 256;
+  static constexpr uint32_t kRoom = 512, kMostWorkers = 64;
 
   void add(float cost) {
     if (num_ < kRoom) costs_[num_] = cost;

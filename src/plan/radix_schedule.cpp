@@ -508,6 +508,7 @@ void RadixScheduler::choose(const RadixScheduleInput& in) {
   for (const uint32_t rows : {l.wide_rows, l.few_rows}) {
     other.limits.wide_rows = rows;
     for (const bool other_shares : {true, false}) {
+      if (rows == l.wide_rows && other_shares) continue;  // what there is
       const double least = other_shares ? time : time * kWorthwhile;
       if (!choose_within(other, other_shares) || sizes_.cost >= least) continue;
       best = other;

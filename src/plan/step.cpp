@@ -1,5 +1,6 @@
 #include "plan/step.h"
 
+#include <cassert>
 #include <cstring>
 
 #include "plan/decode_schedule.h"
@@ -199,6 +200,7 @@ CopyRanges StepWriter::used_ranges(uint64_t end) const {
     if (last != nullptr && begin <= last->end + kSmallGap) {
       last->end = range_end;
     } else {
+      assert(copies.num < CopyRanges::kMost);
       copies.ranges[copies.num++] = {begin, range_end};
     }
   };

@@ -114,7 +114,7 @@ struct PrefillItem {
 };
 
 // KV heads that an item of so few rows may have: reading token after token, all heads of each, is
-// what memory likes best (decode.cpp has figures), and few rows do not keep a processor busy.
+// what memory likes best (docs/kernels.md has figures), and few rows do not keep a processor busy.
 constexpr uint32_t kPrefillMultiRows = 48;
 RADIX_JOB_INLINE constexpr uint32_t prefill_item_heads(uint32_t rows) {
   return rows > kPrefillMultiRows ? 1 : kPrefillRows / kPrefillMaxPanel;

@@ -529,8 +529,21 @@ RADIX_INLINE uint64_t lane_of(const AttentionParams& p, uint32_t head) {
          in_group % kQuadHeads * kTokens;
 }
 
+// The softmax has whole quads: what stands for heads that a group's last quad lacks.
+void clear_last_quads(const AttentionParams& p, const DecodeItem& item, const State& s) {
+  const uint32_t quads = quads_of(group_of(p));
+  if (group_of(p) % kQuadHeads == 0) return;
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+    const uint64_t quad = uint64_t{h} * quads + quads - 1;
+    for (uint32_t i = 0; i < kStep; ++i) s.m[quad * kStep + i] = s.l[quad * kStep + i] = 0.f;
+    float* scores = s.s + quad * kTileTokens * kQuadHeads;
+    for (uint32_t i = 0; i < kTileTokens * kQuadHeads; ++i) scores[i] = 0.f;
+  }
+}
+
 void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin,
                  uint32_t head_end, const State& s) {
+  clear_last_quads(p, item, s);
   const uint32_t o_stride = padded(p.head_dim_v);
   for (uint32_t h = head_begin; h < head_end; ++h) {
     float* q = s.q + uint64_t{h} * padded(p.head_dim);

@@ -468,8 +468,9 @@ struct FewValues {
   uint32_t stride;
 };
 
-// NV vectors of every row's O from element `at` on.
-template <uint32_t R, uint32_t NV, bool kHalf, class T, bool kPairs>
+// NV vectors of every row's O from element `at` on. T: what values are, uint32_t for pairs of bf16
+// weights and values.
+template <uint32_t R, uint32_t NV, bool kHalf, class T>
 RADIX_INLINE void value_pass(const FewTile& f, const FewVectors& values, uint32_t at,
                              const FewValues& head) {
   const DF d;
@@ -485,7 +486,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors& values, uint32_
   for (uint32_t t = 0; t < f.n; t += kFewStep) {
     few_prefetch(f.next, f.next.value_due);
     const uint32_t end = f.n - t < kFewStep ? f.n : t + kFewStep;
-    if constexpr (kPairs) {
+    if constexpr (kIsPairs<T>) {
       add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);
     } else {
       add_values<R, NV, kHalf, T>(values.row, at, t, end, head.weights, acc);
@@ -498,7 +499,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors& values, uint32_
   }
 }
 
-template <uint32_t R, class T, bool kPairs>
+template <uint32_t R, class T>
 static void few_values_as(const FewTile& f, uint32_t head, const FewValues& to) {
   constexpr uint32_t kMost = kFewSums / R < 8 ? kFewSums / R : 8;
   FewVectors values;
@@ -506,21 +507,20 @@ static void few_values_as(const FewTile& f, uint32_t head, const FewValues& to) 
   const uint32_t dim = f.p.head_dim_v;
   uint32_t i = 0;
   for (; i + kMost * kLanes <= dim; i += kMost * kLanes)
-    value_pass<R, kMost, false, T, kPairs>(f, values, i, to);
-  for (; i + 2 * kLanes <= dim; i += 2 * kLanes)
-    value_pass<R, 2, false, T, kPairs>(f, values, i, to);
-  for (; i + kLanes <= dim; i += kLanes) value_pass<R, 1, false, T, kPairs>(f, values, i, to);
-  if (i < dim) value_pass<R, 1, true, T, kPairs>(f, values, i, to);
+    value_pass<R, kMost, false, T>(f, values, i, to);
+  for (; i + 2 * kLanes <= dim; i += 2 * kLanes) value_pass<R, 2, false, T>(f, values, i, to);
+  for (; i + kLanes <= dim; i += kLanes) value_pass<R, 1, false, T>(f, values, i, to);
+  if (i < dim) value_pass<R, 1, true, T>(f, values, i, to);
 }
 
 template <uint32_t R>
 RADIX_INLINE void few_values(const FewTile& f, uint32_t head, const FewValues& to) {
 #if defined(__AVX512BF16__)
-  if (has_bf16_values(f.p)) return few_values_as<R, BF16, true>(f, head, to);
+  if (has_bf16_values(f.p)) return few_values_as<R, uint32_t>(f, head, to);
 #endif
-  if (f.p.v.dtype == RADIX_F32) few_values_as<R, F32, false>(f, head, to);
-  if (f.p.v.dtype == RADIX_F16) few_values_as<R, F16, false>(f, head, to);
-  if (f.p.v.dtype == RADIX_BF16) few_values_as<R, BF16, false>(f, head, to);
+  if (f.p.v.dtype == RADIX_F32) few_values_as<R, F32>(f, head, to);
+  if (f.p.v.dtype == RADIX_F16) few_values_as<R, F16>(f, head, to);
+  if (f.p.v.dtype == RADIX_BF16) few_values_as<R, BF16>(f, head, to);
 }
 
 #endif

@@ -6,7 +6,8 @@
 //     addresses and both side by side, 4 lines by 4: longer turns lose a third.
 //   - A core has some forty line buffers; a prefetch that finds none is dropped. So prefetches
 //     keep the pace of the kernel, and the first tile, which is in a hurry, comes by loads.
-//   - What is prefetched long before its use leaves the first cache again: tiles are short.
+//   - What is prefetched long before its use leaves the first cache again: decode's tiles are
+//   short.
 #pragma once
 
 #include "backend/cpu/attention_jobs.h"

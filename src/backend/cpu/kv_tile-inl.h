@@ -128,7 +128,7 @@ RADIX_INLINE void gather_tile(const AttentionParams& p, const TileRows& rows, ui
 // ---- the tile after this one
 
 // What is still to be prefetched of it, one token and KV head at a time, K and V, in the order of
-// addresses. Items of few rows wait for memory, and the processor does not guess their blocks.
+// addresses: the processor does not guess the next block.
 struct Ahead {
   const TileRows* rows = nullptr;
   uint32_t token = 0, num_tokens = 0;
@@ -143,7 +143,7 @@ RADIX_INLINE void prefetch_vector(const PagedTensor& t, int64_t at, uint32_t dim
   for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
 }
 
-// NOTE: always inlined, as in decode.cpp: g++ 12 drops calls of functions that only prefetch.
+// NOTE: always inlined, as in kv_stream-inl.h: g++ 12 drops calls of functions that only prefetch.
 RADIX_INLINE void prefetch_ahead(const AttentionParams& p, Ahead* a, uint32_t vectors) {
   for (; vectors != 0 && a->token < a->num_tokens && a->head < a->head_end; --vectors) {
     prefetch_vector(p.k, a->rows->k[a->token] + a->head * p.k.head_stride, p.head_dim);

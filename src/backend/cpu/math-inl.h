@@ -31,7 +31,7 @@ RADIX_INLINE VF exp2_f32(VF x) {
   // Half the instructions of the way below: VSCALEFPS knows the ends of the range.
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   const __m512 whole = _mm512_roundscale_ps(x.raw, kNearest);
-  const VF fraction = hn::Sub(x, VF{whole});
+  const VF fraction = {_mm512_reduce_ps(x.raw, kNearest)};  // x - whole, but 0 for infinities
   const VF y = {_mm512_scalef_ps(exp2_fraction(fraction).raw, whole)};
   return y;
 #else

@@ -7,11 +7,9 @@
 // share (backend/radix_list.h). Rows are cut into panels of kVectors vectors. Everything is
 // computed transposed, with query rows along the lanes (panel-inl.h):
 //
-//   - softmax, masks, ALiBi and the rescaling of O are vertical: no reduction across lanes
-//   anywhere;
-//   - K and V are used as they lie (unpacked to f32): their elements are the broadcast operands,
-//   and nothing
-//     is transposed but Q on the way in and O on the way out, once an item.
+//   - softmax, masks, ALiBi and the rescaling of O are vertical, without reductions across lanes;
+//   - K and V are used as they lie (unpacked to f32): their elements are the broadcast operands.
+//     Nothing is transposed but Q on the way in and O on the way out, once an item.
 //
 // Both products run in one micro-kernel (bf16 queries and keys have another one for the scores
 // where the machine has a bf16 dot product: bf16_dot-inl.h): kBroadcasts x kVectors accumulators (8
@@ -270,6 +268,13 @@ void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ah
                    w.s.run.o + uint64_t{panel.first} * p.head_dim_v, ahead);
 }
 
+// KV heads of a panel of few rows that have `lanes` lanes each.
+RADIX_INLINE uint32_t few_heads(const Work& w, const Panel& panel, uint32_t lanes) {
+  const uint32_t left = w.item->head_end - panel.head;
+  const uint32_t most = static_cast<uint32_t>(kLanes) / lanes;
+  return left < most ? left : most;
+}
+
 #if HWY_TARGET != HWY_SCALAR
 
 // A panel of few rows of some KV heads, R lanes for each.
@@ -280,8 +285,7 @@ void few_rows_tile(const Work& w, const Panel& panel, const KvTile& tile, const 
   const Seen seen = seen_of(p, panel, tile);
   if (seen.n == 0) return;
   const FewTile f = {p, tile, rows, seen.n, w.s.k, next};
-  const uint32_t left = w.item->head_end - panel.head, most = kLanes / R;
-  const uint32_t heads = left < most ? left : most;
+  const uint32_t heads = few_heads(w, panel, R);
   const float* q = w.s.q + uint64_t{panel.first} * p.head_dim;
   for (uint32_t h = 0; h < heads; ++h) few_scores<R>(f, panel.head + h, q + h * R, w.s.s + h * R);
   panel_softmax<1>(w, panel, tile, seen.n, seen.masked);
@@ -338,8 +342,8 @@ void take_query(const AttentionParams& p, int64_t query, uint32_t head, float* t
 
 uint32_t width_of(const Panel& panel) { return panel.vectors * static_cast<uint32_t>(kLanes); }
 
-// Lane i of a panel: where its row stands, and its query; no row has a query of zeros and sees
-// every key.
+// Lane i of a panel: where its row stands, and its query; a lane of no row has a query of zeros and
+// sees every key.
 RADIX_INLINE void begin_lane(const Work& w, uint32_t i, Panel* panel, float* query) {
   const AttentionParams& p = *w.job->params;
   const LaneRow lane = lane_row(w, *panel, i);
@@ -407,6 +411,8 @@ void begin_work(Work& w) {
     }
   }
   w.head_panels = w.num_panels / (w.item->head_end - w.item->head_begin);
+  // The softmax has whole vectors, whether or not a panel's heads fill one.
+  if (w.few_lanes != 0) zero_row(w.s.s, kPrefillTile * static_cast<uint32_t>(kLanes));
 }
 
 // Where the first lane of a panel has its O, and how far it is to the next element and lane.

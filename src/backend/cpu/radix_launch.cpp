@@ -30,12 +30,12 @@ constexpr uint32_t kPrefillItems = 16;  // the same in prefill, which has more t
 constexpr uint32_t kInvariantItems = 8;
 
 // Rows of kLanes on AVX-512; measured there with bf16 K/V, f32 queries and head dim 128 by
-// bench/radix_costs.cpp (Zen 5, 25 ns a token, 4 query heads a KV head): 16 to 480 stacked rows
-// come out within 7% of wide_token + panels * panel_token; 4, which do not fill a panel, cost 1.5
-// instead of 3.5. An item's start and end cost little by themselves but about 3 for each of its
-// stacked rows, which is in `state`, for a query token of 4 heads. A token of a narrow item counts
-// less than the unit: what sequences share is in the third-level cache when the second of them
-// reads it.
+// bench/radix_costs.cpp (Zen 5, 25 ns a token, 4 query heads a KV head): 32 to 480 stacked rows
+// come out within 5% of wide_token + panels * panel_token, 16 within 12%; 4, which do not fill a
+// panel, cost 1.5 instead of 3.5. An item's start and end cost little by themselves but about 3 for
+// each of its stacked rows, which is in `state`, for a query token of 4 heads. A token of a narrow
+// item counts less than the unit: what sequences share is in the third-level cache when the second
+// of them reads it.
 constexpr uint32_t kPanelRows = 16;
 constexpr RadixCosts kCosts = {10.f, 0.85f, 2.2f, 1.3f, 16.f};
 // Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
