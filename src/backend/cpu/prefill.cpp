@@ -268,14 +268,14 @@ void panel_tile(const Work& w, const Panel& panel, const KvTile& tile, Ahead* ah
                    w.s.run.o + uint64_t{panel.first} * p.head_dim_v, ahead);
 }
 
+#if HWY_TARGET != HWY_SCALAR
+
 // KV heads of a panel of few rows that have `lanes` lanes each.
 RADIX_INLINE uint32_t few_heads(const Work& w, const Panel& panel, uint32_t lanes) {
   const uint32_t left = w.item->head_end - panel.head;
   const uint32_t most = static_cast<uint32_t>(kLanes) / lanes;
   return left < most ? left : most;
 }
-
-#if HWY_TARGET != HWY_SCALAR
 
 // A panel of few rows of some KV heads, R lanes for each.
 template <uint32_t R>
