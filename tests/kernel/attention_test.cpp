@@ -114,6 +114,26 @@ TEST_P(Attention, EveryHeadDim) {
   }
 }
 
+// Their scores are dot products of pairs where the processor has such: a row may end within a
+// vector of them, and what lies behind it is another head's, or NaN.
+TEST_P(Attention, Bf16QueriesAndKeysOfEveryHeadDim) {
+  const std::pair<uint32_t, uint32_t> heads[] = {{1, 1}, {3, 1}, {4, 1}, {12, 2}};
+  for (const Layout layout : {Layout::kNhd, Layout::kPaddedNhd, Layout::kHnd}) {
+    for (uint32_t dim = 32; dim <= 256; dim += 8) {
+      for (const auto& [q, kv] : heads) {
+        Shape s = shape({{70, 3}, {15, 1}});
+        s.k_dtype = s.v_dtype = s.q_dtype = RADIX_BF16;
+        s.layout = layout;
+        s.dim = dim;
+        s.q_heads = q;
+        s.kv_heads = kv;
+        if (dim % 64 == 32) s.softcap = 5.f;
+        check(s);
+      }
+    }
+  }
+}
+
 TEST_P(Attention, ValueHeadDimOfItsOwn) {
   const std::pair<uint32_t, uint32_t> dims[] = {{192, 128}, {40, 72},  {72, 40},
                                                 {256, 32},  {32, 256}, {80, 96}};

@@ -209,6 +209,22 @@ TEST(CudaRadix, ItemsOfSequencesAndRowsThatDoNotExistAreSkipped) {
   expect_same(whole, c.run(radix_launcher(90, &list, false)), "with strays");
 }
 
+// Behind a sequence's last token lie NaN, and entries of its table that name no block.
+TEST(CudaRadix, KeysPastTheSequencesEndAreNotSeen) {
+  for (const bool invariant : {false, true}) {
+    AttentionCase c(small_tree(false), kSeed);
+    RadixArrays list = small_list(c, invariant);
+    const Result whole = c.run(radix_launcher(90, &list, invariant));
+    c.expect_matches_reference(whole);
+    const int32_t contexts[] = {130, 150, 40};
+    for (RadixItem& item : list.items) {
+      if (item.token_end == contexts[item.seq]) item.token_end = 1 << 20;
+    }
+    for (RadixRow& row : list.rows) row.position = 1 << 20;
+    expect_same(whole, c.run(radix_launcher(90, &list, invariant)), "with later keys");
+  }
+}
+
 TEST(CudaRadix, CountsAreCutToTheRoom) {
   AttentionCase c(small_tree(false), kSeed);
   RadixArrays list = small_list(c, false);

@@ -63,6 +63,17 @@ struct DecodeItem {
   int64_t state = kNoState;  // partial state
 };
 
+// Lets a worker take its next item a little early, when the last tile of its item begins: that
+// one's first tile is prefetched, and the memory is busy from one item to the next.
+struct DecodeAhead {
+  // Takes the next item; false: there is none for the kernel. The kernel calls it at most once an
+  // item, and not for an item without tokens.
+  bool (*draw)(void* arg, DecodeItem* next);
+  void* arg;
+  // In: the first tile of this item has been asked for. Out: that of the one drawn has.
+  bool asked = false;
+};
+
 // First token that the query of sequence `seq` sees, and how many ranges it has from there.
 RADIX_JOB_INLINE uint32_t decode_first_token(const AttentionParams& p, uint32_t seq) {
   const auto context = static_cast<uint32_t>(p.context_lens[seq]);

@@ -1,5 +1,5 @@
 // Products of bf16 queries, keys, weights and values with the bf16 dot product of AVX-512
-// (VDPBF16PS): two multiply-adds a lane. For prefill.cpp only.
+// (VDPBF16PS): two multiply-adds a lane. For kernel sources only (see simd-inl.h).
 //
 // Scores of bf16 queries and keys always go this way, on K as it lies in the cache, unpacked
 // nowhere: products of two bf16 numbers are exact in f32 and their sums are f32, so that scores are
@@ -9,8 +9,7 @@
 // The sum of weights takes them as they were, so that the LSE stays exact.
 //
 // NOTE: weights cut into two bf16 numbers take as many instructions as f32 multiply-adds. f32
-// queries would be three bf16 numbers: slower than unpacking K. Decode reads K from memory, which
-// is slower than either.
+// queries would be three bf16 numbers: slower than unpacking K.
 #pragma once
 
 #include "backend/cpu/attention_jobs.h"

@@ -4,17 +4,20 @@
 //
 // Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles
 // of kTileTokens; a tile is a list of row offsets, so block size, layout and contiguity make no
-// difference to the kernels. A quad is up to 4 query heads of one KV head. Per tile, quad by quad:
-//   scores   S[h][t] = q[h] . k[t]      4 tokens x kGroup heads of accumulators, lanes over
-//   head_dim softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p,
-//            lanes over 4 tokens x 4 heads
-//   values   o[h] = o[h]*2^(m - m') + sum_t p[h][t] v[t], o in registers for the whole tile
-// q is packed to f32 once per item, scaled by scale*log2(e). Accumulation is f32 throughout.
+// difference to the kernels. A quad is up to 4 query heads of one KV head. Per tile, each for all
+// quads before the next:
+//   scores   decode_tile-inl.h
+//   softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p,
+//            alpha = 2^(m - m'), lanes over 4 tokens x 4 heads
+//   values   decode_tile-inl.h
+// q is packed once per item: as f32, scaled by scale*log2(e), or, where bf16 dot products make the
+// scores, as it is. Accumulation is f32 throughout.
 //
 // NOTE: what decides about memory stands in kv_stream-inl.h, and this: a walk through a tile with a
 // constant stride sets the hardware's stride prefetcher off, which then reads past the end of a
 // block: lost when the next block lies elsewhere. kStepOrder has no constant stride.
 #include "backend/cpu/attention_jobs.h"
+#include "backend/cpu/decode_tile-inl.h"
 #include "backend/cpu/kernel_set-inl.h"
 #include "backend/cpu/kv_stream-inl.h"
 #include "backend/cpu/rows-inl.h"
@@ -23,213 +26,43 @@ namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
 namespace {
 
-// Query heads that share one pass over K/V rows: 4 x 4 accumulators need 32 registers, 2 x 4
-// fit 16.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr uint32_t kGroup = 4;
-#else
-constexpr uint32_t kGroup = 2;
-#endif
-constexpr uint32_t kTokens = 4;                       // tokens of one step
-constexpr uint32_t kValueVecs = kLanes == 1 ? 8 : 4;  // vectors of head_dim_v of a value step
-constexpr uint32_t kStep = kQuadHeads * kTokens;      // scores of one step of a quad: [head][token]
-
-// A tile: element offsets of its K and V rows (head 0); entries past n repeat the last row.
-struct Tile {
-  uint32_t position = 0;  // of its first token
-  uint32_t n = 0;
-  int64_t k[kTileTokens];
-  int64_t v[kTileTokens];
+// What an item's walk needs to know of the launch.
+struct Shape {
+  uint32_t group = 0;     // query heads of a KV head
+  uint32_t quads = 0;     // of a KV head
+  uint32_t packs = 0;     // of a KV head
+  uint32_t q_stride = 0;  // words of a head's q, of its o
+  uint32_t o_stride = 0;
+  bool dot = false;  // bf16 queries and keys
+  ScoreShape score;
 };
 
-constexpr uint32_t kTileSteps = kTileTokens / kTokens;
-// The order in which a tile's steps are taken: no constant stride, see above.
-constexpr uint8_t kStepOrder[kTileSteps] = {0, 2, 3, 1};
+RADIX_INLINE Shape shape_of(const AttentionParams& p) {
+  Shape s;
+  s.group = p.num_q_heads / p.num_kv_heads;
+  s.quads = div_up(s.group, kQuadHeads);
+  for (uint32_t g = 0; g < s.group; ++s.packs)
+    g += pack_heads(smaller(s.group - g, kQuadHeads - g % kQuadHeads));
+  s.dot = has_bf16_scores(p);
+  s.q_stride = padded(s.dot ? p.head_dim / 2 : p.head_dim);
+  s.o_stride = padded(p.head_dim_v);
+  s.score = {p.head_dim, query_scale(p)};
+  return s;
+}
 
-RADIX_INLINE uint32_t group_of(const AttentionParams& p) { return p.num_q_heads / p.num_kv_heads; }
-RADIX_INLINE uint32_t quads_of(uint32_t group) { return div_up(group, kQuadHeads); }
-
-// ---- prefetch
-
-RADIX_INLINE void prefetch_tile(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
+// Asks for a tile while one of n tokens is computed: half of its lines with that one's scores and
+// half with its values, which take as long; a third where the scores are dot products.
+RADIX_INLINE void prefetch_tile(const AttentionParams& p, const Shape& shape,
+                                const DecodeItem& item, const Tile& tile, uint32_t n,
                                 Prefetcher& f) {
   begin_prefetch(p, {tile.k, tile.v, tile.n, item.head_begin, item.head_end}, f);
-  // Half of a step's lines go with its scores, half with the steps of its values.
-  const uint32_t bytes =
-      kTokens * (p.head_dim * element_bytes(p.k.dtype) + p.head_dim_v * element_bytes(p.v.dtype));
-  const uint32_t group = group_of(p);
-  const uint32_t passes = div_up(group < kQuadHeads ? group : kQuadHeads, kGroup) *
-                          div_up(p.head_dim_v, kValueVecs * kLanes);
-  const uint32_t due = kDue * div_up(bytes, 4 * kBurst * kCacheLine);
-  f.score_due = div_up(due, quads_of(group));
-  f.value_due = div_up(due, quads_of(group) * passes);
-}
-
-// ---- scores
-
-#if HWY_TARGET != HWY_SCALAR
-// Block j of the result holds the sums of block j of the four vectors.
-RADIX_INLINE VF sum_in_blocks(const VF v[kTokens]) {
-  const DF d;
-  const hn::Repartition<uint64_t, DF> d64;
-  // ab = (a0+a2, b0+b2, a1+a3, b1+b3), then (a, b, c, e).
-  const VF ab = hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1]));
-  const VF ce = hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3]));
-  const auto ab64 = hn::BitCast(d64, ab);
-  const auto ce64 = hn::BitCast(d64, ce);
-  return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
-                 hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
-}
-#endif
-
-// out[i] = sum of the lanes of vector i.
-RADIX_INLINE void sum_lanes4(const VF v[kTokens], float* out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (uint32_t i = 0; i < kTokens; ++i) out[i] = hn::GetLane(v[i]);
-#else
-  const VF sums = sum_in_blocks(v);
-#if HWY_MAX_BYTES == 64
-  const hn::Half<DF> d8;
-  const hn::Half<decltype(d8)> d4;
-  const auto s8 = hn::Add(hn::LowerHalf(d8, sums), hn::UpperHalf(d8, sums));
-  hn::StoreU(hn::Add(hn::LowerHalf(d4, s8), hn::UpperHalf(d4, s8)), d4, out);
-#elif HWY_MAX_BYTES == 32
-  const hn::Half<DF> d4;
-  hn::StoreU(hn::Add(hn::LowerHalf(d4, sums), hn::UpperHalf(d4, sums)), d4, out);
-#else
-  hn::StoreU(sums, DF(), out);
-#endif
-#endif
-}
-
-template <bool kHalf, class T>
-RADIX_INLINE VF load_row(const T* p) {
-  if constexpr (kHalf) {
-    return load_f32_half(p);
-  } else {
-    return load_f32(p);
-  }
-}
-
-// One vector of head_dim for kTokens rows and NG heads.
-template <uint32_t NG, bool kHalf, class T>
-RADIX_INLINE void score_step(const float* q, uint32_t q_stride, const T* const rows[kTokens],
-                             uint32_t i, VF acc[NG][kTokens]) {
-  VF k[kTokens];
-#pragma GCC unroll 8
-  for (uint32_t t = 0; t < kTokens; ++t) k[t] = load_row<kHalf>(rows[t] + i);
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-    const VF qv = hn::LoadU(DF(), q + g * q_stride + i);
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::MulAdd(k[t], qv, acc[g][t]);
-  }
-}
-
-#if HWY_MAX_BYTES == 64
-// The sums of 16 vectors: fewer shuffles than four times sum_lanes4, and one store.
-RADIX_INLINE void sum_lanes16(VF acc[4][kTokens], float* out) {
-  const DF d;
-  VF a = sum_in_blocks(acc[0]), b = sum_in_blocks(acc[1]);
-  VF c = sum_in_blocks(acc[2]), e = sum_in_blocks(acc[3]);
-  // Blocks 0 and 1 hold the first head, 2 and 3 the second.
-  const VF ac = hn::Add(hn::ConcatLowerLower(d, c, a), hn::ConcatUpperUpper(d, c, a));
-  const VF be = hn::Add(hn::ConcatLowerLower(d, e, b), hn::ConcatUpperUpper(d, e, b));
-  const VF own = hn::OddEvenBlocks(be, ac);    // a b c e, one half of each sum
-  const VF other = hn::OddEvenBlocks(ac, be);  // b a e c, the other
-  hn::StoreU(hn::Add(own, hn::SwapAdjacentBlocks(other)), d, out);
-}
-#endif
-
-// s[g][t] for kTokens tokens.
-template <class T, uint32_t NG>
-RADIX_INLINE void scores(const float* q, uint32_t head_dim, const T* base, const int64_t* offsets,
-                         float* s) {
-  const uint32_t q_stride = padded(head_dim);
-  const T* const rows[kTokens] = {base + offsets[0], base + offsets[1], base + offsets[2],
-                                  base + offsets[3]};
-  VF acc[NG][kTokens];
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::Zero(DF());
-  }
-  uint32_t i = 0;
-  for (; i + kLanes <= head_dim; i += kLanes) score_step<NG, false>(q, q_stride, rows, i, acc);
-  if (i < head_dim) score_step<NG, true>(q, q_stride, rows, i, acc);
-#if HWY_MAX_BYTES == 64
-  if constexpr (NG == 4) {
-    sum_lanes16(acc, s);
-    return;
-  }
-#endif
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) sum_lanes4(acc[g], s + g * kTokens);
-}
-
-// ---- values
-
-// acc[g][i] += p[g]*row[i] for NV vectors.
-template <uint32_t NG, uint32_t NV, bool kHalf, class T>
-RADIX_INLINE void add_row(const float* p, const T* row, VF acc[NG][NV]) {
-  VF v[NV];
-#pragma GCC unroll 8
-  for (uint32_t i = 0; i < NV; ++i) v[i] = load_row<kHalf>(row + i * kLanes);
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-    const VF w = hn::Set(DF(), p[g * kTokens]);
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) acc[g][i] = hn::MulAdd(v[i], w, acc[g][i]);
-  }
-}
-
-// o[g][i ..] = alpha[g]*o[g][i ..] + sum_t p[g][t]*v[t][i ..] for NV vectors and the tile's tokens.
-template <uint32_t NG, uint32_t NV, bool kHalf, class T>
-RADIX_INLINE void value_step(const float* p, const float* alpha, const T* base,
-                             const int64_t* offsets, uint32_t n, float* o, uint32_t o_stride,
-                             Prefetcher& next) {
-  const DF d;
-  VF acc[NG][NV];
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-    const VF a = hn::Set(d, alpha[g * kTokens]);
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i)
-      acc[g][i] = hn::Mul(a, hn::LoadU(d, o + g * o_stride + i * kLanes));
-  }
-  for (const uint8_t step : kStepOrder) {
-    const uint32_t t = step * kTokens;
-    if (t + kTokens > n) continue;
-    prefetch_step(next, next.value_due);
-#pragma GCC unroll 8
-    for (uint32_t j = 0; j < kTokens; ++j)
-      add_row<NG, NV, kHalf>(p + step * kStep + j, base + offsets[t + j], acc);
-  }
-  const uint32_t whole = n / kTokens * kTokens;
-  for (uint32_t t = whole; t < n; ++t)
-    add_row<NG, NV, kHalf>(p + whole * kQuadHeads + t % kTokens, base + offsets[t], acc);
-#pragma GCC unroll 8
-  for (uint32_t g = 0; g < NG; ++g) {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < NV; ++i) hn::StoreU(acc[g][i], d, o + g * o_stride + i * kLanes);
-  }
-}
-
-template <class T, uint32_t NG>
-RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v, const T* base,
-                         const int64_t* offsets, uint32_t n, float* o, Prefetcher& next) {
-  const uint32_t o_stride = padded(head_dim_v);
-  constexpr uint32_t kWide = kValueVecs * kLanes;
-  uint32_t i = 0;
-  for (; i + kWide <= head_dim_v; i += kWide) {
-    value_step<NG, kValueVecs, false>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
-  }
-  for (; i + kLanes <= head_dim_v; i += kLanes) {
-    value_step<NG, 1, false>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
-  }
-  if (i < head_dim_v) {
-    value_step<NG, 1, true>(p, alpha, base + i, offsets, n, o + i, o_stride, next);
-  }
+  const uint64_t k_lines = stream_lines(f.k), v_lines = stream_lines(f.v);
+  const uint64_t due = kDue * ((k_lines > v_lines ? k_lines : v_lines) + kAgainAfter);
+  const uint64_t heads = item.head_end - item.head_begin;
+  const uint64_t value_steps = heads * shape.packs * value_chunks(p.head_dim_v) * (n / kTokens);
+  const uint64_t with_scores = value_steps == 0 ? due : due / (shape.dot ? 3 : 2);
+  f.score_due = due_with(with_scores, heads * shape.quads * div_up(n, kTokens));
+  f.value_due = due_with(due - with_scores, value_steps);
 }
 
 // ---- softmax
@@ -237,8 +70,8 @@ RADIX_INLINE void values(const float* p, const float* alpha, uint32_t head_dim_v
 // The state of an item. A quad is up to kQuadHeads query heads of one KV head; [kStep] arrays hold
 // 4 lanes for each of its heads, and the scores of a tile are [steps of kTokens tokens][kStep].
 struct State {
-  float* q;      // [num_q_heads, padded(head_dim)] scaled
-  float* o;      // [num_q_heads, padded(head_dim_v)]
+  float* q;      // [num_q_heads, q_stride] in packs: scaled, or pairs of bf16
+  float* o;      // [num_q_heads, o_stride] in packs
   float* m;      // [quads, kStep] running maximum, base 2, four times
   float* l;      // [quads, kStep] four parts of the running sum
   float* alpha;  // [quads, kStep] 2^(m - m') of the current tile, four times
@@ -337,8 +170,9 @@ RADIX_INLINE void softmax_quad(uint32_t heads, uint32_t n, float* s, float* m, f
 
 // Positions are cut at multiples of kTileTokens, whatever the item's bounds: the same tiles for
 // everybody.
-void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t position, uint32_t end,
-               Tile* tile) {
+void fill_tile(const AttentionParams& p, const DecodeItem& item, uint32_t position, Tile* tile) {
+  const int32_t* blocks = block_row(p.blocks, item.seq);
+  const uint32_t end = item.token_end;
   const uint32_t stop = (position / kTileTokens + 1) * kTileTokens;
   tile->position = position;
   tile->n = (stop < end ? stop : end) - position;
@@ -361,120 +195,117 @@ void fill_tile(const AttentionParams& p, const int32_t* blocks, uint32_t positio
   }
 }
 
-// One quad of query heads: q, o and the state that belongs to it.
+// One quad of query heads and the state that belongs to it.
 struct Quad {
   uint32_t head = 0, heads = 0;
+  float* q = nullptr;
+  float* o = nullptr;
   float* s = nullptr;
-  float* alpha = nullptr;
+  float *m = nullptr, *l = nullptr, *alpha = nullptr;
 };
 
-RADIX_INLINE Quad quad_of(const AttentionParams& p, const State& state, uint32_t kv_head,
+RADIX_INLINE Quad quad_of(const Shape& shape, const State& state, uint32_t kv_head,
                           uint32_t index) {
-  const uint32_t group = group_of(p);
-  const uint64_t row = uint64_t{kv_head} * quads_of(group) + index;
+  const uint64_t row = uint64_t{kv_head} * shape.quads + index;
+  const uint32_t left = shape.group - index * kQuadHeads;
   Quad quad;
-  quad.head = kv_head * group + index * kQuadHeads;
-  const uint32_t left = group - index * kQuadHeads;
+  quad.head = kv_head * shape.group + index * kQuadHeads;
   quad.heads = left < kQuadHeads ? left : kQuadHeads;
+  quad.q = state.q + uint64_t{quad.head} * shape.q_stride;
+  quad.o = state.o + uint64_t{quad.head} * shape.o_stride;
   quad.s = state.s + row * kTileTokens * kQuadHeads;
+  quad.m = state.m + row * kStep;
+  quad.l = state.l + row * kStep;
   quad.alpha = state.alpha + row * kStep;
   return quad;
 }
 
-// Scores of one quad and one step.
-template <class T>
-RADIX_INLINE void quad_scores(const AttentionParams& p, const State& state, const Quad& quad,
-                              const T* base, const int64_t* offsets, float* s) {
-  const uint32_t q_stride = padded(p.head_dim);
-  const float* q = state.q + uint64_t{quad.head} * q_stride;
-  uint32_t g = 0;
-  if constexpr (kGroup >= 4) {
-    if (quad.heads == 4) {
-      scores<T, 4>(q, p.head_dim, base, offsets, s);
-      return;
+template <class T, bool kDot>
+RADIX_INLINE void quad_scores(const Shape& shape, const Quad& quad, const T* base, const Tile& tile,
+                              Prefetcher& next) {
+  const float* q = quad.q;
+  float* s = quad.s;
+  uint32_t due = next.score_due;  // once a step
+  for (uint32_t g = 0; g < quad.heads;) {
+    const uint32_t n = pack_heads(quad.heads - g);
+    if constexpr (kPackHeads == 4) {
+      if (n == 4) score_pack<T, 4, kDot>(shape.score, q, base, tile, s, due, next);
     }
+    if (n == 2) score_pack<T, 2, kDot>(shape.score, q, base, tile, s, due, next);
+    if (n == 1) score_pack<T, 1, kDot>(shape.score, q, base, tile, s, due, next);
+    q += n * shape.q_stride;
+    s += n * kTokens;
+    g += n;
+    due = 0;
   }
-  for (; g + 2 <= quad.heads; g += 2)
-    scores<T, 2>(q + g * q_stride, p.head_dim, base, offsets, s + g * kTokens);
-  if (g < quad.heads) scores<T, 1>(q + g * q_stride, p.head_dim, base, offsets, s + g * kTokens);
 }
 
 template <class T>
-RADIX_INLINE void quad_values(const AttentionParams& p, const State& state, const Quad& quad,
+RADIX_INLINE void quad_values(const Shape& shape, uint32_t head_dim_v, const Quad& quad,
                               const T* base, const Tile& tile, Prefetcher& next) {
-  const uint32_t dv = p.head_dim_v;
-  const uint32_t o_stride = padded(dv);
-  float* o = state.o + uint64_t{quad.head} * o_stride;
-  uint32_t g = 0;
-  if constexpr (kGroup >= 4) {
-    if (quad.heads == 4) {
-      values<T, 4>(quad.s, quad.alpha, dv, base, tile.v, tile.n, o, next);
-      return;
+  const uint32_t due = next.value_due;
+  const float *s = quad.s, *alpha = quad.alpha;
+  float* o = quad.o;
+  for (uint32_t g = 0; g < quad.heads;) {
+    const uint32_t n = pack_heads(quad.heads - g);
+    if constexpr (kPackHeads == 4) {
+      if (n == 4) value_pack<T, 4>(s, alpha, head_dim_v, base, tile, o, due, next);
     }
+    if (n == 2) value_pack<T, 2>(s, alpha, head_dim_v, base, tile, o, due, next);
+    if (n == 1) value_pack<T, 1>(s, alpha, head_dim_v, base, tile, o, due, next);
+    s += n * kTokens;
+    alpha += n * kTokens;
+    o += n * shape.o_stride;
+    g += n;
   }
-  for (; g + 2 <= quad.heads; g += 2) {
-    values<T, 2>(quad.s + g * kTokens, quad.alpha + g * kTokens, dv, base, tile.v, tile.n,
-                 o + g * o_stride, next);
-  }
-  if (g < quad.heads) {
-    values<T, 1>(quad.s + g * kTokens, quad.alpha + g * kTokens, dv, base, tile.v, tile.n,
-                 o + g * o_stride, next);
+}
+
+template <class T, bool kDot>
+void tile_scores(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
+                 const Tile& tile, const State& state, Prefetcher& next) {
+  const T* base = static_cast<const T*>(p.k.data) + int64_t{item.head_begin} * p.k.head_stride;
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h, base += p.k.head_stride) {
+    for (uint32_t i = 0; i < shape.quads; ++i)
+      quad_scores<T, kDot>(shape, quad_of(shape, state, h, i), base, tile, next);
   }
 }
 
 template <class T>
-void tile_scores(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
-                 const State& state, Prefetcher& next) {
-  const uint32_t quads = quads_of(group_of(p));
-  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    const T* base = static_cast<const T*>(p.k.data) + int64_t{h} * p.k.head_stride;
-    for (uint32_t i = 0; i < quads; ++i) {
-      const Quad quad = quad_of(p, state, h, i);
-      for (const uint8_t step : kStepOrder) {
-        const uint32_t t = step * kTokens;
-        if (t >= tile.n) continue;
-        prefetch_step(next, next.score_due);
-        quad_scores(p, state, quad, base, tile.k + t, quad.s + t * kQuadHeads);
-      }
-    }
+void tile_values(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
+                 const Tile& tile, const State& state, Prefetcher& next) {
+  const T* base = static_cast<const T*>(p.v.data) + int64_t{item.head_begin} * p.v.head_stride;
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h, base += p.v.head_stride) {
+    for (uint32_t i = 0; i < shape.quads; ++i)
+      quad_values(shape, p.head_dim_v, quad_of(shape, state, h, i), base, tile, next);
   }
 }
 
-template <class T>
-void tile_values(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
-                 const State& state, Prefetcher& next) {
-  const uint32_t quads = quads_of(group_of(p));
+void tile_softmax(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
+                  const Tile& tile, const State& state) {
   for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    const T* base = static_cast<const T*>(p.v.data) + int64_t{h} * p.v.head_stride;
-    for (uint32_t i = 0; i < quads; ++i)
-      quad_values(p, state, quad_of(p, state, h, i), base, tile, next);
-  }
-}
-
-void tile_softmax(const AttentionParams& p, const DecodeItem& item, const Tile& tile,
-                  const State& state) {
-  const uint32_t quads = quads_of(group_of(p));
-  const int32_t query_position = item.position;
-  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    for (uint32_t i = 0; i < quads; ++i) {
-      const Quad quad = quad_of(p, state, h, i);
+    for (uint32_t i = 0; i < shape.quads; ++i) {
+      const Quad quad = quad_of(shape, state, h, i);
       if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
         for (uint32_t g = 0; g < quad.heads; ++g)
-          bias_scores(p, quad.head + g, tile, query_position, quad.s + g * kTokens);
+          bias_scores(p, quad.head + g, tile, item.position, quad.s + g * kTokens);
       }
-      const uint64_t at = (uint64_t{h} * quads + i) * kStep;
-      softmax_quad(quad.heads, tile.n, quad.s, state.m + at, state.l + at, quad.alpha);
+      softmax_quad(quad.heads, tile.n, quad.s, quad.m, quad.l, quad.alpha);
     }
   }
 }
 
-using TileFn = void (*)(const AttentionParams&, const DecodeItem&, const Tile&, const State&,
-                        Prefetcher&);
+using TileFn = void (*)(const AttentionParams&, const Shape&, const DecodeItem&, const Tile&,
+                        const State&, Prefetcher&);
 
-TileFn scores_fn(int32_t dtype) {
-  return dtype == RADIX_F32   ? tile_scores<F32>
-         : dtype == RADIX_F16 ? tile_scores<F16>
-                              : tile_scores<BF16>;
+TileFn scores_fn(int32_t dtype, bool dot) {
+#if defined(__AVX512BF16__)
+  if (dot) return tile_scores<BF16, true>;
+#else
+  (void)dot;
+#endif
+  return dtype == RADIX_F32   ? tile_scores<F32, false>
+         : dtype == RADIX_F16 ? tile_scores<F16, false>
+                              : tile_scores<BF16, false>;
 }
 
 TileFn values_fn(int32_t dtype) {
@@ -483,111 +314,136 @@ TileFn values_fn(int32_t dtype) {
                               : tile_values<BF16>;
 }
 
-void walk_range(const AttentionParams& p, const DecodeItem& item, const State& state) {
-  const TileFn run_scores = scores_fn(p.k.dtype);
+// Asks for the first tile of the item after this one while a tile of n tokens is computed.
+bool prefetch_next(const AttentionParams& p, const Shape& shape, const DecodeAhead& ahead,
+                   uint32_t n, Tile* tile, Prefetcher& f) {
+  DecodeItem next;
+  if (!ahead.draw(ahead.arg, &next)) return false;
+  if (next.token_begin >= next.token_end) return false;
+  fill_tile(p, next, next.token_begin, tile);
+  prefetch_tile(p, shape, next, *tile, n, f);
+  return true;
+}
+
+void walk_range(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
+                const State& state, DecodeAhead& ahead) {
+  const TileFn run_scores = scores_fn(p.k.dtype, shape.dot);
   const TileFn run_values = values_fn(p.v.dtype);
-  const int32_t* blocks = block_row(p.blocks, item.seq);
   Tile tiles[2];
   Prefetcher prefetcher;
-  fill_tile(p, blocks, item.token_begin, item.token_end, &tiles[0]);
-  prefetch_tile(p, item, tiles[0], prefetcher);
-  load_tile(prefetcher);
+  fill_tile(p, item, item.token_begin, &tiles[0]);
+  if (!ahead.asked) {
+    prefetch_tile(p, shape, item, tiles[0], 0, prefetcher);
+    load_tile(prefetcher);
+  }
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
     const uint32_t end = tile.position + tile.n;
     const bool more = end < item.token_end;
     if (more) {
-      fill_tile(p, blocks, end, item.token_end, &tiles[i ^ 1]);
-      prefetch_tile(p, item, tiles[i ^ 1], prefetcher);
+      fill_tile(p, item, end, &tiles[i ^ 1]);
+      prefetch_tile(p, shape, item, tiles[i ^ 1], tile.n, prefetcher);
+    } else {
+      prefetcher = Prefetcher();
+      ahead.asked = prefetch_next(p, shape, ahead, tile.n, &tiles[i ^ 1], prefetcher);
     }
-    run_scores(p, item, tile, state, prefetcher);
-    tile_softmax(p, item, tile, state);
-    run_values(p, item, tile, state, prefetcher);
+    run_scores(p, shape, item, tile, state, prefetcher);
+    tile_softmax(p, shape, item, tile, state);
+    run_values(p, shape, item, tile, state, prefetcher);
     if (!more) return;
   }
 }
 
 // ---- the item
 
-State carve(const AttentionParams& p, void* scratch) {
-  const uint64_t quads = uint64_t{p.num_kv_heads} * quads_of(group_of(p));
+State carve(const AttentionParams& p, const Shape& shape, void* scratch) {
+  const uint64_t quads = uint64_t{p.num_kv_heads} * shape.quads;
   State s;
   s.q = static_cast<float*>(scratch);
-  s.o = s.q + uint64_t{p.num_q_heads} * padded(p.head_dim);
-  s.m = s.o + uint64_t{p.num_q_heads} * padded(p.head_dim_v);
+  s.o = s.q + uint64_t{p.num_q_heads} * shape.q_stride;
+  s.m = s.o + uint64_t{p.num_q_heads} * shape.o_stride;
   s.l = s.m + quads * kStep;
   s.alpha = s.l + quads * kStep;
   s.s = s.alpha + quads * kStep;
   return s;
 }
 
-// Where the state of query head h begins in m, l and alpha.
-RADIX_INLINE uint64_t lane_of(const AttentionParams& p, uint32_t head) {
-  const uint32_t group = group_of(p);
-  const uint32_t in_group = head % group;
-  return (uint64_t{head / group} * quads_of(group) + in_group / kQuadHeads) * kStep +
-         in_group % kQuadHeads * kTokens;
-}
-
-// The softmax has whole quads: what stands for heads that a group's last quad lacks.
-void clear_last_quads(const AttentionParams& p, const DecodeItem& item, const State& s) {
-  const uint32_t quads = quads_of(group_of(p));
-  if (group_of(p) % kQuadHeads == 0) return;
-  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    const uint64_t quad = uint64_t{h} * quads + quads - 1;
-    for (uint32_t i = 0; i < kStep; ++i) s.m[quad * kStep + i] = s.l[quad * kStep + i] = 0.f;
-    float* scores = s.s + quad * kTileTokens * kQuadHeads;
-    for (uint32_t i = 0; i < kTileTokens * kQuadHeads; ++i) scores[i] = 0.f;
+// A row of queries as the scores take it: floats, scaled, or pairs of bf16.
+RADIX_INLINE void load_row_of(const AttentionParams& p, const Shape& shape, int64_t query,
+                              uint32_t head, float* row) {
+  const uint32_t words = shape.dot ? p.head_dim / 2 : p.head_dim;
+  for (uint32_t i = words; i < shape.q_stride; ++i) row[i] = 0.f;
+  if (shape.dot) {
+    const int64_t at = query * p.q.row_stride + head * p.q.head_stride;
+    copy_words(static_cast<const BF16*>(p.q.data) + at, row, words);
+  } else {
+    load_query(p, query, head, query_scale(p), row);
   }
 }
 
-void begin_state(const AttentionParams& p, const DecodeItem& item, uint32_t head_begin,
-                 uint32_t head_end, const State& s) {
-  clear_last_quads(p, item, s);
-  const uint32_t o_stride = padded(p.head_dim_v);
-  for (uint32_t h = head_begin; h < head_end; ++h) {
-    float* q = s.q + uint64_t{h} * padded(p.head_dim);
-    for (uint32_t i = p.head_dim; i < padded(p.head_dim); ++i) q[i] = 0.f;
-    load_query(p, item.query, h, query_scale(p), q);
-    for (uint32_t i = 0; i < o_stride; ++i) s.o[uint64_t{h} * o_stride + i] = 0.f;
-    const uint64_t at = lane_of(p, h);
-    for (uint32_t i = 0; i < kTokens; ++i) {
-      s.m[at + i] = kMinusInf;
-      s.l[at + i] = 0.f;
-    }
+RADIX_INLINE void begin_quad(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
+                             const Quad& quad) {
+  alignas(64) float row[256];
+  for (uint32_t g = 0; g < quad.heads; ++g) {
+    load_row_of(p, shape, item.query, quad.head + g, row);
+    pack_row(row, shape.q_stride, packed_row(quad.q, quad.heads, shape.q_stride, g));
+  }
+  for (uint32_t i = 0; i < quad.heads * shape.o_stride; ++i) quad.o[i] = 0.f;
+  // The softmax has whole quads: zeros stand for heads that a group's last quad lacks.
+  for (uint32_t i = 0; i < kStep; ++i) {
+    quad.m[i] = i < quad.heads * kTokens ? kMinusInf : 0.f;
+    quad.l[i] = 0.f;
+  }
+  if (quad.heads < kQuadHeads) {
+    for (uint32_t i = 0; i < kTileTokens * kQuadHeads; ++i) quad.s[i] = 0.f;
   }
 }
 
 RADIX_INLINE float sum_parts(const float* l) { return (l[0] + l[1]) + (l[2] + l[3]); }
 
-void copy_row(const float* from, float* to, uint32_t n) {
-  for (uint32_t i = 0; i < n; i += kLanes) hn::StoreU(hn::LoadU(DF(), from + i), DF(), to + i);
+// The result of the quad's rows, or their partial states.
+RADIX_INLINE void finish_quad(const DecodeJob& job, const Shape& shape, const DecodeItem& item,
+                              const Quad& quad) {
+  const AttentionParams& p = *job.params;
+  alignas(64) float row[256];
+  for (uint32_t g = 0; g < quad.heads; ++g) {
+    const uint32_t head = quad.head + g;
+    const PackedRow o = packed_row(quad.o, quad.heads, shape.o_stride, g);
+    const float m = quad.m[g * kTokens];
+    const float l = sum_parts(quad.l + g * kTokens);
+    if (item.state == kNoState) {
+      unpack_row(o, shape.o_stride, row);
+      finish_row(p, item.query, head, row, m, l);
+      continue;
+    }
+    const uint64_t at = static_cast<uint64_t>(item.state) * p.num_q_heads + head;
+    unpack_row(o, shape.o_stride, job.partial.o + at * shape.o_stride);
+    job.partial.m[at] = m;
+    job.partial.l[at] = l;
+  }
+}
+
+template <class Visit>
+RADIX_INLINE void each_quad(const Shape& shape, const State& state, const DecodeItem& item,
+                            const Visit& visit) {
+  for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
+    for (uint32_t i = 0; i < shape.quads; ++i) visit(quad_of(shape, state, h, i));
+  }
 }
 
 }  // namespace
 
-void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch) {
+void decode_item(const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahead, void* scratch) {
   const AttentionParams& p = *job.params;
-  const State s = carve(p, scratch);
-  const uint32_t group = p.num_q_heads / p.num_kv_heads;
-  const uint32_t head_begin = item.head_begin * group;
-  const uint32_t head_end = item.head_end * group;
-  const uint32_t o_stride = padded(p.head_dim_v);
-  begin_state(p, item, head_begin, head_end, s);
-  if (item.token_begin < item.token_end) walk_range(p, item, s);
-  for (uint32_t h = head_begin; h < head_end; ++h) {
-    float* o = s.o + uint64_t{h} * o_stride;
-    const float m = s.m[lane_of(p, h)];
-    const float l = sum_parts(s.l + lane_of(p, h));
-    if (item.state == kNoState) {
-      finish_row(p, item.query, h, o, m, l);
-      continue;
-    }
-    const uint64_t row = static_cast<uint64_t>(item.state) * p.num_q_heads + h;
-    copy_row(o, job.partial.o + row * o_stride, o_stride);
-    job.partial.m[row] = m;
-    job.partial.l[row] = l;
+  const Shape shape = shape_of(p);
+  const State state = carve(p, shape, scratch);
+  each_quad(shape, state, item, [&](const Quad& quad) { begin_quad(p, shape, item, quad); });
+  if (item.token_begin < item.token_end) {
+    walk_range(p, shape, item, state, ahead);
+  } else {
+    ahead.asked = false;
   }
+  each_quad(shape, state, item, [&](const Quad& quad) { finish_quad(job, shape, item, quad); });
 }
 
 // In order of position: the sum does not depend on who computed what when.

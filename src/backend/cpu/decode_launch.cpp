@@ -111,11 +111,31 @@ DecodeItem make_item(const Run& run, uint32_t index) {
   return item;
 }
 
+// The item that a worker computes, or the one that it has drawn for afterwards.
+struct Worker {
+  Run* run;
+  uint32_t item;
+  bool drawn;  // afterwards
+};
+
+bool draw_early(void* arg, DecodeItem* next) {
+  Worker& w = *static_cast<Worker*>(arg);
+  w.item = draw(&w.run->next_item);
+  w.drawn = true;
+  if (w.item >= w.run->num_items) return false;
+  *next = make_item(*w.run, w.item);
+  return true;
+}
+
 void RADIX_CALL run_items(void* arg, uint32_t worker) {
   Run& run = *static_cast<Run*>(arg);
   void* scratch = run.layout->scratch + run.layout->scratch_bytes * worker;
-  for (uint32_t i = draw(&run.next_item); i < run.num_items; i = draw(&run.next_item)) {
-    run.kernels->decode_item(run.layout->job, make_item(run, i), scratch);
+  Worker w = {&run, draw(&run.next_item), false};
+  DecodeAhead ahead = {draw_early, &w};
+  while (w.item < run.num_items) {
+    w.drawn = false;
+    run.kernels->decode_item(run.layout->job, make_item(run, w.item), ahead, scratch);
+    if (!w.drawn) w.item = draw(&run.next_item);
   }
 }
 

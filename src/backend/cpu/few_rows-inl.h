@@ -85,28 +85,11 @@ RADIX_INLINE void begin_few_prefetch(const AttentionParams& p, const StreamRows&
   const uint32_t vectors = kFewSums / lanes < 8 ? kFewSums / lanes : 8;
   const uint32_t values = div_up(p.head_dim_v, vectors * kLanes) * (kPrefillTile / kFewStep);
   const uint32_t steps = scores * (kPrefillTile / kFewTokens) + kValueSteps * values;
-  const uint32_t bytes = kPrefillTile * (p.head_dim * element_bytes(p.k.dtype) +
-                                         p.head_dim_v * element_bytes(p.v.dtype));
-  next.score_due = div_up(kDue * div_up(bytes, 2 * kBurst * kCacheLine), steps);
+  const uint32_t k_lines = div_up(p.head_dim * element_bytes(p.k.dtype), kCacheLine);
+  const uint32_t v_lines = div_up(p.head_dim_v * element_bytes(p.v.dtype), kCacheLine);
+  const uint32_t lines = kPrefillTile * larger(k_lines, v_lines) + kAgainAfter;
+  next.score_due = div_up(kDue * lines, steps);
   next.value_due = kValueSteps * next.score_due;
-}
-
-// Where a span ends, which is rare, and too long to stand in every loop. The asm is an effect: see
-// prefetch_burst.
-static __attribute__((noinline)) void prefetch_ends(Prefetcher& next) {
-  prefetch_lines(next.k);
-  prefetch_lines(next.v);
-  asm volatile("" : : : "memory");
-}
-
-RADIX_INLINE void few_prefetch(Prefetcher& next, uint32_t due) {
-  for (next.due += due; next.due >= kDue; next.due -= kDue) {
-    if (__builtin_expect(span_ends(next), 0)) {
-      prefetch_ends(next);
-    } else {
-      prefetch_inside(next);
-    }
-  }
 }
 
 // ---- transposition
@@ -158,12 +141,12 @@ RADIX_INLINE VU load_words(const char* row, uint32_t w, uint32_t words) {
 }
 
 // kFewTokens keys of `words` words each to [word][kFewTokens].
-static __attribute__((noinline)) void transpose_as_words(const char* const* rows, uint32_t words,
-                                                         uint32_t* to, Prefetcher& next) {
+RADIX_NOINLINE void transpose_as_words(const char* const* rows, uint32_t words, uint32_t* to,
+                                       Prefetcher& next) {
 #pragma GCC unroll 2
   for (uint32_t first = 0; first < kFewTokens; first += kLanes) {
     for (uint32_t w = 0; w < words; w += kLanes) {
-      few_prefetch(next, kTransposeSteps * next.score_due);
+      prefetch_step(next, kTransposeSteps * next.score_due);
       VU m[kLanes];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kLanes; ++i) m[i] = load_words(rows[first + i], w, words);
@@ -256,13 +239,13 @@ constexpr uint32_t kHalfTokens = 8;
 #endif
 
 // The same of keys of 16-bit elements, to [element][kFewTokens].
-static __attribute__((noinline)) void transpose_as_halves(const char* const* rows, uint32_t dim,
-                                                          uint16_t* to, Prefetcher& next) {
+RADIX_NOINLINE void transpose_as_halves(const char* const* rows, uint32_t dim, uint16_t* to,
+                                        Prefetcher& next) {
   constexpr auto kSteps = static_cast<uint32_t>(kTransposeSteps * kHalfTokens / kLanes);
 #pragma GCC unroll 2
   for (uint32_t first = 0; first < kFewTokens; first += kHalfTokens) {
     for (uint32_t w = 0; w < dim / 2; w += kLanes) {
-      few_prefetch(next, kSteps * next.score_due);
+      prefetch_step(next, kSteps * next.score_due);
       transpose_half_block(rows + first, w, dim / 2, to + first);
     }
   }
@@ -344,7 +327,7 @@ RADIX_INLINE void score_tokens(const AttentionParams& p, const T* k, uint32_t te
     for (uint32_t i = 0; i < 2; ++i) acc[r][i] = hn::Zero(d);
   }
   for (uint32_t i = 0; i < terms; i += kFewStep) {
-    few_prefetch(next, next.score_due);
+    prefetch_step(next, next.score_due);
     const uint32_t n = terms - i < kFewStep ? terms - i : kFewStep;
     const T* at = k + i * kFewTokens;
     if constexpr (kIsPairs<T>) {
@@ -484,7 +467,7 @@ RADIX_INLINE void value_pass(const FewTile& f, const FewVectors& values, uint32_
       acc[r][i] = hn::Mul(alpha, hn::LoadU(d, o + r * head.stride + i * kLanes));
   }
   for (uint32_t t = 0; t < f.n; t += kFewStep) {
-    few_prefetch(f.next, f.next.value_due);
+    prefetch_step(f.next, f.next.value_due);
     const uint32_t end = f.n - t < kFewStep ? f.n : t + kFewStep;
     if constexpr (kIsPairs<T>) {
       add_value_pairs<R, NV, kHalf>(values.row, at, t, end, head.weights, acc);

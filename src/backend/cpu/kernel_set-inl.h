@@ -8,6 +8,7 @@ namespace radixattn {
 
 struct DecodeJob;
 struct DecodeItem;
+struct DecodeAhead;
 struct PrefillJob;
 struct PrefillItem;
 struct RadixMergeJob;
@@ -20,7 +21,7 @@ struct NormParams;
 
 namespace RADIX_CPU_TARGET_NS {
 
-void decode_item(const DecodeJob& job, const DecodeItem& item, void* scratch);
+void decode_item(const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahead, void* scratch);
 void decode_merge(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
 void prefill_item(const PrefillJob& job, const PrefillItem& item, void* scratch);
 void radix_merge(const RadixMergeJob& job, uint32_t seq, uint32_t row_begin, uint32_t row_end);

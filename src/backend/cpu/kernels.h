@@ -31,6 +31,7 @@ class Executor;        // base/executor.h
 struct RopeAppendJob;  // backend/cpu/rope_append.h
 struct DecodeJob;      // backend/cpu/attention_jobs.h
 struct DecodeItem;
+struct DecodeAhead;
 struct PrefillJob;
 struct PrefillItem;
 struct RadixMergeJob;
@@ -40,8 +41,9 @@ struct CpuKernels {
   int32_t target;    // RADIX_CPU_BASELINE ...
   const char* name;  // "avx2"
   // Attention of one query row over a run of its keys, for some of its KV heads; `scratch` belongs
-  // to the worker.
-  void (*decode_item)(const DecodeJob& job, const DecodeItem& item, void* scratch);
+  // to the worker, and so does `ahead`, from one of its items to the next.
+  void (*decode_item)(const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahead,
+                      void* scratch);
   // Merges the ranges of sequence `seq` for KV heads [head_begin, head_end) and writes their rows.
   void (*decode_merge)(const DecodeJob& job, uint32_t seq, uint32_t head_begin, uint32_t head_end);
   // A run of keys of some query rows of one KV head.

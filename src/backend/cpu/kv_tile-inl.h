@@ -54,13 +54,6 @@ RADIX_INLINE void pair_rows(const BF16* low, const BF16* high, uint32_t dim, flo
   for (; i < dim; ++i) to[i] = bits_float(low[i].bits | uint32_t{high[i].bits} << 16);
 }
 
-// `words` (a multiple of 4) words of 32 bits.
-template <class T>
-RADIX_INLINE void copy_words(const T* from, float* to, uint32_t words) {
-  const auto* at = reinterpret_cast<const char*>(from);
-  for (uint32_t i = 0; i < words; i += 4) __builtin_memcpy(to + i, at + 4 * i, 16);
-}
-
 template <class T, Unpacked kForm>
 static void gather_rows(const T* base, const int64_t* offsets, uint32_t dim, const KvTile& tile,
                         float* to) {
@@ -143,7 +136,7 @@ RADIX_INLINE void prefetch_vector(const PagedTensor& t, int64_t at, uint32_t dim
   for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
 }
 
-// NOTE: always inlined, as in kv_stream-inl.h: g++ 12 drops calls of functions that only prefetch.
+// NOTE: always inlined: g++ 12 drops calls of functions that only prefetch.
 RADIX_INLINE void prefetch_ahead(const AttentionParams& p, Ahead* a, uint32_t vectors) {
   for (; vectors != 0 && a->token < a->num_tokens && a->head < a->head_end; --vectors) {
     prefetch_vector(p.k, a->rows->k[a->token] + a->head * p.k.head_stride, p.head_dim);

@@ -129,13 +129,10 @@ void run_wide(const Run& run, const RadixItem& from, uint32_t head, uint32_t hea
   }
 }
 
-void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scratch) {
+DecodeItem narrow_item(const Run& run, const RadixItem& from, uint32_t head) {
   const AttentionParams& p = *run.params;
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
   const uint32_t row = static_cast<uint32_t>(from.row_begin) / group;
-  DecodeJob job;
-  job.params = &p;
-  job.partial = run.layout->partial;
   DecodeItem item;
   item.seq = static_cast<uint32_t>(from.seq);
   item.query = run.list->rows[row].query;
@@ -151,24 +148,71 @@ void run_narrow(const Run& run, const RadixItem& from, uint32_t head, void* scra
     item.token_begin = static_cast<uint32_t>(token_begin);
     item.token_end = static_cast<uint32_t>(token_end);
   }
-  run.kernels->decode_item(job, item, scratch);
+  return item;
+}
+
+// A unit is a KV head of an item; some are computed with the head before.
+struct Unit {
+  const RadixItem* item = nullptr;
+  uint32_t head = 0, heads = 0;
+  bool narrow = false;
+};
+
+Unit unit_of(const Run& run, uint32_t index) {
+  const AttentionParams& p = *run.params;
+  Unit unit;
+  unit.item = &run.list->items[index / p.num_kv_heads];
+  unit.head = index % p.num_kv_heads;
+  const bool many = num_rows(*unit.item) > kPrefillMultiRows;
+  unit.heads = many ? 1 : run.few_heads;
+  unit.narrow = !many && is_narrow(p, *unit.item);
+  return unit;
+}
+
+// The unit that a worker computes, or the one that it has drawn for afterwards.
+struct Worker {
+  Run* run;
+  uint32_t unit;
+  bool drawn;  // afterwards
+};
+
+// The next unit that is not computed with the head before.
+uint32_t draw_unit(Run* run) {
+  for (;;) {
+    const uint32_t i = draw(&run->next_unit, 1);
+    if (i >= run->num_units) return i;
+    const Unit unit = unit_of(*run, i);
+    if (unit.head % unit.heads == 0) return i;
+  }
+}
+
+bool draw_early(void* arg, DecodeItem* next) {
+  Worker& w = *static_cast<Worker*>(arg);
+  w.unit = draw_unit(w.run);
+  w.drawn = true;
+  if (w.unit >= w.run->num_units) return false;
+  const Unit unit = unit_of(*w.run, w.unit);
+  if (unit.narrow) *next = narrow_item(*w.run, *unit.item, unit.head);
+  return unit.narrow;
 }
 
 void RADIX_CALL run_items(void* arg, uint32_t worker) {
   Run& run = *static_cast<Run*>(arg);
-  const AttentionParams& p = *run.params;
   void* scratch = run.layout->scratch + run.layout->scratch_bytes * worker;
-  for (uint32_t i = draw(&run.next_unit, 1); i < run.num_units; i = draw(&run.next_unit, 1)) {
-    const RadixItem& item = run.list->items[i / p.num_kv_heads];
-    const uint32_t head = i % p.num_kv_heads;
-    const bool many = num_rows(item) > kPrefillMultiRows;
-    const uint32_t heads = many ? 1 : run.few_heads;
-    if (head % heads != 0) continue;  // with the head before
-    if (is_narrow(p, item) && !many) {
-      run_narrow(run, item, head, scratch);
+  DecodeJob job;
+  job.params = run.params;
+  job.partial = run.layout->partial;
+  Worker w = {&run, draw_unit(&run), false};
+  DecodeAhead ahead = {draw_early, &w};
+  while (w.unit < run.num_units) {
+    const Unit unit = unit_of(run, w.unit);
+    w.drawn = false;
+    if (unit.narrow) {
+      run.kernels->decode_item(job, narrow_item(run, *unit.item, unit.head), ahead, scratch);
     } else {
-      run_wide(run, item, head, heads, scratch);
+      run_wide(run, *unit.item, unit.head, unit.heads, scratch);
     }
+    if (!w.drawn) w.unit = draw_unit(&run);
   }
 }
 

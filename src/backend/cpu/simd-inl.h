@@ -23,6 +23,8 @@
 #include "radixattn.h"
 
 #define RADIX_INLINE static inline __attribute__((always_inline))
+// What is rare, so that it takes no registers of the loops, and loops that want all of them.
+#define RADIX_NOINLINE static __attribute__((noinline))
 
 namespace radixattn {
 namespace RADIX_CPU_TARGET_NS {
@@ -187,6 +189,13 @@ RADIX_INLINE void store_f32_half(VF v, T* p) {
 #else
   store_f32(v, p);
 #endif
+}
+
+// `words` (a multiple of 4) words of 32 bits.
+template <class T>
+RADIX_INLINE void copy_words(const T* from, float* to, uint32_t words) {
+  const auto* at = reinterpret_cast<const char*>(from);
+  for (uint32_t i = 0; i < words; i += 4) __builtin_memcpy(to + i, at + 4 * i, 16);
 }
 
 // A row of n elements (a multiple of 8) to floats and back.
