@@ -167,6 +167,11 @@ std::vector<Case> cases_of(const Kv& kv) {
     cases.push_back({.context = 4096, .batch = 8, .shuffled = false});
     cases.push_back({.context = 32768, .batch = 1, .shuffled = false});
   }
+  if (kv.dtype == RADIX_BF16) {
+    for (const bool shuffled : {true, false}) {
+      cases.push_back({.context = 32768, .shuffled = shuffled, .bf16_queries = true});
+    }
+  }
   if (kv.pages == bench::Pages::kHuge) return cases;
   const Case prefill = {.context = kPrefill, .prefill = true};
   cases.push_back(prefill);
