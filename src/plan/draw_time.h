@@ -1,4 +1,4 @@
-// How long workers take that draw units of work one after the other, the dearest first: an exact
+// How long workers take that draw units of work one after the other, the dearest first: a
 // walk for launches of few units, where an estimate says too little. Pure, on the stack.
 #pragma once
 

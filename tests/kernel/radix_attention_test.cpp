@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string>
 
 #include "backend/cpu/cpu_backend.h"
 #include "support/radix_case.h"
@@ -304,6 +305,71 @@ TEST(RadixAttention, ManySequencesBehindOnePrefix) {
     for (const CpuKernels* kernels : runnable_targets()) {
       SCOPED_TRACE(::testing::Message() << kernels->name << " rows " << wide_rows);
       c.expect_matches_reference(c.run(by_list(*kernels, Executor(), list)));
+    }
+  }
+}
+
+// The order in which one thread calls a target's kernels: 'C' for prefill's, 'r' for decode's.
+const CpuKernels* g_recorded = nullptr;
+std::string g_calls;
+
+CpuKernels recording(const CpuKernels& kernels) {
+  CpuKernels copy = kernels;
+  g_recorded = &kernels;
+  copy.prefill_item = [](const PrefillJob& job, const PrefillItem& item, void* scratch) {
+    g_calls += 'C';
+    g_recorded->prefill_item(job, item, scratch);
+  };
+  copy.decode_item = [](const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahead,
+                        void* scratch) {
+    g_calls += 'r';
+    g_recorded->decode_item(job, item, ahead, scratch);
+  };
+  return copy;
+}
+
+std::string phases(std::string calls) {
+  calls.erase(std::unique(calls.begin(), calls.end()), calls.end());
+  return calls;
+}
+
+// 40 sequences with tails of unequal length, and their list as a plan makes it: the dear ones
+// first.
+TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
+  Shape s;
+  s.seqs.assign(1, {230, 1});
+  for (uint32_t i = 1; i < 40; ++i) s.seqs.push_back({210 + i * 37 % 400, 1, 0, 200});
+  s.q_heads = 24;
+  s.kv_heads = 6;
+  s.dim = 32;
+  AttentionCase c(s, 1);
+  Rng rng(1);
+  ListRules rules;
+  rules.cut = false;
+  RadixArrays list = random_radix_list(c, rules, rng);
+  for (RadixItem& i : list.items) i.narrow = i.row_end - i.row_begin == 4 ? 1 : 0;
+  std::sort(list.items.begin(), list.items.end(), [](const RadixItem& a, const RadixItem& b) {
+    const auto cost = [](const RadixItem& i) {
+      return (i.token_end - i.token_begin) * (i.row_end - i.row_begin);
+    };
+    return cost(a) > cost(b);
+  });
+  for (const CpuKernels* kernels : runnable_targets()) {
+    SCOPED_TRACE(kernels->name);
+    const CpuKernels recorded = recording(*kernels);
+    g_calls.clear();
+    const Result alone = c.run(by_list(recorded, Executor(), list));
+    c.expect_matches_reference(alone);
+    EXPECT_EQ(phases(g_calls), "Cr");
+    const auto reads = std::count(g_calls.begin(), g_calls.end(), 'r');
+    for (const NamedExecutor& e : all_executors()) {
+      expect_same_bits(alone, c.run(by_list(*kernels, e.executor, list)), e.name);
+      if (std::string(e.name) != "backwards callback of 8") continue;
+      // The eighth worker does it all: the dearer reads, what computes, the other reads.
+      g_calls.clear();
+      expect_same_bits(alone, c.run(by_list(recorded, e.executor, list)), "recorded");
+      EXPECT_EQ(phases(g_calls), "rCr");
+      EXPECT_GE(2 * static_cast<std::ptrdiff_t>(g_calls.find('C')), reads - 12);
     }
   }
 }

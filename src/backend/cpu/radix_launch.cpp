@@ -1,10 +1,19 @@
 // Runs a work list (backend/radix_list.h), and batch-invariant decode without a plan, which makes a
 // list of its own.
 //
-// Workers draw (item, KV head) pairs in the list's order until none are left: wide items go to
-// prefill's kernel, narrow ones to decode's; items of few rows with some KV heads at a time. When
-// all items are done, the rows that have states are merged. Who computes what changes no bit:
-// states have places of their own and meet in the order of their terms.
+// Workers draw (item, KV head) pairs until none are left: wide items go to prefill's kernel, narrow
+// ones to decode's; items of few rows with some KV heads at a time. When all items are done, the
+// rows that have states are merged. Who computes what, and when, changes no bit: states have places
+// of their own and meet in the order of their terms.
+//
+// Items stand in the list by cost, so that what has many rows, and computes, mostly comes before
+// the reads: items of one query token, which wait for memory. If all workers took them in this
+// order, all would compute first and then share the memory's bandwidth. So every second worker
+// begins with the reads, and leaves only the last of them for the end:
+//
+//   list             C C C C C C C C C C | r r r r r r r r | r r r r
+//   even workers     1 2 3 ...           |                 | then these
+//   odd workers      then these          | 1 2 3 ...       | then these
 //
 // Batch-invariant launches know no narrow items: one kernel's arithmetic serves all rows.
 #include <initializer_list>
@@ -93,8 +102,10 @@ struct Run {
   const AttentionParams* params;
   const RadixList* list;
   const Layout* layout;
-  uint32_t few_heads;  // KV heads that a worker takes at a time of an item that waits for memory
-  uint32_t num_units, next_unit;
+  uint32_t few_heads;  // KV heads that a worker takes at a time of an item of few rows
+  uint32_t num_units;
+  uint32_t first_read, late_read;  // units: the list's reads; those that stay for the end
+  uint32_t next_unit, next_read;
   uint32_t num_rows, next_row;  // of merges
 };
 
@@ -169,26 +180,90 @@ Unit unit_of(const Run& run, uint32_t index) {
   return unit;
 }
 
-// The unit that a worker computes, or the one that it has drawn for afterwards.
-struct Worker {
-  Run* run;
-  uint32_t unit;
-  bool drawn;  // afterwards
-};
+// ---- who draws what
 
-// The next unit that is not computed with the head before.
-uint32_t draw_unit(Run* run) {
+bool is_one_token(const AttentionParams& p, const RadixItem& item) {
+  return num_rows(item) <= p.num_q_heads / p.num_kv_heads;
+}
+
+RadixCosts costs_of(const AttentionParams& p) {
+  RadixCosts costs = kCosts;
+  const uint32_t group_heads = p.num_q_heads / p.num_kv_heads;
+  const auto group = static_cast<float>(group_heads);
+  costs.state = kCosts.state / 4 * group;
+  if (kNarrowTokenOfAHead * group > costs.narrow_token)
+    costs.narrow_token = kNarrowTokenOfAHead * group;
+  if (p.k.dtype == RADIX_F32) {  // the unit is twice as long
+    costs.item *= 0.5f;
+    costs.wide_token *= 0.5f;
+    costs.panel_token *= 0.5f;
+    costs.state *= 0.5f;
+  }
+  return costs;
+}
+
+// Of one KV head.
+float item_cost(const AttentionParams& p, const RadixCosts& costs, const RadixItem& item) {
+  const auto panels = static_cast<float>(div_up(num_rows(item), kPanelRows));
+  const float token =
+      is_narrow(p, item) ? costs.narrow_token : costs.wide_token + panels * costs.panel_token;
+  return costs.item + static_cast<float>(item.token_end - item.token_begin) * token;
+}
+
+// The list's reads are its last items, as far as these have one token each. So many of them stay
+// for the end that they fill the time by which workers that compute end apart: half of the longest
+// unit each, on average. But at most half of them stay: the first units that compute want company,
+// too.
+void place_reads(uint32_t workers, Run* run) {
+  const AttentionParams& p = *run->params;
+  const RadixItem* items = run->list->items;
+  const RadixCosts costs = costs_of(p);
+  const uint32_t num = run->num_units / p.num_kv_heads;
+  uint32_t first = num;
+  float reads = 0, longest = 0;
+  while (first > 0 && is_one_token(p, items[first - 1]))
+    reads += item_cost(p, costs, items[--first]);
+  for (uint32_t i = 0; i < first; ++i) {
+    const float heads = static_cast<float>(unit_of(*run, i * p.num_kv_heads).heads);
+    const float cost = item_cost(p, costs, items[i]) * heads;
+    if (cost > longest) longest = cost;
+  }
+  const float apart =
+      longest / 2 * static_cast<float>(workers) / static_cast<float>(p.num_kv_heads);
+  float stay = apart < reads / 2 ? apart : reads / 2;
+  uint32_t late = num;
+  while (late > first && stay > 0) stay -= item_cost(p, costs, items[--late]);
+  run->first_read = run->next_read = first * p.num_kv_heads;
+  run->late_read = late * p.num_kv_heads;
+}
+
+// The next unit that is not computed with the head before; num_units or more: there is none.
+uint32_t draw_unit(Run* run, bool reads_first) {
   for (;;) {
-    const uint32_t i = draw(&run->next_unit, 1);
-    if (i >= run->num_units) return i;
+    const bool early =
+        reads_first && __atomic_load_n(&run->next_read, __ATOMIC_RELAXED) < run->late_read;
+    uint32_t i = early ? run->first_read : draw(&run->next_unit, 1);
+    if (i >= run->first_read) i = draw(&run->next_read, 1);
+    if (i >= run->num_units) {
+      if (early) continue;  // others took them in between
+      return i;
+    }
     const Unit unit = unit_of(*run, i);
     if (unit.head % unit.heads == 0) return i;
   }
 }
 
+// The unit that a worker computes, or the one that it has drawn for afterwards.
+struct Worker {
+  Run* run;
+  bool reads_first;
+  uint32_t unit;
+  bool drawn;  // afterwards
+};
+
 bool draw_early(void* arg, DecodeItem* next) {
   Worker& w = *static_cast<Worker*>(arg);
-  w.unit = draw_unit(w.run);
+  w.unit = draw_unit(w.run, w.reads_first);
   w.drawn = true;
   if (w.unit >= w.run->num_units) return false;
   const Unit unit = unit_of(*w.run, w.unit);
@@ -202,7 +277,8 @@ void RADIX_CALL run_items(void* arg, uint32_t worker) {
   DecodeJob job;
   job.params = run.params;
   job.partial = run.layout->partial;
-  Worker w = {&run, draw_unit(&run), false};
+  Worker w = {&run, worker % 2 != 0, 0, false};
+  w.unit = draw_unit(&run, w.reads_first);
   DecodeAhead ahead = {draw_early, &w};
   while (w.unit < run.num_units) {
     const Unit unit = unit_of(run, w.unit);
@@ -212,7 +288,7 @@ void RADIX_CALL run_items(void* arg, uint32_t worker) {
     } else {
       run_wide(run, *unit.item, unit.head, unit.heads, scratch);
     }
-    if (!w.drawn) w.unit = draw_unit(&run);
+    if (!w.drawn) w.unit = draw_unit(&run, w.reads_first);
   }
 }
 
@@ -254,8 +330,10 @@ void run_list(const CpuKernels& kernels, const AttentionParams& p, const RadixLi
               const Layout& layout, Executor& executor) {
   const uint32_t workers = worker_count(executor);
   const auto num_items = static_cast<uint32_t>(list.sizes->num_items);
-  Run run = {&kernels, &p, &list, &layout, radix_few_heads(p, num_items, workers), 0, 0, 0, 0};
+  Run run = {&kernels, &p, &list, &layout, radix_few_heads(p, num_items, workers), 0, 0, 0,
+             0,        0,  0,     0};
   run.num_units = num_items * p.num_kv_heads;
+  place_reads(workers, &run);
   if (run.num_units != 0)
     executor.parallel_for(workers < run.num_units ? workers : run.num_units, run_items, &run);
   if (!list.has_merges) return;
@@ -366,7 +444,7 @@ void add_sequence(const AttentionParams& p, const InvariantCut& cut, uint32_t se
 
 }  // namespace
 
-// KV heads of an item that waits for memory: all of them, unless there are too few items. Decode
+// KV heads of an item of few rows: all of them, unless there are too few items. Decode
 // stops where a token's run of numbers would be short; prefill without a list takes one head at a
 // time, and so does this when workers would have nothing to do.
 uint32_t radix_few_heads(const AttentionParams& p, uint32_t num_items, uint32_t workers) {
@@ -452,18 +530,7 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   if (states < 2 * uint64_t{bounds.num_seqs}) states = 2 * uint64_t{bounds.num_seqs};
   l.max_states = static_cast<uint32_t>(states);
   l.max_terms = l.max_states;
-  l.costs = kCosts;
-  const uint32_t group_heads = bounds.num_q_heads / bounds.num_kv_heads;
-  const auto group = static_cast<float>(group_heads);
-  l.costs.state = kCosts.state / 4 * group;
-  if (kNarrowTokenOfAHead * group > kCosts.narrow_token)
-    l.costs.narrow_token = kNarrowTokenOfAHead * group;
-  if (bounds.k.dtype == RADIX_F32) {  // the unit is twice as long
-    l.costs.item *= 0.5f;
-    l.costs.wide_token *= 0.5f;
-    l.costs.panel_token *= 0.5f;
-    l.costs.state *= 0.5f;
-  }
+  l.costs = costs_of(bounds);
   AttentionParams p = bounds;
   p.batch_invariant = true;  // the larger scratch
   l.workspace_bytes = radix_workspace_bytes(p, l.max_states, workers);

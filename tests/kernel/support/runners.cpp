@@ -45,6 +45,7 @@ std::vector<NamedExecutor> all_executors() {
   std::vector<NamedExecutor> executors;
   executors.push_back(NamedExecutor{"inline", nullptr, Executor()});
   executors.push_back(with_callback("backwards callback", run_backwards, 7));
+  executors.push_back(with_callback("backwards callback of 8", run_backwards, 8));
   executors.push_back(with_callback("thread per task", run_on_threads, 3));
   executors.push_back(with_pool("pool of 2", 2));
   executors.push_back(with_pool("pool of 5", 5));
