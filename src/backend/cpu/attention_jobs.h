@@ -15,7 +15,7 @@ constexpr uint32_t kRowPad = 16;      // floats: the widest vector
 constexpr uint32_t kTileTokens = 16;  // decode: tokens whose scores stand before one softmax update
 constexpr uint32_t kQuadHeads = 4;    // decode: query heads whose softmax is computed side by side
 constexpr uint32_t kPrefillTile = 64;  // prefill: tokens of K and V unpacked at a time
-// Query rows of an item, multiples of every panel width in use: what is unpacked for 480 rows costs
+// Query rows of an item, multiples of the widest panels: what is unpacked for 480 rows costs
 // half as much a row as for 240, which prefill takes when 480 would leave workers without items.
 constexpr uint32_t kPrefillRows = 480;
 constexpr uint32_t kPrefillFewRows = 240;

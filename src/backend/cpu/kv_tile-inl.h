@@ -127,18 +127,21 @@ struct Ahead {
   uint32_t token = 0, num_tokens = 0;
   uint32_t head = 0, head_begin = 0, head_end = 0;
   bool by_token = true;  // a token's heads lie closer together than a head's tokens
+  uint32_t pace = 0;     // vectors of K, and as many of V, at a time
 };
 
+// Into the first cache and, when that needs the room, the second.
 RADIX_INLINE void prefetch_vector(const PagedTensor& t, int64_t at, uint32_t dim) {
   const int64_t element = t.dtype == RADIX_F32 ? 4 : 2;
   const char* from = static_cast<const char*>(t.data) + at * element;
   const char* end = from + dim * element;
-  for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
+  for (; from < end; from += 64) __builtin_prefetch(from, 0, 3);
 }
 
 // NOTE: always inlined: g++ 12 drops calls of functions that only prefetch.
-RADIX_INLINE void prefetch_ahead(const AttentionParams& p, Ahead* a, uint32_t vectors) {
-  for (; vectors != 0 && a->token < a->num_tokens && a->head < a->head_end; --vectors) {
+RADIX_INLINE void prefetch_ahead(const AttentionParams& p, Ahead* a) {
+  for (uint32_t vectors = a->pace;
+       vectors != 0 && a->token < a->num_tokens && a->head < a->head_end; --vectors) {
     prefetch_vector(p.k, a->rows->k[a->token] + a->head * p.k.head_stride, p.head_dim);
     prefetch_vector(p.v, a->rows->v[a->token] + a->head * p.v.head_stride, p.head_dim_v);
     if (a->by_token) {

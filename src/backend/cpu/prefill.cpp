@@ -38,8 +38,6 @@ namespace {
 constexpr auto kStep = kVectors * static_cast<uint32_t>(kLanes);
 constexpr uint32_t kMaxPanels = kPrefillRows / kStep;
 constexpr uint32_t kMaxHeadDim = 256;
-// Vectors of K and V that are prefetched for each step of a product: a few more than would do.
-constexpr uint32_t kAheadVectors = 6;
 
 // ---- the scratch of a worker
 
@@ -104,8 +102,9 @@ struct Work {
   int32_t min_position = 0, max_position = 0;
   Scratch s;
   Panel panels[kMaxPanels];
-  Prefetcher next;         // of few rows' keys
-  int64_t asked_for = -1;  // the first token that it is to bring, or has brought
+  uint32_t ahead_pace = 0;  // Ahead::pace of its tiles
+  Prefetcher next;          // of few rows' keys
+  int64_t asked_for = -1;   // the first token that it is to bring, or has brought
 };
 
 // ---- rows
@@ -176,14 +175,14 @@ RADIX_INLINE void panel_scores(const AttentionParams& p, const float* q, uint32_
     const auto* k = reinterpret_cast<const uint32_t*>(s.k);
     const auto* pairs = reinterpret_cast<const uint32_t*>(q);
     for (uint32_t t = 0; t < n; t += kRows) {
-      prefetch_ahead(p, ahead, kAheadVectors);
+      prefetch_ahead(p, ahead);
       multiply_bf16<kRows, NV, kTileStride, 1>(k + t * kTileStride, pairs, p.head_dim / 2, nullptr,
                                                query_scale(p), s.s + t * kWidth);
     }
     return;
   }
   for (uint32_t t = 0; t < n; t += kRows) {
-    prefetch_ahead(p, ahead, kAheadVectors);
+    prefetch_ahead(p, ahead);
     multiply<kRows, NV, kTileStride, 1>(s.k + t * kTileStride, q, p.head_dim, nullptr,
                                         s.s + t * kWidth);
   }
@@ -208,7 +207,7 @@ RADIX_INLINE void panel_values(const AttentionParams& p, uint32_t n, const Scrat
   constexpr uint32_t kWidth = NV * kLanes, kRows = broadcasts<NV>();
   uint32_t i = 0;
   for (; i + kRows <= p.head_dim_v; i += kRows) {
-    prefetch_ahead(p, ahead, kAheadVectors);
+    prefetch_ahead(p, ahead);
     value_step<kRows, NV>(p, s.v + i, s.s, n, alpha, o + i * kWidth);
   }
   for (; i < p.head_dim_v; i += kBroadcasts)
@@ -386,6 +385,30 @@ void begin_panel(const Work& w, Panel* panel) {
   }
 }
 
+// Of the first panel of `rows` rows. A panel of one vector is the slow one: four vectors are two
+// and two.
+RADIX_INLINE uint32_t panel_vectors(uint32_t rows) {
+  static_assert(kVectors == 3);
+  const uint32_t vectors = (rows + static_cast<uint32_t>(kLanes) - 1) / kLanes;
+  if (vectors == kVectors + 1) return 2;
+  return vectors < kVectors ? vectors : kVectors;
+}
+
+// Vectors of K, and as many of V, that are prefetched with each step of a tile's products: evenly,
+// because bursts overrun the processor's line buffers (docs/kernels.md), but where that takes few,
+// at twice the pace that brings the next tile in time, because causal panels skip steps.
+RADIX_INLINE uint32_t ahead_pace(const Work& w, uint32_t num_heads) {
+  constexpr uint32_t kFew = 6;
+  uint32_t steps = 0;
+  for (uint32_t i = 0; i < w.num_panels; ++i) {
+    const uint32_t rows = w.panels[i].vectors == 1 ? broadcasts<1>() : kBroadcasts;
+    steps += (kPrefillTile + w.job->params->head_dim_v) / rows;
+  }
+  const uint32_t pace = kPrefillTile * num_heads / steps + 1;
+  if (pace >= kFew) return pace;
+  return 2 * pace < kFew ? 2 * pace : kFew;
+}
+
 // Cuts every head's rows into panels, narrow ones when few rows are left; or puts some heads' few
 // rows into one.
 void begin_work(Work& w) {
@@ -397,20 +420,22 @@ void begin_work(Work& w) {
   const uint32_t heads = w.few_lanes == 0 ? 1 : static_cast<uint32_t>(kLanes) / w.few_lanes;
   uint32_t first = 0;
   for (uint32_t head = w.item->head_begin; head < w.item->head_end; head += heads) {
-    for (uint32_t r = 0; r < w.num_rows; r += kStep) {
+    for (uint32_t r = 0; r < w.num_rows;) {
       Panel& panel = w.panels[w.num_panels++];
-      const uint32_t left = w.num_rows - r;
       panel.head = head;
       panel.row = r;
       panel.first = first;
-      panel.vectors = left <= kLanes ? 1 : left <= 2 * kLanes ? 2 : kVectors;
+      panel.vectors = panel_vectors(w.num_rows - r);
       first += width_of(panel);
+      r += width_of(panel);
       begin_panel(w, &panel);
       if (panel.min_position < w.min_position) w.min_position = panel.min_position;
       if (panel.max_position > w.max_position) w.max_position = panel.max_position;
     }
   }
-  w.head_panels = w.num_panels / (w.item->head_end - w.item->head_begin);
+  const uint32_t num_heads = w.item->head_end - w.item->head_begin;
+  w.head_panels = w.num_panels / num_heads;
+  w.ahead_pace = ahead_pace(w, num_heads);
   // The softmax has whole vectors, whether or not a panel's heads fill one.
   if (w.few_lanes != 0) zero_row(w.s.s, kPrefillTile * static_cast<uint32_t>(kLanes));
 }
@@ -549,6 +574,7 @@ Ahead ahead_of(const Work& w, const TileRows* rows, uint32_t num_tokens) {
   const PagedTensor& k = w.job->params->k;
   Ahead a;
   a.rows = rows;
+  a.pace = w.ahead_pace;
   a.num_tokens = num_tokens;
   a.head = a.head_begin = w.item->head_begin;
   a.head_end = w.item->head_end;
