@@ -133,7 +133,7 @@ RADIX_JOB_INLINE constexpr uint32_t prefill_item_heads(uint32_t rows) {
 
 constexpr uint32_t kTileStride = 256 + kRowPad;  // floats from one unpacked K or V row to the next
 
-// Worker scratch of prefill, in floats (layout: prefill.cpp).
+// Worker scratch of prefill, in floats (layout: prefill_item-inl.h).
 RADIX_JOB_INLINE uint64_t prefill_scratch_floats(const AttentionParams& p) {
   const uint64_t rows = kPrefillRows + kPrefillMaxPanel;
   const uint64_t totals = p.batch_invariant ? uint64_t{p.head_dim_v} + 2 : 0;
