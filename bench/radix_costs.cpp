@@ -122,7 +122,12 @@ constexpr int32_t kDirect = RadixItem::kDirect;
 }  // namespace
 
 int main(int argc, char** argv) {
-  Bench b(argc > 1 && std::strcmp(argv[1], "--bf16-queries") == 0);
+  const bool bf16_queries = argc == 2 && std::strcmp(argv[1], "--bf16-queries") == 0;
+  if (argc > 1 && !bf16_queries) {
+    std::fprintf(stderr, "usage: %s [--bf16-queries]\n", argv[0]);
+    return 2;
+  }
+  Bench b(bf16_queries);
   const auto narrow = [&](int32_t n) {
     b.add(0, n, 1, kDirect, true);
     return b.time(1, 0);

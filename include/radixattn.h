@@ -146,8 +146,8 @@ enum { /* radix_attn.flags; radix_rope_append.flags takes the first alone */
                                     * few rows share K/V (docs/radix_attention.md) */
   RADIX_ATTN_BF16_WEIGHTS = 4      /* CPUs with bf16 dot products (RADIX_CPU_AVX512_BF16), when q, K and V are bf16: the softmax's
                                     * weights are rounded to bf16, too, as tensor cores have them, 2^-9 relative: faster prefill
-                                    * and shared prefixes. Decode's unshared K/V keep f32 weights, unless batch-invariant.
-                                    * Elsewhere no effect */
+                                    * and shared prefixes. Decode's own kernel, for what a sequence reads alone (up to 24 query
+                                    * heads a KV head), keeps f32 weights, unless batch-invariant. Elsewhere no effect */
 };
 enum { /* radix_plan_config.flags */
   RADIX_PLAN_BOUNDS = 1,           /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
@@ -497,7 +497,7 @@ typedef struct radix_plan_info {
   uint32_t max_query_len;
   uint32_t num_items;        /* of the work list: over what is shared, or decode's on CUDA; 0 without one */
   uint32_t split_tokens;     /* positions of an item's range in decode's list; 0 without it */
-  uint32_t num_states;       /* room for partial states that are merged; 0 = nothing is merged */
+  uint32_t num_states;       /* the work list's room for partial states; 0 = it merges nothing */
   uint32_t changed_rows;     /* block-table rows that were not as the step before */
   uint32_t changed_entries;  /* of these rows */
   uint64_t upload_bytes;     /* copied to the device; 0 on the CPU */
@@ -838,9 +838,9 @@ RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;
 /* [F] Sets in *io what the plan knows: num_seqs, max_context_len, max_query_len, block_tables, block_table_stride,
  * context_lens, cu_q_lens (NULL for decode), workspace, workspace_size, plan and, as the plan was made,
- * RADIX_ATTN_BATCH_INVARIANT; the rest stays. The pointers stay right after later updates; sizes do only with
- * RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs, or max_query_tokens; rows of
- * decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
+ * RADIX_ATTN_BATCH_INVARIANT; block_begin and block_ids become NULL; the rest stays. The pointers stay right after later
+ * updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs,
+ * or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
  * A launch with plan set is held to these fields (the workspace may be another, of radix_attn_workspace bytes), to the
  * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype (INVALID), in steps that share nothing, too; and
  * to the kind of the last update (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no
@@ -852,7 +852,7 @@ RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) 
 RADIX_API(radix_status) radix_plan_rope(const radix_plan *plan, radix_rope_append *io) RADIX_NOEXCEPT;
 RADIX_API(radix_status) radix_plan_get_info(const radix_plan *plan, radix_plan_info *out) RADIX_NOEXCEPT; /* [F] */
 /* [F] The step's tree of shared blocks: which sequences begin with the same blocks of the pool, by block id, whether committed or
- * not. Nodes as in radix_tree_export, in the order of a walk from the root, a parent before its children; tokens may be NULL and
+ * not. Nodes as in radix_tree_export, breadth first, a parent before its children; tokens may be NULL and
  * is not written, nor are children sorted. radix_indices [num_seqs]: the deepest node above each sequence, -1 = none. A
  * sequence's own blocks belong to no node. BUFFER with num_nodes and num_blocks = needed; STATE: no step. */
 RADIX_API(radix_status) radix_plan_tree(const radix_plan *plan, radix_tree_view *io, int32_t *radix_indices) RADIX_NOEXCEPT;
