@@ -210,7 +210,8 @@ static void begin_panel(const Work& w, Panel* panel) {
 // and two.
 RADIX_INLINE uint32_t panel_vectors(uint32_t rows) {
   static_assert(kVectors == 3);
-  const uint32_t vectors = (rows + static_cast<uint32_t>(kLanes) - 1) / kLanes;
+  constexpr auto kWidth = static_cast<uint32_t>(kLanes);
+  const uint32_t vectors = (rows + kWidth - 1) / kWidth;
   if (vectors == kVectors + 1) return 2;
   return vectors < kVectors ? vectors : kVectors;
 }
