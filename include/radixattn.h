@@ -465,7 +465,7 @@ typedef struct radix_plan_config {
   uint32_t max_context_len;  /* tokens of a sequence, at most 2^30; 0 = max_blocks_per_request * block_size */
   uint32_t num_q_heads;      /* of the launches with this plan; at most 65535 */
   uint32_t window;           /* of the launches, when all have the same; 0 fits every window */
-  uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's */
+  uint32_t block_size;       /* of the launches' k_cache and v_cache; 0 = the context's; another one: no reqs in steps */
   uint32_t reserved0;
   void *memory;              /* caller-owned memory of the device (64-byte aligned), or NULL = the plan's own */
   uint64_t memory_size;      /* bytes; at least radix_plan_bytes */
@@ -830,9 +830,9 @@ RADIX_API(radix_status) radix_plan_create(radix_ctx *ctx, const radix_plan_confi
  * and the last launch that uses the plan, have finished. */
 RADIX_API(void) radix_plan_destroy(radix_plan **plan) RADIX_NOEXCEPT;
 /* [C] Plans a step. The stream must not be capturing (STATE). A failed call leaves the plan as it was, except when the device
- * refused (DEVICE, DEVICE_LOST, UNSUPPORTED): then the plan has no step, and the next update sends everything. Errors: INVALID
- * (a length, a query length, a block id of a foreign table), STALE, BUFFER (more sequences, query tokens or positions than the
- * plan has room for: named), BUSY (NO_WAIT), DEVICE.
+ * refused the step's upload (DEVICE, DEVICE_LOST, UNSUPPORTED): then the plan has no step, and the next update sends everything.
+ * Errors: INVALID (a length, a query length, a block id of a foreign table, reqs for a plan of another block_size), STALE,
+ * BUFFER (more sequences, query tokens or positions than the plan has room for: named), BUSY (NO_WAIT), DEVICE.
  * Cost: O(1) a request whose blocks did not change, O(row) for the others, O(query tokens) on the CPU; O(all rows) when what is
  * shared changes. */
 RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_desc *d, radix_stream s) RADIX_NOEXCEPT;

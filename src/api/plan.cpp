@@ -74,9 +74,12 @@ radix_status resolve_plan(const radix_ctx& ctx, radix_plan_config* c) {
     return fail(RADIX_E_INVALID, "cfg->max_context_len is %u: expected at most 2^30",
                 c->max_context_len);
   }
-  if (c->max_query_tokens > INT32_MAX) {
-    return fail(RADIX_E_INVALID, "cfg->max_query_tokens is %u: expected at most 2^31-1",
-                c->max_query_tokens);
+  const uint32_t group = c->num_q_heads / x.num_kv_heads;
+  if (uint64_t{c->max_query_tokens} * group > INT32_MAX) {
+    return fail(RADIX_E_INVALID,
+                "cfg->max_query_tokens is %u: expected at most 2^31-1 rows with the %u query heads "
+                "of a KV head",
+                c->max_query_tokens, group);
   }
   const uint64_t stride = (uint64_t{c->max_context_len} + c->block_size - 1) / c->block_size;
   if (c->max_seqs * stride > INT32_MAX) {

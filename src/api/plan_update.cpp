@@ -32,6 +32,12 @@ radix_status check_plan_desc(const radix_plan& plan, const radix_plan_desc& d) {
                 d.reqs != nullptr ? "reqs" : "block_tables",
                 d.tree != nullptr ? "tree" : "block_tables");
   }
+  if (d.reqs != nullptr && plan.config.block_size != plan.ctx->config.block_size) {
+    return fail(RADIX_E_INVALID,
+                "d->reqs is given: the plan is one for blocks of %u tokens (cfg->block_size), the "
+                "context's requests have blocks of %u",
+                plan.config.block_size, plan.ctx->config.block_size);
+  }
   if (d.reqs != nullptr || d.num_seqs == 0) return RADIX_OK;
   if (given == 0) {
     return fail(RADIX_E_INVALID,

@@ -216,7 +216,8 @@ float RadixScheduler::own_cost(uint32_t slot, uint32_t begin) const {
   const float keys = static_cast<float>(end - from) - 0.5f * static_cast<float>(rows - 1);
   const float item = in_.limits.costs.item + unseen_cost(in_, rows);
   float total = static_cast<float>(cost.tiles) * item + keys * cost.per_key;
-  if (begin > 0) total += static_cast<float>(rows * states_of(in_, begin, end)) * state_cost_;
+  if (begin > 0)
+    total += static_cast<float>(uint64_t{rows} * states_of(in_, begin, end)) * state_cost_;
   return total;
 }
 
@@ -228,7 +229,7 @@ float RadixScheduler::node_cost(uint32_t node, uint32_t begin) const {
   const uint32_t rows = first_rows_[t.end_slot] - first_rows_[t.first_slot];
   return static_cast<float>(n.rows.tiles) * in_.limits.costs.item +
          static_cast<float>(n.end - from) * n.rows.per_key +
-         static_cast<float>(rows * states_of(in_, begin, n.end)) * state_cost_;
+         static_cast<float>(uint64_t{rows} * states_of(in_, begin, n.end)) * state_cost_;
 }
 
 void RadixScheduler::add_own_costs() {

@@ -239,7 +239,7 @@ TEST(Plan, ConfigurationsAreChecked) {
   refused(c, RADIX_E_INVALID, "num_q_heads is 3");
   c = plan_config(4, 0, 10);
   refused(c, RADIX_E_INVALID, "flags is 0xa");
-  c = plan_config(1u << 30);
+  c = plan_config(1u << 29);
   refused(c, RADIX_E_INVALID, "table entries");
   c = plan_config(4);
   c.max_context_len = (1u << 30) + 1;
@@ -247,6 +247,9 @@ TEST(Plan, ConfigurationsAreChecked) {
   c = plan_config(4);
   c.num_q_heads = 65536;
   refused(c, RADIX_E_INVALID, "num_q_heads is 65536");
+  c = plan_config(4, 1u << 27);
+  c.num_q_heads = 32;  // 16 of a KV head
+  refused(c, RADIX_E_INVALID, "max_query_tokens is 134217728");
   c = plan_config(4);
   c.block_size = 257;
   refused(c, RADIX_E_INVALID, "block_size is 257");
@@ -446,6 +449,11 @@ TEST(Plan, BlocksOfAnotherSize) {
   EXPECT_OK(launch(of_two));
   EXPECT_EQ(of_two.attn().block_tables[2], 5);
   EXPECT_EQ(of_two.rope().slots[0], 5 * 2);
+  // The context's requests have other blocks; what was planned stays.
+  const radix_req req = ctx.start(range(0, 13));
+  EXPECT_FAILS(RADIX_E_INVALID, "blocks of 2 tokens", of_two.update({req}, nullptr));
+  EXPECT_EQ(of_two.rope().slots[0], 5 * 2);
+  ASSERT_OK(of_four.update({req}, nullptr));
 }
 
 TEST(Plan, TheWorkspaceCallKnowsIt) {

@@ -520,7 +520,8 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.panel_rows = kPanelRows;
   l.has_narrow = true;
   // A few items, states and terms for each sequence, and pieces for the workers.
-  l.max_items = 8 * bounds.num_seqs + 16 * l.workers;
+  const uint64_t items = 8 * uint64_t{bounds.num_seqs} + 16 * l.workers;
+  l.max_items = items < INT32_MAX ? static_cast<uint32_t>(items) : INT32_MAX;
   const uint64_t rows = most_rows(bounds) < 1024 ? most_rows(bounds) : 1024;
   uint64_t states = 16 * rows + 16 * uint64_t{l.workers};
   if (bounds.batch_invariant)  // of segments
