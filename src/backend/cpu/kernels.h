@@ -2,10 +2,10 @@
 // launches that cut attention into items and run those through an executor.
 //
 // The sources decode.cpp, prefill.cpp, radix_merge.cpp, merge.cpp, rope_append.cpp, gemm.cpp,
-// rms_norm.cpp, sample_kernels.cpp and kernel_table.cpp are compiled once for every target (baseline, AVX2, AVX-512,
-// AVX-512 + bf16, NEON), each into a namespace of its own; select_kernels picks a table at run
-// time. Kernels get plain structs, allocate nothing, call nothing outside their namespace and
-// cannot fail: all that can be wrong is checked before the first item runs.
+// rms_norm.cpp, sample_kernels.cpp and kernel_table.cpp are compiled once for every target
+// (baseline, AVX2, AVX-512, AVX-512 + bf16, NEON), each into a namespace of its own; select_kernels
+// picks a table at run time. Kernels get plain structs, allocate nothing, call nothing outside
+// their namespace and cannot fail: all that can be wrong is checked before the first item runs.
 //
 // Invariants of the launches:
 //   1. The result is a function of the arguments: it does not depend on the number of workers, nor
