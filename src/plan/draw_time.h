@@ -1,5 +1,5 @@
-// How long workers take that draw units of work one after the other, the dearest first: a
-// walk for launches of few units, where an estimate says too little. Pure, on the stack.
+// How long workers take that draw units of work one after the other, the dearest first: a walk
+// for launches of few units, where an estimate says too little. Pure, on the stack.
 #pragma once
 
 #include <algorithm>

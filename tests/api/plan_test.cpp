@@ -250,6 +250,9 @@ TEST(Plan, ConfigurationsAreChecked) {
   c = plan_config(4, 1u << 27);
   c.num_q_heads = 32;  // 16 of a KV head
   refused(c, RADIX_E_INVALID, "max_query_tokens is 134217728");
+  c.max_query_tokens -= 1;
+  uint64_t most = 0;
+  EXPECT_OK(radix_plan_bytes(ctx, &c, &most));
   c = plan_config(4);
   c.block_size = 257;
   refused(c, RADIX_E_INVALID, "block_size is 257");
