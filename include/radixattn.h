@@ -488,7 +488,7 @@ typedef struct radix_plan_desc {
   const int32_t *radix_indices; /* with tree: [num_seqs] a sequence's blocks are those from the root to this node; -1 = none */
 } radix_plan_desc;
 
-/* What the last update made. */
+/* What the last update made; while the plan has no step, only the sizes of memory are not 0. */
 typedef struct radix_plan_info {
   uint32_t struct_size;
   uint32_t num_seqs;

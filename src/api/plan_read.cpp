@@ -249,10 +249,13 @@ radix_status radix_plan_get_info(const radix_plan* plan, radix_plan_info* out) R
   info.changed_entries = step.changed_entries;
   info.upload_bytes = plan->uploaded;
   info.device_bytes = plan->layout.total_bytes;
-  info.tokens_seen = plan->planner.sizes().tokens_seen;
-  info.tokens_read = plan->planner.sizes().tokens_read;
-  info.num_nodes = plan->planner.tree().num_nodes();
-  info.num_shared = plan->planner.has_list() ? plan->planner.sizes().num_shared : 0;
+  if (plan->updated) {  // else the planner may have a step that was never one of the plan's
+    const RadixPlanner& planner = plan->planner;
+    info.tokens_seen = planner.sizes().tokens_seen;
+    info.tokens_read = planner.sizes().tokens_read;
+    info.num_nodes = planner.tree().num_nodes();
+    info.num_shared = planner.has_list() ? planner.sizes().num_shared : 0;
+  }
   info.host_bytes = sizeof(radix_plan) + plan->versions_bytes() + plan->row_bytes() +
                     RadixPlanner::bytes(plan->radix);
   if (plan->shape.copies) {

@@ -296,6 +296,8 @@ radix_status update(radix_plan* plan, const PlanInput& in, radix_stream s) {
   if (st != RADIX_OK) {
     plan->writer.forget();  // the device has some of it, or none
     plan->planner.forget();
+    plan->step = StepSizes();
+    plan->uploaded = 0;
     plan->updated = false;
     return st;
   }

@@ -2,6 +2,7 @@
 // meanwhile.
 #include <cuda_runtime_api.h>
 
+#include <cstring>
 #include <optional>
 
 #include "device_fixture.h"
@@ -112,7 +113,9 @@ TEST_F(DevicePlans, AFailedUploadIsMadeGood) {
   Ctx ctx(cuda_config());
   const radix_req r = ctx.start(range(0, 9));
   Plan plan(ctx, plan_config(2));
+  const radix_plan_info none = plan.info();
   ASSERT_OK(plan.update({r}, nullptr));
+  EXPECT_EQ(plan.info().tokens_seen, 9u);
   device::finish();
   ASSERT_EQ(ctx.append(r, range(20, 30)).status, RADIX_OK);
   for (const bool copy : {true, false}) {
@@ -121,6 +124,8 @@ TEST_F(DevicePlans, AFailedUploadIsMadeGood) {
     EXPECT_FAILS(RADIX_E_DEVICE, "plan_update", plan.update({r}, nullptr));
     radix_attn a = sized<radix_attn>();
     EXPECT_FAILS(RADIX_E_STATE, "no step", radix_plan_attn(plan, &a));
+    const radix_plan_info info = plan.info();
+    EXPECT_EQ(std::memcmp(&info, &none, sizeof(info)), 0) << "neither this step nor the last";
     ASSERT_OK(plan.update({r}, nullptr));
     EXPECT_EQ(plan.info().changed_entries, 5u) << "all of the row";
     device::finish();
