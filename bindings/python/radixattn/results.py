@@ -142,7 +142,7 @@ class NamespaceInfo:
 
 @dataclass(frozen=True)
 class PlanInfo:
-    """What the last update made (radix_plan_info).
+    """What the last update made (radix_plan_info); without a step only device_bytes, host_bytes.
 
     num_seqs, num_query_tokens      of the step
     max_context_len, max_query_len  longest of the step
