@@ -135,7 +135,14 @@ int main(int argc, char** argv) {
   const double unit = narrow(kTokens) / kTokens;
   std::printf("narrow token  %.1f ns\n", unit);
   std::printf("narrow item   %.1f\n", (2 * narrow(64) - narrow(128)) / unit);
-  for (const uint32_t seqs : {1u, 4u, 8u, 12u, 24u, 60u, 120u}) {
+  for (const uint32_t seqs : {2u, 3u, 4u, 6u, 8u}) {
+    const auto several = [&](int32_t n) {
+      b.add(0, n, seqs, kDirect, true);
+      return b.time(seqs, 0);
+    };
+    std::printf("narrow %u tokens: token %.2f\n", seqs, several(kTokens) / kTokens / unit);
+  }
+  for (const uint32_t seqs : {1u, 2u, 4u, 8u, 12u, 24u, 60u, 120u}) {
     const auto wide = [&](int32_t first, int32_t n) {
       b.add(first, first + n, seqs, kDirect, false);
       return b.time(seqs, 0);

@@ -86,6 +86,7 @@ inline RadixCosts radix_costs(const AttentionParams& p, uint32_t element_bytes) 
   RadixCosts costs;
   costs.item = kItemBytes / token_bytes;
   costs.narrow_token = 1;
+  costs.narrow_keys = costs.narrow_more = 0;  // narrow items have one token
   costs.wide_token = 1;
   costs.panel_token = 2 * kRowsOfPanel / kOperationsPerByte / static_cast<float>(element_bytes);
   costs.state = 2 * group * static_cast<float>(p.head_dim_v + 2) * 4 / token_bytes;
@@ -103,7 +104,7 @@ inline RadixLimits radix_limits_of(const AttentionParams& bounds, const DeviceLi
   limits.panel_rows = 16;
   limits.parts = bounds.num_kv_heads;
   limits.workers = static_cast<uint32_t>(walkers * limits.parts);
-  limits.has_narrow = group <= limits.panel_rows;
+  limits.narrow_tokens = group <= limits.panel_rows ? 1 : 0;
   limits.strided = true;
   limits.costs = radix_costs(bounds, fp8 ? 1 : 2);
   // Products of warpgroups, which lists have not: modelled, not measured.

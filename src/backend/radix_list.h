@@ -43,7 +43,8 @@ struct RadixItem {
                   // state_stride, never negative (`state` may be); kDirect: the rows' only item,
                   // which writes their results
   int32_t state_stride;  // 0: one state for all keys
-  int32_t narrow;        // 1: rows of one query token, for the kernel that reads K/V for few rows
+  int32_t narrow;        // 1: rows of one query token of each of few sequences, for the kernel that
+                         // reads K/V for few rows
 };
 
 // How the rows of a sequence end: the states terms[i] + sorted row, i in [term_begin, term_end), in
@@ -66,11 +67,13 @@ struct RadixListSizes {
 };
 
 // What work costs on a backend, in the time that one token's K and V of one KV head take at the
-// memory's speed. A wide item's rows are computed in panels; a narrow one has a single query
-// token's.
+// memory's speed. A wide item's rows are computed in panels; a narrow one has those of a single
+// query token, or of a few, one after the other.
 struct RadixCosts {
   float item;          // of an item's start and end
-  float narrow_token;  // of a key in a narrow item
+  float narrow_token;  // of a key in a narrow item of one query token
+  float narrow_keys;   // of a key in a narrow item of several: bringing it in,
+  float narrow_more;   // and each query token
   float wide_token;    // of a key in a wide item: bringing it in
   float panel_token;   // of a key and a panel of rows
   float state;         // of a query row's partial state of one KV head, all heads of the group:
@@ -84,15 +87,15 @@ struct RadixLimits {
   uint32_t max_items = 0;   // 0: the backend takes no list
   uint32_t max_states = 0;  // rows of partial states, all query heads each
   uint32_t max_terms = 0;
-  uint32_t wide_rows = 0;    // stacked rows of an item at most
-  uint32_t few_rows = 0;     // the same in a prefill that is done sooner so; 0: wide_rows always
-  uint32_t panel_rows = 0;   // of a panel of rows
-  uint32_t workers = 1;      // that take items, or parts of them, at the same time
-  uint32_t parts = 1;        // of an item that different workers take: its KV heads, or 1
-  uint32_t draws = 1;        // units of a prefill item's part, of which each is for any worker
-  uint32_t few_drawn = ~0u;  // decode's items have as many units if they have more stacked rows
-  bool has_narrow = false;   // narrow items are taken
-  bool strided = false;      // worker w of n takes items w, w + n, ..., not the next one when free
+  uint32_t wide_rows = 0;      // stacked rows of an item at most
+  uint32_t few_rows = 0;       // the same in a prefill that is done sooner so; 0: wide_rows always
+  uint32_t panel_rows = 0;     // of a panel of rows
+  uint32_t workers = 1;        // that take items, or parts of them, at the same time
+  uint32_t parts = 1;          // of an item that different workers take: its KV heads, or 1
+  uint32_t draws = 1;          // units of a prefill item's part, of which each is for any worker
+  uint32_t few_drawn = ~0u;    // decode's items have as many units if they have more stacked rows
+  uint32_t narrow_tokens = 0;  // query tokens of a narrow item at most; 0: none are taken
+  bool strided = false;  // worker w of n takes items w, w + n, ..., not the next one when free
   RadixCosts costs = {};
   uint64_t workspace_bytes = 0;
 };

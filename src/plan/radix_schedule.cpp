@@ -27,7 +27,7 @@ struct RowCost {
   bool narrow;
 };
 
-RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows, bool one_token) {
+RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows) {
   const RadixLimits& l = in.limits;
   const uint64_t tile = l.wide_rows > 0 ? l.wide_rows : rows, panel = std::max(1u, l.panel_rows);
   const auto key = [&](uint64_t n) {
@@ -37,8 +37,14 @@ RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows, bool one_token
   const uint64_t last = rows - (tiles - 1) * tile;
   RowCost cost = {tiles, key(last), key(std::min(rows, tile)), false};
   cost.per_key += static_cast<float>(tiles - 1) * cost.tile_key;
-  if (!one_token || !l.has_narrow || in.batch_invariant) return cost;
-  const float narrow = l.costs.narrow_token;
+  const uint64_t tokens = rows / in.group;
+  if (in.cu_q_lens != nullptr || in.batch_invariant) return cost;
+  if (tokens == 0 || tokens > l.narrow_tokens) return cost;
+  // Each of several rows would have a part of a window of its own.
+  if (tokens > 1 && (in.window != 0 || rows > l.few_drawn)) return cost;
+  const float narrow = tokens > 1
+                           ? l.costs.narrow_keys + static_cast<float>(tokens) * l.costs.narrow_more
+                           : l.costs.narrow_token;
   if (narrow > cost.per_key) return cost;
   return {1, narrow, narrow, true};
 }
@@ -202,7 +208,7 @@ void RadixScheduler::read_nodes() {
       n.bases[k] = t.parent < 0 ? 0 : nodes_[t.parent].bases[k - 1];
     std::fill_n(n.below, kReach, 0.f);
     const uint64_t rows = first_rows_[t.end_slot] - first_rows_[t.first_slot];
-    n.rows = cost_of_rows(in_, rows * in_.group, false);
+    n.rows = cost_of_rows(in_, rows * in_.group);
   }
 }
 
@@ -211,7 +217,7 @@ float RadixScheduler::own_cost(uint32_t slot, uint32_t begin) const {
   const uint32_t seq = in_.tree->seqs()[slot], rows = num_rows(in_, seq);
   const auto end = static_cast<uint32_t>(in_.context_lens[seq]);
   if (rows == 0 || begin >= end) return 0;
-  const RowCost cost = cost_of_rows(in_, uint64_t{rows} * in_.group, in_.cu_q_lens == nullptr);
+  const RowCost cost = cost_of_rows(in_, uint64_t{rows} * in_.group);
   const uint32_t from = std::max(begin, visible_from(in_, end - rows));
   const float keys = static_cast<float>(end - from) - 0.5f * static_cast<float>(rows - 1);
   const float item = in_.limits.costs.item + unseen_cost(in_, rows);
@@ -321,7 +327,7 @@ void RadixScheduler::add_own_run(uint32_t slot) {
   run.num_seqs = 1;
   run.end = static_cast<uint32_t>(in_.context_lens[seq]);
   run.own = true;
-  run.rows = cost_of_rows(in_, uint64_t{run.num_rows()} * in_.group, in_.cu_q_lens == nullptr);
+  run.rows = cost_of_rows(in_, uint64_t{run.num_rows()} * in_.group);
   const uint32_t position = first_position(in_, seq);
   run.cut_end = in_.cu_q_lens == nullptr ? run.end : position;
   sizes_.tokens_seen += run.end;
@@ -542,7 +548,7 @@ bool RadixScheduler::choose_within(const RadixScheduleInput& in, bool shares) {
 
 // ---- the list -----------------------------------------------------------------------------------
 
-uint32_t RadixScheduler::num_tiles() const { return cost_of_rows(in_, in_.group, true).tiles; }
+uint32_t RadixScheduler::num_tiles() const { return cost_of_rows(in_, in_.group).tiles; }
 
 double RadixScheduler::piece_cost(const Run& run, uint32_t begin, uint32_t end) const {
   const float keys =

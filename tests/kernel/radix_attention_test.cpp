@@ -18,6 +18,7 @@ constexpr uint64_t kBudget = 3'000'000;
 // The lists of these tests are what backend/radix_list.h says: else nothing below means anything.
 TEST(RadixCase, RandomListsAreValid) {
   uint64_t shared = 0, states = 0, narrow = 0, direct = 0, empty = 0, shared_segments = 0;
+  uint64_t narrow_shared = 0;
   for_random_cases("radix lists", 200, [&](uint64_t seed) {
     SCOPED_TRACE(::testing::Message() << "replay with RADIX_TEST_ONLY=" << seed);
     Rng rng(seed);
@@ -28,12 +29,15 @@ TEST(RadixCase, RandomListsAreValid) {
     rules.share = !rng.one_in(4);
     rules.cut = !rng.one_in(4);
     rules.wide_rows = rng.between(1, 300);
+    rules.narrow_tokens = 12;
     const RadixArrays list = random_radix_list(c, rules, rng);
     expect_valid_list(c, list, rules.batch_invariant);
     const uint32_t group = c.shape().q_heads / c.shape().kv_heads;
     for (const RadixItem& item : list.items) {
       states += item.state_stride != 0;
       narrow += static_cast<uint64_t>(item.narrow);
+      narrow_shared +=
+          item.narrow != 0 && item.row_end - item.row_begin > static_cast<int32_t>(group);
       direct += item.state == RadixItem::kDirect;
       shared_segments += rules.batch_invariant &&
                          item.row_end - item.row_begin > static_cast<int32_t>(group) && !prefill;
@@ -46,6 +50,7 @@ TEST(RadixCase, RandomListsAreValid) {
   EXPECT_GT(shared_segments, 5u);
   EXPECT_GT(states, 20u);
   EXPECT_GT(narrow, 50u);
+  EXPECT_GT(narrow_shared, 20u);
   EXPECT_GT(direct, 50u);
   EXPECT_GT(empty, 20u);
 }
@@ -66,6 +71,7 @@ ListRules random_rules(Rng& rng) {
   ListRules rules;
   rules.wide_rows = rng.one_in(3) ? rng.between(1, 479) : 480;
   rules.narrow = !rng.one_in(4);
+  rules.narrow_tokens = rng.one_in(4) ? 1 : rng.between(2, 12);  // the kernel takes 8
   rules.share = !rng.one_in(6);
   rules.cut = !rng.one_in(4);
   return rules;
@@ -369,7 +375,8 @@ TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
       g_calls.clear();
       expect_same_bits(alone, c.run(by_list(recorded, e.executor, list)), "recorded");
       EXPECT_EQ(phases(g_calls), "rCr");
-      EXPECT_GE(2 * static_cast<std::ptrdiff_t>(g_calls.find('C')), reads - 12);
+      // At least half by cost, the dearest: a third by number.
+      EXPECT_GE(3 * static_cast<std::ptrdiff_t>(g_calls.find('C')), reads);
     }
   }
 }

@@ -56,8 +56,11 @@ BUGS += plant(
     bug("terms of a path in the wrong order", "out.terms[at + k] = ", "out.terms[at + run.num_states - 1 - k] = ",
         "Radix*"),
     bug("the upper runs' states forgotten", "run->sole = run->above < 0;", "run->sole = true;", "Radix*"),
-    bug("narrow items of prompts", "if (!one_token || !l.has_narrow", "if (!l.has_narrow", "Radix*"),
-    bug("narrow items in batch-invariant lists", "!l.has_narrow || in.batch_invariant)", "!l.has_narrow)", "Radix*"),
+    bug("narrow items of prompts", "in.cu_q_lens != nullptr || in.batch_invariant", "in.batch_invariant", "Radix*"),
+    bug("narrow items in batch-invariant lists", "in.cu_q_lens != nullptr || in.batch_invariant", "in.cu_q_lens != nullptr", "Radix*"),
+    bug("narrow items of any number of tokens", "tokens == 0 || tokens > l.narrow_tokens", "tokens == 0", "Radix*"),
+    bug("narrow items of several windows", "in.window != 0 || rows > l.few_drawn", "rows > l.few_drawn", "Radix*"),
+    bug("narrow items of more rows than few", "in.window != 0 || rows > l.few_drawn", "in.window != 0", "Radix*"),
     bug("padding has the first row", "out.merges[s] = {kNone, 0, 0};", "out.merges[s] = {0, 0, 0};", "Radix*"),
 )
 BUGS += plant(

@@ -24,7 +24,7 @@ class ListBackend final : public Backend {
     limits.max_terms = 64;
     limits.wide_rows = 32;
     limits.panel_rows = 8;
-    limits.costs = {4.f, 1.f, 1.f, 0.1f, 2.f};
+    limits.costs = {4.f, 1.f, 0.f, 1.f, 1.f, 0.1f, 2.f};
     limits.workspace_bytes = 12345;
   }
   RadixLimits limits;

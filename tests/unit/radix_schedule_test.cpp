@@ -21,8 +21,8 @@ RadixLimits limits_of(uint32_t workers) {
   l.wide_rows = 64;
   l.panel_rows = 16;
   l.workers = workers;
-  l.has_narrow = true;
-  l.costs = {32.f, 1.f, 1.f, 0.25f, 4.f};
+  l.narrow_tokens = 1;
+  l.costs = {32.f, 1.f, 0.f, 1.f, 1.f, 0.25f, 4.f};
   return l;
 }
 
@@ -400,8 +400,10 @@ class RandomSteps {
     limits_.wide_rows = pick({3, 16, 64, 128});
     limits_.panel_rows = pick({1, 8, 16});
     limits_.parts = pick({1, 1, 4});
-    limits_.has_narrow = below(2) == 0;
+    limits_.narrow_tokens = below(2) == 0 ? 0 : 1 + below(8);
+    if (below(3) == 0) limits_.few_drawn = 1 + below(24);
     limits_.strided = below(2) == 0;
+    limits_.costs.narrow_more = 0.5f + 0.1f * static_cast<float>(below(10));
     limits_.costs.state = below(3) == 0 ? 0.f : static_cast<float>(below(12));
     limits_.costs.item = static_cast<float>(below(100));
     if (below(4) == 0) limits_.max_items = below(12);

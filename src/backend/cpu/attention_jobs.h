@@ -52,15 +52,20 @@ RADIX_JOB_INLINE int64_t range_state(const DecodeJob& job, uint32_t seq, uint32_
   return static_cast<int64_t>(uint64_t{seq} * job.max_ranges + range);
 }
 
+// Query rows of an item of decode at most.
+constexpr uint32_t kDecodeRows = 8;
+
 // Tokens [token_begin, token_end) of sequence seq for KV heads [head_begin, head_end) of query row
-// `query`, which sees all of them.
+// `query`, and of `num_more` others, all of which see all of them.
 struct DecodeItem {
   uint32_t seq = 0;
   uint32_t token_begin = 0, token_end = 0;
   uint32_t head_begin = 0, head_end = 0;
   int64_t query = 0;
   int32_t position = 0;      // of the query
-  int64_t state = kNoState;  // partial state
+  int64_t state = kNoState;  // partial state; the other rows' are the next ones
+  uint32_t num_more = 0;     // less than kDecodeRows
+  const RadixRow* more = nullptr;
 };
 
 // Lets a worker take its next item a little early, when the last tile of its item begins: that
@@ -87,8 +92,9 @@ RADIX_JOB_INLINE uint32_t decode_num_ranges(const DecodeJob& job, uint32_t seq) 
          decode_first_token(*job.params, seq) / job.range_tokens + 1;
 }
 
-// Worker scratch of decode, in floats: q and o of every query head; m, l, alpha and the scores of
-// every quad of heads, of which a KV head has at most one that is not full.
+// Worker scratch of decode, in floats for each query row of an item: q and o of every query head;
+// m, l, alpha and the scores of every quad of heads, of which a KV head has at most one that is not
+// full.
 RADIX_JOB_INLINE uint64_t decode_scratch_floats(const AttentionParams& p) {
   const uint64_t quads = uint64_t{p.num_kv_heads} + p.num_q_heads / kQuadHeads;
   return (uint64_t{padded(p.head_dim)} + padded(p.head_dim_v)) * p.num_q_heads +

@@ -2,10 +2,11 @@
 // reading each K/V byte once, in an order that the memory system likes, and about computing fast
 // enough beside it.
 //
-// Work split: an item is (sequence, range of positions, some KV heads). It walks its range in tiles
-// of kTileTokens; a tile is a list of row offsets, so block size, layout and contiguity make no
-// difference to the kernels. A quad is up to 4 query heads of one KV head. Per tile, each for all
-// quads before the next:
+// Work split: an item is (sequence, range of positions, some KV heads), for one query row, or for a
+// few that share these keys (backend/radix_list.h): each then finds a head's keys in the first
+// cache but the first row, which waits for them. It walks its range in tiles of kTileTokens; a tile
+// is a list of row offsets, so block size, layout and contiguity make no difference to the kernels.
+// A quad is up to 4 query heads of one KV head. Per tile, each for all quads before the next:
 //   scores   decode_tile-inl.h
 //   softmax  online, base 2: m' = max(m, max S), p = 2^(S - m'), l = l*2^(m - m') + sum p,
 //            alpha = 2^(m - m'), lanes over 4 tokens x 4 heads
@@ -58,7 +59,7 @@ RADIX_INLINE void prefetch_tile(const AttentionParams& p, const Shape& shape,
   begin_prefetch(p, {tile.k, tile.v, tile.n, item.head_begin, item.head_end}, f);
   const uint64_t k_lines = stream_lines(f.k), v_lines = stream_lines(f.v);
   const uint64_t due = kDue * ((k_lines > v_lines ? k_lines : v_lines) + kAgainAfter);
-  const uint64_t heads = item.head_end - item.head_begin;
+  const uint64_t heads = uint64_t{item.num_more + 1} * (item.head_end - item.head_begin);
   const uint64_t value_steps = heads * shape.packs * value_chunks(p.head_dim_v) * (n / kTokens);
   const uint64_t with_scores = value_steps == 0 ? due : due / (shape.dot ? 3 : 2);
   f.score_due = due_with(with_scores, heads * shape.quads * div_up(n, kTokens));
@@ -67,15 +68,17 @@ RADIX_INLINE void prefetch_tile(const AttentionParams& p, const Shape& shape,
 
 // ---- softmax
 
-// The state of an item. A quad is up to kQuadHeads query heads of one KV head; [kStep] arrays hold
-// 4 lanes for each of its heads, and the scores of a tile are [steps of kTokens tokens][kStep].
+// The state of an item's query row. A quad is up to kQuadHeads query heads of one KV head; [kStep]
+// arrays hold 4 lanes for each of its heads, and the scores of a tile are [steps of kTokens
+// tokens][kStep].
 struct State {
-  float* q;      // [num_q_heads, q_stride] in packs: scaled, or pairs of bf16
-  float* o;      // [num_q_heads, o_stride] in packs
-  float* m;      // [quads, kStep] running maximum, base 2, four times
-  float* l;      // [quads, kStep] four parts of the running sum
-  float* alpha;  // [quads, kStep] 2^(m - m') of the current tile, four times
-  float* s;      // [quads, kTileTokens*kQuadHeads] scores, then weights, of the current tile
+  float* q;           // [num_q_heads, q_stride] in packs: scaled, or pairs of bf16
+  float* o;           // [num_q_heads, o_stride] in packs
+  float* m;           // [quads, kStep] running maximum, base 2, four times
+  float* l;           // [quads, kStep] four parts of the running sum
+  float* alpha;       // [quads, kStep] 2^(m - m') of the current tile, four times
+  float* s;           // [quads, kTileTokens*kQuadHeads] scores, then weights, of the current tile
+  uint64_t next_row;  // floats from each array to the next row's
 };
 
 // Soft cap and ALiBi on the scores of one head, which come out in units of log 2.
@@ -195,8 +198,9 @@ void fill_tile(const AttentionParams& p, const DecodeItem& item, uint32_t positi
   }
 }
 
-// One quad of query heads and the state that belongs to it.
+// One quad of query heads of one row, and the state that belongs to it.
 struct Quad {
+  uint32_t row = 0;  // of the item
   uint32_t head = 0, heads = 0;
   float* q = nullptr;
   float* o = nullptr;
@@ -204,20 +208,37 @@ struct Quad {
   float *m = nullptr, *l = nullptr, *alpha = nullptr;
 };
 
-RADIX_INLINE Quad quad_of(const Shape& shape, const State& state, uint32_t kv_head,
+RADIX_INLINE Quad quad_of(const Shape& shape, const State& state, uint32_t row, uint32_t kv_head,
                           uint32_t index) {
-  const uint64_t row = uint64_t{kv_head} * shape.quads + index;
+  const uint64_t at = row * state.next_row, i = uint64_t{kv_head} * shape.quads + index;
   const uint32_t left = shape.group - index * kQuadHeads;
   Quad quad;
+  quad.row = row;
   quad.head = kv_head * shape.group + index * kQuadHeads;
   quad.heads = left < kQuadHeads ? left : kQuadHeads;
-  quad.q = state.q + uint64_t{quad.head} * shape.q_stride;
-  quad.o = state.o + uint64_t{quad.head} * shape.o_stride;
-  quad.s = state.s + row * kTileTokens * kQuadHeads;
-  quad.m = state.m + row * kStep;
-  quad.l = state.l + row * kStep;
-  quad.alpha = state.alpha + row * kStep;
+  quad.q = state.q + at + uint64_t{quad.head} * shape.q_stride;
+  quad.o = state.o + at + uint64_t{quad.head} * shape.o_stride;
+  quad.s = state.s + at + i * kTileTokens * kQuadHeads;
+  quad.m = state.m + at + i * kStep;
+  quad.l = state.l + at + i * kStep;
+  quad.alpha = state.alpha + at + i * kStep;
   return quad;
+}
+
+// Rows of an item. NOTE: a loop over rows costs items of one row 2 to 5% of their speed; without
+// kMore there is none.
+template <bool kMore>
+RADIX_INLINE uint32_t rows_of(const DecodeItem& item) {
+  return kMore ? item.num_more + 1 : 1;
+}
+
+// Query row i of an item.
+RADIX_INLINE int64_t query_of(const DecodeItem& item, uint32_t i) {
+  return i == 0 ? item.query : item.more[i - 1].query;
+}
+
+RADIX_INLINE int32_t position_of(const DecodeItem& item, uint32_t i) {
+  return i == 0 ? item.position : item.more[i - 1].position;
 }
 
 template <class T, bool kDot>
@@ -260,36 +281,44 @@ RADIX_INLINE void quad_values(const Shape& shape, uint32_t head_dim_v, const Qua
   }
 }
 
-template <class T, bool kDot>
+template <class T, bool kDot, bool kMore>
 void tile_scores(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
                  const Tile& tile, const State& state, Prefetcher& next) {
   const T* base = static_cast<const T*>(p.k.data) + int64_t{item.head_begin} * p.k.head_stride;
   for (uint32_t h = item.head_begin; h < item.head_end; ++h, base += p.k.head_stride) {
-    for (uint32_t i = 0; i < shape.quads; ++i)
-      quad_scores<T, kDot>(shape, quad_of(shape, state, h, i), base, tile, next);
+    for (uint32_t r = 0; r < rows_of<kMore>(item); ++r) {
+      for (uint32_t i = 0; i < shape.quads; ++i)
+        quad_scores<T, kDot>(shape, quad_of(shape, state, r, h, i), base, tile, next);
+    }
   }
 }
 
-template <class T>
+template <class T, bool kMore>
 void tile_values(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
                  const Tile& tile, const State& state, Prefetcher& next) {
   const T* base = static_cast<const T*>(p.v.data) + int64_t{item.head_begin} * p.v.head_stride;
   for (uint32_t h = item.head_begin; h < item.head_end; ++h, base += p.v.head_stride) {
-    for (uint32_t i = 0; i < shape.quads; ++i)
-      quad_values(shape, p.head_dim_v, quad_of(shape, state, h, i), base, tile, next);
+    for (uint32_t r = 0; r < rows_of<kMore>(item); ++r) {
+      for (uint32_t i = 0; i < shape.quads; ++i)
+        quad_values(shape, p.head_dim_v, quad_of(shape, state, r, h, i), base, tile, next);
+    }
   }
 }
 
+template <bool kMore>
 void tile_softmax(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
                   const Tile& tile, const State& state) {
   for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    for (uint32_t i = 0; i < shape.quads; ++i) {
-      const Quad quad = quad_of(shape, state, h, i);
-      if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
-        for (uint32_t g = 0; g < quad.heads; ++g)
-          bias_scores(p, quad.head + g, tile, item.position, quad.s + g * kTokens);
+    for (uint32_t r = 0; r < rows_of<kMore>(item); ++r) {
+      for (uint32_t i = 0; i < shape.quads; ++i) {
+        const Quad quad = quad_of(shape, state, r, h, i);
+        if (p.softcap > 0.f || p.alibi_slopes != nullptr) {
+          const int32_t position = position_of(item, r);
+          for (uint32_t g = 0; g < quad.heads; ++g)
+            bias_scores(p, quad.head + g, tile, position, quad.s + g * kTokens);
+        }
+        softmax_quad(quad.heads, tile.n, quad.s, quad.m, quad.l, quad.alpha);
       }
-      softmax_quad(quad.heads, tile.n, quad.s, quad.m, quad.l, quad.alpha);
     }
   }
 }
@@ -297,21 +326,23 @@ void tile_softmax(const AttentionParams& p, const Shape& shape, const DecodeItem
 using TileFn = void (*)(const AttentionParams&, const Shape&, const DecodeItem&, const Tile&,
                         const State&, Prefetcher&);
 
+template <bool kMore>
 TileFn scores_fn(int32_t dtype, bool dot) {
 #if defined(__AVX512BF16__)
-  if (dot) return tile_scores<BF16, true>;
+  if (dot) return tile_scores<BF16, true, kMore>;
 #else
   (void)dot;
 #endif
-  return dtype == RADIX_F32   ? tile_scores<F32, false>
-         : dtype == RADIX_F16 ? tile_scores<F16, false>
-                              : tile_scores<BF16, false>;
+  return dtype == RADIX_F32   ? tile_scores<F32, false, kMore>
+         : dtype == RADIX_F16 ? tile_scores<F16, false, kMore>
+                              : tile_scores<BF16, false, kMore>;
 }
 
+template <bool kMore>
 TileFn values_fn(int32_t dtype) {
-  return dtype == RADIX_F32   ? tile_values<F32>
-         : dtype == RADIX_F16 ? tile_values<F16>
-                              : tile_values<BF16>;
+  return dtype == RADIX_F32   ? tile_values<F32, kMore>
+         : dtype == RADIX_F16 ? tile_values<F16, kMore>
+                              : tile_values<BF16, kMore>;
 }
 
 // Asks for the first tile of the item after this one while a tile of n tokens is computed.
@@ -325,10 +356,11 @@ bool prefetch_next(const AttentionParams& p, const Shape& shape, const DecodeAhe
   return true;
 }
 
+template <bool kMore>
 void walk_range(const AttentionParams& p, const Shape& shape, const DecodeItem& item,
                 const State& state, DecodeAhead& ahead) {
-  const TileFn run_scores = scores_fn(p.k.dtype, shape.dot);
-  const TileFn run_values = values_fn(p.v.dtype);
+  const TileFn run_scores = scores_fn<kMore>(p.k.dtype, shape.dot);
+  const TileFn run_values = values_fn<kMore>(p.v.dtype);
   Tile tiles[2];
   Prefetcher prefetcher;
   fill_tile(p, item, item.token_begin, &tiles[0]);
@@ -348,7 +380,7 @@ void walk_range(const AttentionParams& p, const Shape& shape, const DecodeItem& 
       ahead.asked = prefetch_next(p, shape, ahead, tile.n, &tiles[i ^ 1], prefetcher);
     }
     run_scores(p, shape, item, tile, state, prefetcher);
-    tile_softmax(p, shape, item, tile, state);
+    tile_softmax<kMore>(p, shape, item, tile, state);
     run_values(p, shape, item, tile, state, prefetcher);
     if (!more) return;
   }
@@ -365,6 +397,7 @@ State carve(const AttentionParams& p, const Shape& shape, void* scratch) {
   s.l = s.m + quads * kStep;
   s.alpha = s.l + quads * kStep;
   s.s = s.alpha + quads * kStep;
+  s.next_row = decode_scratch_floats(p);
   return s;
 }
 
@@ -385,7 +418,7 @@ RADIX_INLINE void begin_quad(const AttentionParams& p, const Shape& shape, const
                              const Quad& quad) {
   alignas(64) float row[256];
   for (uint32_t g = 0; g < quad.heads; ++g) {
-    load_row_of(p, shape, item.query, quad.head + g, row);
+    load_row_of(p, shape, query_of(item, quad.row), quad.head + g, row);
     pack_row(row, shape.q_stride, packed_row(quad.q, quad.heads, shape.q_stride, g));
   }
   for (uint32_t i = 0; i < quad.heads * shape.o_stride; ++i) quad.o[i] = 0.f;
@@ -413,10 +446,10 @@ RADIX_INLINE void finish_quad(const DecodeJob& job, const Shape& shape, const De
     const float l = sum_parts(quad.l + g * kTokens);
     if (item.state == kNoState) {
       unpack_row(o, shape.o_stride, row);
-      finish_row(p, item.query, head, row, m, l);
+      finish_row(p, query_of(item, quad.row), head, row, m, l);
       continue;
     }
-    const uint64_t at = static_cast<uint64_t>(item.state) * p.num_q_heads + head;
+    const uint64_t at = (static_cast<uint64_t>(item.state) + quad.row) * p.num_q_heads + head;
     unpack_row(o, shape.o_stride, job.partial.o + at * shape.o_stride);
     job.partial.m[at] = m;
     job.partial.l[at] = l;
@@ -427,7 +460,9 @@ template <class Visit>
 RADIX_INLINE void each_quad(const Shape& shape, const State& state, const DecodeItem& item,
                             const Visit& visit) {
   for (uint32_t h = item.head_begin; h < item.head_end; ++h) {
-    for (uint32_t i = 0; i < shape.quads; ++i) visit(quad_of(shape, state, h, i));
+    for (uint32_t r = 0; r < rows_of<true>(item); ++r) {
+      for (uint32_t i = 0; i < shape.quads; ++i) visit(quad_of(shape, state, r, h, i));
+    }
   }
 }
 
@@ -438,10 +473,12 @@ void decode_item(const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahea
   const Shape shape = shape_of(p);
   const State state = carve(p, shape, scratch);
   each_quad(shape, state, item, [&](const Quad& quad) { begin_quad(p, shape, item, quad); });
-  if (item.token_begin < item.token_end) {
-    walk_range(p, shape, item, state, ahead);
-  } else {
+  if (item.token_begin >= item.token_end) {
     ahead.asked = false;
+  } else if (item.num_more == 0) {
+    walk_range<false>(p, shape, item, state, ahead);
+  } else {
+    walk_range<true>(p, shape, item, state, ahead);
   }
   each_quad(shape, state, item, [&](const Quad& quad) { finish_quad(job, shape, item, quad); });
 }

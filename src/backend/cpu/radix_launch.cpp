@@ -38,18 +38,19 @@ constexpr uint32_t kPrefillItems = 16;  // the same in prefill, which has more t
 // Batch-invariant decode is cut until sequences, KV heads and cuts make this many items a worker.
 constexpr uint32_t kInvariantItems = 8;
 
-// Rows of kLanes on AVX-512; measured there with bf16 K/V, f32 queries and head dim 128 by
-// bench/radix_costs.cpp (Zen 5, 25 ns a token, 4 query heads a KV head): 32 to 480 stacked rows
-// come out within 5% of wide_token + panels * panel_token, 16 within 12%; 4, which do not fill a
-// panel, cost 1.5 instead of 3.5. An item's start and end cost little by themselves but about 3 for
-// each of its stacked rows, which is in `state`, for a query token of 4 heads. A token of a narrow
-// item counts less than the unit: what sequences share is in the third-level cache when the second
-// of them reads it.
+// Rows of kLanes on AVX-512; measured there with head dim 128 and 4 query heads a KV head by
+// bench/radix_costs.cpp (Zen 5, 19 ns a token): 32 to 480 stacked rows come out within 8% of
+// wide_token + panels * panel_token, 16 within 15%; up to 8, which do not fill a panel, cost less.
+// An item's start and end cost little by themselves but 3 to 5 for each of its stacked rows, which
+// is in `state`, for a query token of 4 heads. A token of a narrow item counts less than the unit:
+// what sequences share is in the third-level cache when the second of them reads it.
 constexpr uint32_t kPanelRows = 16;
-constexpr RadixCosts kCosts = {10.f, 0.85f, 2.2f, 1.3f, 16.f};
+constexpr RadixCosts kBf16Costs = {12.f, 0.9f, 0.3f, 0.62f, 2.2f, 1.45f, 18.f};  // bf16 queries
+constexpr RadixCosts kCosts = {12.f, 0.9f, 0.3f, 0.68f, 2.6f, 1.95f, 18.f};
 // Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
-// and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms.
+// and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms. One or two heads take as long.
 constexpr float kNarrowTokenOfAHead = 0.2f;
+constexpr float kLeastNarrowMore = 0.45f;
 
 uint32_t div_up(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
@@ -76,7 +77,7 @@ PartialStates place_states(const AttentionParams& p, uint64_t states, void* at) 
 Layout lay_out(const AttentionParams& p, uint32_t workers, Carver* carver) {
   Layout l;
   const uint64_t wide = prefill_scratch_floats(p);
-  const uint64_t narrow = decode_scratch_floats(p);
+  const uint64_t narrow = kDecodeRows * decode_scratch_floats(p);
   l.scratch_bytes = ((wide > narrow ? wide : narrow) * sizeof(float) + 63) / 64 * 64;
   l.scratch = static_cast<char*>(carver->take(l.scratch_bytes * workers));
   return l;
@@ -117,8 +118,16 @@ uint32_t num_rows(const RadixItem& item) {
   return static_cast<uint32_t>(item.row_end - item.row_begin);
 }
 
+// Query tokens of a narrow item.
+uint32_t num_tokens(const AttentionParams& p, const RadixItem& item) {
+  return num_rows(item) / (p.num_q_heads / p.num_kv_heads);
+}
+
+// NOTE: a window cuts the keys of each row of several in another place: panels can do that.
 bool is_narrow(const AttentionParams& p, const RadixItem& item) {
-  return item.narrow != 0 && !p.batch_invariant && p.tree_mask == nullptr;
+  if (item.narrow == 0 || p.batch_invariant || p.tree_mask != nullptr) return false;
+  const uint32_t tokens = num_tokens(p, item);
+  return tokens <= 1 || (tokens <= kDecodeRows && p.window == 0);
 }
 
 // In pieces that the kernel's scratch holds, where the list has more rows than wide_rows.
@@ -148,6 +157,8 @@ DecodeItem narrow_item(const Run& run, const RadixItem& from, uint32_t head) {
   item.seq = static_cast<uint32_t>(from.seq);
   item.query = run.list->rows[row].query;
   item.position = run.list->rows[row].position;
+  item.num_more = num_tokens(p, from) - 1;
+  item.more = run.list->rows + row + 1;
   item.head_begin = head;
   item.head_end = head + run.few_heads;
   if (from.state != RadixItem::kDirect) item.state = int64_t{from.state} + row;
@@ -187,14 +198,18 @@ bool is_one_token(const AttentionParams& p, const RadixItem& item) {
 }
 
 RadixCosts costs_of(const AttentionParams& p) {
-  RadixCosts costs = kCosts;
+  RadixCosts costs = p.k.dtype == RADIX_BF16 ? kBf16Costs : kCosts;
   const uint32_t group_heads = p.num_q_heads / p.num_kv_heads;
   const auto group = static_cast<float>(group_heads);
-  costs.state = kCosts.state / 4 * group;
+  costs.state *= group / 4;
   if (kNarrowTokenOfAHead * group > costs.narrow_token)
     costs.narrow_token = kNarrowTokenOfAHead * group;
+  costs.narrow_more *= group / 4;
+  if (costs.narrow_more < kLeastNarrowMore) costs.narrow_more = kLeastNarrowMore;
   if (p.k.dtype == RADIX_F32) {  // the unit is twice as long
     costs.item *= 0.5f;
+    costs.narrow_keys *= 0.5f;
+    costs.narrow_more *= 0.5f;
     costs.wide_token *= 0.5f;
     costs.panel_token *= 0.5f;
     costs.state *= 0.5f;
@@ -205,8 +220,11 @@ RadixCosts costs_of(const AttentionParams& p) {
 // Of one KV head.
 float item_cost(const AttentionParams& p, const RadixCosts& costs, const RadixItem& item) {
   const auto panels = static_cast<float>(div_up(num_rows(item), kPanelRows));
-  const float token =
-      is_narrow(p, item) ? costs.narrow_token : costs.wide_token + panels * costs.panel_token;
+  const uint32_t tokens = num_tokens(p, item);
+  const float token = !is_narrow(p, item) ? costs.wide_token + panels * costs.panel_token
+                      : tokens > 1
+                          ? costs.narrow_keys + static_cast<float>(tokens) * costs.narrow_more
+                          : costs.narrow_token;
   return costs.item + static_cast<float>(item.token_end - item.token_begin) * token;
 }
 
@@ -518,7 +536,7 @@ RadixLimits cpu_radix_limits(const AttentionParams& bounds, uint32_t workers) {
   l.draws = bounds.num_kv_heads;
   l.few_drawn = kPrefillMultiRows;
   l.panel_rows = kPanelRows;
-  l.has_narrow = true;
+  l.narrow_tokens = kDecodeRows;
   // A few items, states and terms for each sequence, and pieces for the workers.
   const uint64_t items = 8 * uint64_t{bounds.num_seqs} + 16 * l.workers;
   l.max_items = items < INT32_MAX ? static_cast<uint32_t>(items) : INT32_MAX;

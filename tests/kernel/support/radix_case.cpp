@@ -208,9 +208,10 @@ class Builder {
       item.row_begin = r;
       item.row_end = r + n;
       item.seq = static_cast<int32_t>(table_of(run, r / group, (r + n - 1) / group));
-      const bool one_token = r % group == 0 && n == group;
-      item.narrow = !s_.prefill && rules_.narrow && one_token && run.last - run.first == 1 &&
-                    item.state_stride == 0 && !rng_.one_in(4);
+      const bool whole = r % group == 0 && n % group == 0;
+      const bool few = run.last - run.first == 1 ? n == group : n <= rules_.narrow_tokens * group;
+      item.narrow =
+          !s_.prefill && rules_.narrow && whole && few && item.state_stride == 0 && !rng_.one_in(4);
       out_.items.push_back(item);
       r += n;
     }

@@ -24,9 +24,10 @@ Shape random_radix_shape(Rng& rng, bool prefill, uint64_t budget);
 
 // How lists are cut.
 struct ListRules {
-  uint32_t wide_rows = 240;  // stacked rows of an item at most
-  bool narrow = true;        // decode: items of one query token may be narrow
-  bool share = true;         // false: every sequence by itself
+  uint32_t wide_rows = 240;   // stacked rows of an item at most
+  bool narrow = true;         // decode: items of one query token may be narrow,
+  int32_t narrow_tokens = 1;  // and shared ones of so many
+  bool share = true;          // false: every sequence by itself
   bool cut = true;  // false: a node or a sequence is one run of keys, unless it must not be
   bool batch_invariant = false;
 };
