@@ -842,8 +842,8 @@ RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_des
  * updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs,
  * or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
  * A launch with plan set is held to these fields (the workspace may be another, of radix_attn_workspace bytes), to the
- * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype (INVALID), in steps that share nothing, too; and
- * to the kind of the last update (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no
+ * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype, and q to these rows at least (INVALID), in steps
+ * that share nothing, too; and to the kind of the last update (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no
  * step. */
 RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
 /* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q, as many as q has rows in
@@ -882,7 +882,7 @@ RADIX_API(radix_status) radix_tree_export(radix_ctx *ctx, radix_ns ns, uint64_t 
  * On CUDA a launch is enqueued on its stream and returns; it waits for nothing, so it can be captured into a graph (bounds
  * such as max_context_len size it, arrays on the device say what it does). Every pointer of radix_attn, radix_rope_append,
  * radix_match_batch and its tree is a device pointer, tables and lengths too; nobody looks at what they hold but the kernels,
- * for which a block id, slot or length outside of its range is no memory: they read and write nothing there. Lists
+ * for which a block id, slot, length or row offset outside of its range is no memory: they read and write nothing there. Lists
  * of blocks and operations are host arrays, read during the call only. DEVICE: the runtime refused, see
  * radix_error_detail; DEVICE_LOST: an earlier kernel failed, and every later launch of the context does. */
 

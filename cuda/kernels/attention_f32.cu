@@ -140,8 +140,9 @@ __global__ void __launch_bounds__(kThreads)
   auto* exists = reinterpret_cast<int*>(weights + kRows * kTile);
 
   const uint32_t seq = blockIdx.z, group = p.num_q_heads / p.num_kv_heads;
-  const int64_t first_query = p.cu_q_lens != nullptr ? p.cu_q_lens[seq] : int64_t{seq};
-  const int32_t q_len = p.cu_q_lens != nullptr ? p.cu_q_lens[seq + 1] - p.cu_q_lens[seq] : 1;
+  const Queries queries = queries_of(p, seq);
+  const int64_t first_query = queries.first;
+  const int32_t q_len = queries.num;
   const int64_t all_rows = int64_t{q_len} * group, first_row = int64_t{blockIdx.x} * kRows;
   if (first_row >= all_rows) return;
   const int32_t num_rows =

@@ -124,6 +124,17 @@ RADIX_DEVICE int32_t context_of(const AttentionParams& p, uint32_t seq, const Bl
   return context < 0 ? 0 : static_cast<int32_t>(context);
 }
 
+// The query rows of a sequence, whatever the array says: none unless all of them are q's.
+struct Queries {
+  int32_t first, num;
+};
+RADIX_DEVICE Queries queries_of(const AttentionParams& p, uint32_t seq) {
+  if (p.cu_q_lens == nullptr) return {static_cast<int32_t>(seq), 1};
+  const int32_t first = p.cu_q_lens[seq], end = p.cu_q_lens[seq + 1];
+  if (first < 0 || end < first || static_cast<uint32_t>(end) > p.num_q_rows) return {0, 0};
+  return {first, end - first};
+}
+
 // Block and offset inside it of a position; block sizes that are powers of two (the host looks)
 // divide by a shift.
 struct BlockMath {

@@ -49,9 +49,10 @@ RADIX_DEVICE bool find_work(const AttentionParams& p, Work* w) {
   w->seq = blockIdx.z;
   w->kv_head = blockIdx.y;
   w->group = p.num_q_heads / p.num_kv_heads;
-  w->first_query = p.cu_q_lens[w->seq];
-  const int32_t q_len = p.cu_q_lens[w->seq + 1] - p.cu_q_lens[w->seq];
-  if (q_len <= 0) return false;
+  const Queries queries = queries_of(p, w->seq);
+  w->first_query = queries.first;
+  const int32_t q_len = queries.num;
+  if (q_len == 0) return false;
   const int64_t all_rows = int64_t{q_len} * w->group;
   const int64_t first = int64_t{gridDim.x - 1 - blockIdx.x} * kBlockRows;  // the longest rows first
   if (first >= all_rows) return false;

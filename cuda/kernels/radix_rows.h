@@ -20,19 +20,13 @@ RADIX_DEVICE int64_t clamped(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
-// Query rows of the launch, and of a sequence: the first, how many, the first one's position.
+// Query rows of the launch, of which q has that many.
 RADIX_DEVICE int32_t num_queries(const AttentionParams& p) {
-  return p.cu_q_lens != nullptr ? p.cu_q_lens[p.num_seqs] : static_cast<int32_t>(p.num_seqs);
+  if (p.cu_q_lens == nullptr) return static_cast<int32_t>(p.num_seqs);
+  return static_cast<int32_t>(clamped(p.cu_q_lens[p.num_seqs], 0, p.num_q_rows));
 }
 RADIX_DEVICE int64_t queries_at_most(const AttentionParams& p) {  // of a sequence
   return p.cu_q_lens != nullptr ? p.max_query_len : 1;
-}
-struct Queries {
-  int32_t first, num;
-};
-RADIX_DEVICE Queries queries_of(const AttentionParams& p, uint32_t seq) {
-  if (p.cu_q_lens == nullptr) return {static_cast<int32_t>(seq), 1};
-  return {p.cu_q_lens[seq], p.cu_q_lens[seq + 1] - p.cu_q_lens[seq]};
 }
 
 // A query row and the position it stands at; query < 0: no row. Positions are cut to where sums

@@ -100,6 +100,7 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
                 kv.num_kv_heads);
   }
   p->num_q_heads = static_cast<uint32_t>(heads);
+  p->num_q_rows = rows < UINT32_MAX ? static_cast<uint32_t>(rows) : UINT32_MAX;
   if (!need_data) return RADIX_OK;
   st = read_rows(d.out, "out", place_of(ctx), {rows, heads, kv.head_dim_v}, true, true, &p->out);
   if (st != RADIX_OK) return st;

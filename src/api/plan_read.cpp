@@ -36,6 +36,13 @@ radix_status check_plan_launch(const radix_plan& plan, const radix_attn& d, bool
         d.num_seqs, d.max_context_len, d.max_query_len, d.block_table_stride, given.num_seqs,
         given.max_context_len, given.max_query_len, given.block_table_stride);
   }
+  const int64_t rows = !prefill        ? given.num_seqs
+                       : plan.bounds() ? plan.config.max_query_tokens
+                                       : plan.step.num_query_tokens;
+  if (d.q.shape[0] < rows) {
+    return fail(RADIX_E_INVALID, "q has %" PRId64 " rows: expected %" PRId64 ", the plan's%s",
+                d.q.shape[0], rows, plan.bounds() ? " bounds" : " query tokens");
+  }
   if (d.context_lens != given.context_lens || d.block_tables != given.block_tables ||
       d.cu_q_lens != given.cu_q_lens) {
     return fail(RADIX_E_INVALID,

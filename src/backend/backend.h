@@ -95,6 +95,7 @@ struct AttentionParams {
   uint32_t num_blocks = 0;    // valid block ids are [0, num_blocks)
   uint32_t max_context_len = 0;
   uint32_t max_query_len = 1;
+  uint32_t num_q_rows = ~0u;    // that q and out have; CUDA: rows of sequences beyond are none
   uint32_t max_query_rows = 0;  // bounds: of all sequences together; 0: num_seqs * max_query_len
   uint32_t window = 0;          // visible tokens, the query's own included; 0 = unlimited
   float scale = 0.f;

@@ -357,6 +357,28 @@ TEST_F(DevicePlanDecode, APrefillStepHasNoWorkList) {
   EXPECT_EQ(schedule, (std::vector<int32_t>{0, 1 << 30}));
 }
 
+// The kernels see q's rows only through cu_q_lens.
+TEST_F(DevicePlanDecode, APrefillNeedsARowForEachQueryToken) {
+  const std::vector<radix_req> reqs = {start(0, 100), start(2000, 2010)};
+  const std::vector<int32_t> q_lens = {8, 8};
+  for (const uint32_t flags : {0u, static_cast<uint32_t>(RADIX_PLAN_BOUNDS)}) {
+    Plan plan(*gpu_, plan_config(2, 32, flags));
+    ASSERT_OK(plan.update(reqs, &q_lens));
+    const uint32_t needed = flags == 0 ? 16 : 32;
+    for (const uint32_t rows : {needed - 1, needed}) {
+      Launch l = {plan.attn(), up(std::vector<float>(rows * kHeads * kDim, 7.f)), rows};
+      l.attn.q = tensor(up(queries(rows)), RADIX_F32, {rows, kHeads, kDim});
+      l.attn.out = tensor(l.result, RADIX_F32, {rows, kHeads, kDim});
+      if (rows < needed) {
+        EXPECT_FAILS(RADIX_E_INVALID, "q has", radix_prefill_launch(*gpu_, &l.attn, nullptr));
+      } else {
+        ASSERT_OK(radix_prefill_launch(*gpu_, &l.attn, nullptr));
+      }
+      device::finish();
+    }
+  }
+}
+
 TEST_F(DevicePlanDecode, TheWorkspaceCallKnowsTheList) {
   const radix_req a = start(0, 1500);
   Plan plan(*gpu_, plan_config(1));

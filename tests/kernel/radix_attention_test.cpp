@@ -375,8 +375,8 @@ TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
       g_calls.clear();
       expect_same_bits(alone, c.run(by_list(recorded, e.executor, list)), "recorded");
       EXPECT_EQ(phases(g_calls), "rCr");
-      // At least half by cost, the dearest: a third by number.
-      EXPECT_GE(3 * static_cast<std::ptrdiff_t>(g_calls.find('C')), reads);
+      // At least half by cost: the dearest, so about a third by number.
+      EXPECT_GE(10 * static_cast<std::ptrdiff_t>(g_calls.find('C')), 3 * reads);
     }
   }
 }

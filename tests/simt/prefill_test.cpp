@@ -228,6 +228,20 @@ TEST_P(CudaPrefill, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
   }
 }
 
+TEST_P(CudaPrefill, RowsThatQDoesNotHaveAreNone) {
+  AttentionCase c(shape({{60, 20}, {60, 20}}), kSeed);
+  AttentionParams first = c.params();
+  first.num_seqs = 1;
+  const Result expected =
+      c.run([&](const AttentionParams&) { return prefill_launcher(90)(first); });
+  for (const int32_t end : {41, INT32_MAX, 19, -1, INT32_MIN}) {
+    c.cu_q_lens()[2] = end;
+    const Result got = c.run(prefill_launcher(90));
+    EXPECT_TRUE(got.raw_out == expected.raw_out) << end;
+    EXPECT_TRUE(got.raw_lse == expected.raw_lse) << end;
+  }
+}
+
 TEST_P(CudaPrefill, EverySchedule) {
   AttentionCase c(shape({{150, 80}, {70, 1}}), kSeed);
   const Result first = c.run(prefill_launcher(90));

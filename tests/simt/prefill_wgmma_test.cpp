@@ -188,6 +188,20 @@ TEST_P(PrefillWgmma, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
 
 // Full rows whose first one begins a token before a tile's last, whose last one's window begins a
 // token behind a tile's first.
+TEST_P(PrefillWgmma, RowsThatQDoesNotHaveAreNone) {
+  AttentionCase c(shape({{150, 130}, {150, 130}}), kSeed);
+  AttentionParams first = c.params();
+  first.num_seqs = 1;
+  const Result expected =
+      c.run([&](const AttentionParams&) { return prefill_wgmma_launcher()(first); });
+  for (const int32_t end : {261, INT32_MAX, 129, -1}) {
+    c.cu_q_lens()[2] = end;
+    const Result got = run(c);
+    EXPECT_TRUE(got.raw_out == expected.raw_out) << end;
+    EXPECT_TRUE(got.raw_lse == expected.raw_lse) << end;
+  }
+}
+
 TEST_P(PrefillWgmma, EdgesOfWholeTiles) {
   Shape s = shape({{190, 64}, {191, 64}});
   s.q_heads = 1;

@@ -275,6 +275,21 @@ TEST(CudaRadix, ContentsThatLieStayInside) {
 }
 #endif
 
+TEST(CudaRadix, RowsThatQDoesNotHaveAreNone) {
+  AttentionCase c(shape_of({{300, 20}, {60, 20}}, true), kSeed);
+  AttentionParams first = c.params();
+  first.num_seqs = 1;
+  for (const uint32_t ranges : {1u, 2u}) {
+    const Launcher launch = radix_launcher(90, nullptr, true, ranges);
+    c.cu_q_lens()[2] = 40;
+    const Result expected = c.run([&](const AttentionParams&) { return launch(first); });
+    for (const int32_t end : {41, INT32_MAX}) {
+      c.cu_q_lens()[2] = end;
+      expect_same(expected, c.run(launch), "rows beyond q");
+    }
+  }
+}
+
 // K/V in f32 have one kernel, which walks a row's keys in tiles at fixed positions and takes no
 // list: its launches are batch-invariant as they are.
 TEST(CudaRadix, F32IsBatchInvariantAsItIs) {

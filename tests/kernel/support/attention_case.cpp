@@ -241,6 +241,7 @@ AttentionParams AttentionCase::params() {
     p.blocks.row_stride = row_blocks_;
   }
   p.context_lens = context_lens_.data();
+  p.num_q_rows = rows_;
   p.cu_q_lens = shape_.prefill ? cu_q_lens_.data() : nullptr;
   p.alibi_slopes = shape_.alibi ? slopes_.data() : nullptr;
   p.sinks = shape_.sinks ? sinks_.data() : nullptr;
