@@ -93,6 +93,7 @@ struct Bench {
                terms.data(),
                static_cast<uint32_t>(items.size()),
                static_cast<uint32_t>(states) * seqs,
+               static_cast<uint32_t>(states) * seqs,
                states != 0};
     if (backend.attention_workspace(p, false, &p.workspace_bytes) != RADIX_OK) std::abort();
     std::vector<char> memory(p.workspace_bytes + 64);

@@ -113,6 +113,7 @@ RADIX_DEVICE void add_values(const AttentionParams& p, const float* v, const flo
   }
 }
 
+// NOTE: -0 does not show, which tiles that only other rows of the block see may turn to 0.
 RADIX_DEVICE void write_row(const AttentionParams& p, float v_scale, const Row& row) {
   if (!row.real) return;
   const RowEnd end = end_of_row(p, row.head, row.m, row.l);
@@ -122,7 +123,7 @@ RADIX_DEVICE void write_row(const AttentionParams& p, float v_scale, const Row& 
     if (e < p.head_dim_v)
       store_number(p.out.data, p.out.dtype,
                    row.query * p.out.row_stride + row.head * p.out.head_stride + e,
-                   row.o[i] * end.factor * v_scale);
+                   add_rn(row.o[i] * end.factor * v_scale, 0.f));
   }
   if (p.lse != nullptr && threadIdx.x % 32 == 0)
     p.lse[row.query * p.lse_row_stride + row.head * p.lse_head_stride] = end.lse;

@@ -317,6 +317,40 @@ TEST(CudaRadix, F32IsBatchInvariantAsItIs) {
   expect_same(whole, parts, "in parts");
 }
 
+// A row's sum comes out as -0: what other rows of its block have it add changes the sign of a sum,
+// not of a result.
+TEST(CudaRadix, F32SumsOfMinusZero) {
+  Shape s = shape_of({{48, 48}}, true, RADIX_F32);
+  s.q_dtype = s.out_dtype = s.compute_dtype = RADIX_F32;
+  s.q_heads = 1;
+  AttentionCase c(s, kSeed);
+  const AttentionParams all = c.params();
+  const auto number = [&](const PagedTensor& t, uint32_t token) {
+    const int64_t block = c.blocks_of(0)[token / s.block_size];
+    const int64_t at = block * t.block_stride + token % s.block_size * t.token_stride;
+    return static_cast<float*>(t.data) + at;
+  };
+  const float* q = static_cast<const float*>(all.q.data) + 31 * all.q.row_stride;
+  for (uint32_t t = 0; t < 48; ++t) {
+    for (uint32_t e = 0; e < s.dim; ++e) number(all.k, t)[e] = t == 31 ? 1000 * q[e] : 0.f;
+    number(all.v, t)[0] = t < 31 ? -1.f : t == 31 ? -0.f : 1.f;
+  }
+  for (const int32_t first : {31, 17}) {
+    const Result r = c.run([&](AttentionParams p) {
+      const int32_t cu[] = {0, 34 - first}, context = first == 31 ? 32 : 34;
+      const int32_t one[] = {0, 1};
+      p.q.data = static_cast<float*>(p.q.data) + first * p.q.row_stride;
+      p.out.data = static_cast<float*>(p.out.data) + first * p.out.row_stride;
+      p.lse += first * p.lse_row_stride;
+      p.cu_q_lens = first == 31 ? one : cu;
+      p.context_lens = &context;
+      return emulated([&] { return cuda::launch_attention_f32(p, nullptr); });
+    });
+    EXPECT_EQ(r.out[31 * s.dim], 0.0);
+    EXPECT_FALSE(std::signbit(r.out[31 * s.dim])) << "from row " << first;
+  }
+}
+
 // Four matrices of eight rows: each is served at once.
 TEST(CudaRadix, LoadsOfMatricesHaveNoBankConflicts) {
   for (const int32_t dtype : {RADIX_BF16, RADIX_F8_E4M3}) {
