@@ -14,9 +14,9 @@
 //
 // Decode, 32 query heads, 8 KV heads, head dim 128, blocks of 16 in random order, NHD, queries and
 // outputs in K/V's dtype. Rows named .chunk have the shape of ChunkAttention's paper (32 KV heads),
-// rows named .hydragen of Hydragen's (40 KV heads). .bf16w: RADIX_ATTN_BF16_WEIGHTS. .q<n>: prefill
-// of n new tokens each. Launches take turns on several layers' K/V, so that each finds it in
-// memory, not in a cache.
+// rows named .hydragen of Hydragen's (40 KV heads). .bf16w: RADIX_ATTN_BF16_WEIGHTS. .bounds: ours
+// is a plan with RADIX_PLAN_BOUNDS. .q<n>: prefill of n new tokens each. Launches take turns on
+// several layers' K/V, so that each finds it in memory, not in a cache.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -51,7 +51,8 @@ struct Shape {
   uint32_t query_len = 0;  // 0: decode
   uint32_t q_heads = 32, kv_heads = 8;
   uint32_t threads = 1;
-  uint32_t flags = 0;  // RADIX_ATTN_*
+  uint32_t flags = 0;       // RADIX_ATTN_*
+  uint32_t plan_flags = 0;  // RADIX_PLAN_*, of ours
 };
 
 std::string name_of(const Shape& s) {
@@ -239,7 +240,7 @@ struct Comparison {
 
 Comparison compare(const Shape& shape, uint32_t ours, uint32_t reference, const Pool& pool,
                    int rounds) {
-  Run a(shape, ours, pool, 0), b(shape, reference, pool, 0.5);
+  Run a(shape, ours | shape.plan_flags, pool, 0), b(shape, reference, pool, 0.5);
   const double start = bench::now_ns();
   a.run();
   const auto launches = static_cast<uint32_t>(
@@ -271,6 +272,15 @@ std::vector<Shape> shapes_of(int32_t dtype, uint32_t threads, bool quick) {
   for (const uint32_t sequences : {4u, 5u, 6u, 8u, 16u, 256u})
     add({.sequences = sequences, .shared = {4096}});
   if (dtype == RADIX_F16) return shapes;
+  // Nothing is shared, but such plans always have a list.
+  const uint32_t kBounds = RADIX_PLAN_BOUNDS;
+  add({.suffix = ".bounds", .shared = {}, .own = 1024, .plan_flags = kBounds});
+  add({.suffix = ".bounds",
+       .sequences = 8,
+       .shared = {},
+       .own = 512,
+       .query_len = 512,
+       .plan_flags = kBounds});
   add({.shared = {256}});
   for (const uint32_t prefix : {1024u, 2048u, 4096u})
     add({.suffix = ".chunk", .sequences = 32, .shared = {prefix}, .kv_heads = 32});

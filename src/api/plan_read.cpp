@@ -40,8 +40,8 @@ radix_status check_plan_launch(const radix_plan& plan, const radix_attn& d, bool
                        : plan.bounds() ? plan.config.max_query_tokens
                                        : plan.step.num_query_tokens;
   if (d.q.shape[0] < rows) {
-    return fail(RADIX_E_INVALID, "q has %" PRId64 " rows: expected %" PRId64 ", the plan's%s",
-                d.q.shape[0], rows, plan.bounds() ? " bounds" : " query tokens");
+    return fail(RADIX_E_INVALID, "q has %" PRId64 " rows: expected at least %" PRId64 ", the %s",
+                d.q.shape[0], rows, plan.bounds() ? "plan's bounds" : "step's");
   }
   if (d.context_lens != given.context_lens || d.block_tables != given.block_tables ||
       d.cu_q_lens != given.cu_q_lens) {

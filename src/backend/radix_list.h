@@ -82,6 +82,12 @@ struct RadixCosts {
                        // where its kernel is the faster one
 };
 
+// Of a key in a narrow item of so many query tokens: memory and arithmetic side by side.
+constexpr float narrow_key_cost(const RadixCosts& c, uint32_t tokens) {
+  const float computed = c.narrow_keys + static_cast<float>(tokens) * c.narrow_more;
+  return tokens <= 1 || computed < c.narrow_token ? c.narrow_token : computed;
+}
+
 // Room that a backend has for a plan's lists within its bounds, and how it wants items.
 struct RadixLimits {
   uint32_t max_items = 0;   // 0: the backend takes no list

@@ -357,7 +357,7 @@ TEST_F(DevicePlanDecode, APrefillStepHasNoWorkList) {
   EXPECT_EQ(schedule, (std::vector<int32_t>{0, 1 << 30}));
 }
 
-// The kernels see q's rows only through cu_q_lens.
+// Else the rows that q lacks would have no results, and nobody would know.
 TEST_F(DevicePlanDecode, APrefillNeedsARowForEachQueryToken) {
   const std::vector<radix_req> reqs = {start(0, 100), start(2000, 2010)};
   const std::vector<int32_t> q_lens = {8, 8};

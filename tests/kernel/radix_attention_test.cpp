@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <initializer_list>
 #include <iterator>
 #include <string>
 
+#include "backend/cpu/attention_jobs.h"
 #include "backend/cpu/cpu_backend.h"
 #include "support/radix_case.h"
 #include "support/rng.h"
@@ -381,6 +384,42 @@ TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
   }
 }
 
+// Narrow items of some sequences: decode's kernel does up to eight query tokens, one after the
+// other, unless each has a window of its own. Many KV heads of few elements: decode's rows need
+// more scratch than prefill's.
+TEST(RadixAttention, AFewSequencesShareKeysInDecodesKernel) {
+  for (const auto& [kv_heads, group, dim] : std::initializer_list<std::array<uint32_t, 3>>{
+           {1, 4, 128}, {2, 1, 64}, {3, 5, 40}, {2, 7, 256}, {128, 1, 32}}) {
+    for (const uint32_t tokens : {2u, 3u, 8u, 9u}) {
+      for (const uint32_t window : {0u, 70u}) {
+        Shape s = fan_out(tokens, 150, 5);
+        s.kv_heads = kv_heads;
+        s.q_heads = kv_heads * group;
+        s.dim = dim;
+        s.window = window;
+        s.alibi = s.sinks = tokens != 3;
+        s.softcap = tokens == 8 ? 7.f : 0.f;
+        AttentionCase c(s, tokens);
+        Rng rng(tokens);
+        ListRules rules;
+        rules.cut = false;
+        RadixArrays list = random_radix_list(c, rules, rng);
+        for (RadixItem& i : list.items) i.narrow = 1;
+        const bool panels = window != 0 || tokens > 8 || tokens * group > kPrefillMultiRows;
+        for (const CpuKernels* kernels : runnable_targets()) {
+          SCOPED_TRACE(::testing::Message() << kernels->name << " " << tokens << " of " << s);
+          g_calls.clear();
+          const Result alone = c.run(by_list(recording(*kernels), Executor(), list));
+          c.expect_matches_reference(alone);
+          EXPECT_EQ(g_calls.find('C') != std::string::npos, panels) << g_calls;
+          for (const NamedExecutor& e : all_executors())
+            expect_same_bits(alone, c.run(by_list(*kernels, e.executor, list)), e.name);
+        }
+      }
+    }
+  }
+}
+
 // Items of few rows take several KV heads at a time, as many as divide the number of heads.
 TEST(RadixAttention, EveryNumberOfKvHeads) {
   for (const uint32_t heads : {1u, 3u, 6u, 10u, 12u, 16u, 24u, 31u}) {
@@ -441,6 +480,9 @@ TEST(RadixAttention, LimitsHaveRoomForTheirListsAndNotForGigabytes) {
       EXPECT_GE(l.max_items, seqs);
       EXPECT_GE(l.max_states, 2 * seqs);
       EXPECT_GT(l.costs.narrow_token, 0.f);
+      EXPECT_EQ(l.narrow_tokens, kDecodeRows);
+      EXPECT_LT(narrow_key_cost(l.costs, 4), 4 * l.costs.narrow_token) << "sharing pays";
+      EXPECT_GE(narrow_key_cost(l.costs, 2), l.costs.narrow_token);
       EXPECT_LT(l.workspace_bytes, 70u << 20);
       AttentionParams p = bounds;
       p.batch_invariant = true;

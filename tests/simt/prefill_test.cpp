@@ -240,6 +240,16 @@ TEST_P(CudaPrefill, RowsThatQDoesNotHaveAreNone) {
     EXPECT_TRUE(got.raw_out == expected.raw_out) << end;
     EXPECT_TRUE(got.raw_lse == expected.raw_lse) << end;
   }
+  c.cu_q_lens() = {-1, 20, 40};
+  AttentionParams second = c.params();
+  second.num_seqs = 1;
+  ++second.cu_q_lens;
+  ++second.context_lens;
+  second.blocks.tables += second.blocks.row_stride;
+  const Result alone = c.run([&](const AttentionParams&) { return prefill_launcher(90)(second); });
+  const Result got = c.run(prefill_launcher(90));
+  EXPECT_TRUE(got.raw_out == alone.raw_out);
+  EXPECT_TRUE(got.raw_lse == alone.raw_lse);
 }
 
 TEST_P(CudaPrefill, EverySchedule) {

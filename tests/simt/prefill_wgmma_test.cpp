@@ -186,8 +186,6 @@ TEST_P(PrefillWgmma, BlocksThatAreNotThereAreKeysThatAreNotSeen) {
   }
 }
 
-// Full rows whose first one begins a token before a tile's last, whose last one's window begins a
-// token behind a tile's first.
 TEST_P(PrefillWgmma, RowsThatQDoesNotHaveAreNone) {
   AttentionCase c(shape({{150, 130}, {150, 130}}), kSeed);
   AttentionParams first = c.params();
@@ -202,6 +200,8 @@ TEST_P(PrefillWgmma, RowsThatQDoesNotHaveAreNone) {
   }
 }
 
+// Full rows whose first one begins a token before a tile's last, whose last one's window begins a
+// token behind a tile's first.
 TEST_P(PrefillWgmma, EdgesOfWholeTiles) {
   Shape s = shape({{190, 64}, {191, 64}});
   s.q_heads = 1;

@@ -288,6 +288,12 @@ TEST(CudaRadix, RowsThatQDoesNotHaveAreNone) {
       expect_same(expected, c.run(launch), "rows beyond q");
     }
   }
+  // Nor rows of a list.
+  c.cu_q_lens()[2] = INT32_MAX;
+  RadixArrays list = small_list(c, false);
+  for (RadixRow& row : list.rows) row.query += 40;
+  const Result poison = c.run([](const AttentionParams&) { return RADIX_OK; });
+  expect_same(poison, c.run(radix_launcher(90, &list, false)), "rows of a list");
 }
 
 // K/V in f32 have one kernel, which walks a row's keys in tiles at fixed positions and takes no

@@ -160,6 +160,41 @@ TEST(RadixSchedule, SharingDependsOnWhatStatesCost) {
   }
 }
 
+TEST(RadixSchedule, AFewSequencesShareKeysInNarrowItems) {
+  CheckedStep step = prefix_step(2048, std::vector<int32_t>(4, 100));
+  RadixLimits limits = limits_of(1);
+  limits.narrow_tokens = 4;
+  limits.few_drawn = 16;
+  limits.costs.narrow_keys = 0.3f;
+  limits.costs.narrow_more = 0.2f;
+  const auto shared_narrow = [](const CheckedStep& of, const RadixLimits& l) {
+    Planned p(shape_of(of, l));
+    p.plan(of);
+    EXPECT_EQ(p.check(of), "");
+    int narrow = 0;
+    for (int32_t i = 0; i < p.list.sizes.num_items; ++i) {
+      const RadixItem& item = p.list.items[static_cast<size_t>(i)];
+      narrow += item.narrow != 0 && item.row_end - item.row_begin == 16;
+    }
+    return narrow;
+  };
+  EXPECT_EQ(shared_narrow(step, limits), 1);
+  RadixLimits other = limits;
+  other.narrow_tokens = 3;
+  EXPECT_EQ(shared_narrow(step, other), 0);
+  other = limits;
+  other.few_drawn = 15;
+  EXPECT_EQ(shared_narrow(step, other), 0);
+  other = limits;
+  other.costs.narrow_more = 0.4f;
+  EXPECT_EQ(shared_narrow(step, other), 0) << "panels are cheaper";
+  step.window = 3000;
+  EXPECT_EQ(shared_narrow(step, limits), 0) << "each row's window would be another";
+  step.window = 0;
+  step.batch_invariant = true;
+  EXPECT_EQ(shared_narrow(step, limits), 0);
+}
+
 // The prefix of all is long, the one of two more is a block.
 TEST(RadixSchedule, ASmallNodeBelowALargeOneIsAbsorbed) {
   CheckedStep step = prefix_step(2048, std::vector<int32_t>(16, 64));

@@ -51,18 +51,24 @@ RADIX_INLINE Shape shape_of(const AttentionParams& p) {
   return s;
 }
 
-// Asks for a tile while one of n tokens is computed: half of its lines with that one's scores and
-// half with its values, which take as long; a third where the scores are dot products.
+// What is computed while a tile is prefetched: so many tokens of another for so many rows.
+struct Meanwhile {
+  uint32_t tokens, rows;
+};
+
+// Asks for a tile: half of its lines with the scores of what is computed meanwhile and half with
+// the values, which take as long; a third where the scores are dot products.
 RADIX_INLINE void prefetch_tile(const AttentionParams& p, const Shape& shape,
-                                const DecodeItem& item, const Tile& tile, uint32_t n,
+                                const DecodeItem& item, const Tile& tile, Meanwhile beside,
                                 Prefetcher& f) {
   begin_prefetch(p, {tile.k, tile.v, tile.n, item.head_begin, item.head_end}, f);
   const uint64_t k_lines = stream_lines(f.k), v_lines = stream_lines(f.v);
   const uint64_t due = kDue * ((k_lines > v_lines ? k_lines : v_lines) + kAgainAfter);
-  const uint64_t heads = uint64_t{item.num_more + 1} * (item.head_end - item.head_begin);
-  const uint64_t value_steps = heads * shape.packs * value_chunks(p.head_dim_v) * (n / kTokens);
+  const uint64_t heads = uint64_t{beside.rows} * (item.head_end - item.head_begin);
+  const uint64_t value_steps =
+      heads * shape.packs * value_chunks(p.head_dim_v) * (beside.tokens / kTokens);
   const uint64_t with_scores = value_steps == 0 ? due : due / (shape.dot ? 3 : 2);
-  f.score_due = due_with(with_scores, heads * shape.quads * div_up(n, kTokens));
+  f.score_due = due_with(with_scores, heads * shape.quads * div_up(beside.tokens, kTokens));
   f.value_due = due_with(due - with_scores, value_steps);
 }
 
@@ -345,14 +351,14 @@ TileFn values_fn(int32_t dtype) {
                               : tile_values<BF16, kMore>;
 }
 
-// Asks for the first tile of the item after this one while a tile of n tokens is computed.
+// Asks for the first tile of the item after this one.
 bool prefetch_next(const AttentionParams& p, const Shape& shape, const DecodeAhead& ahead,
-                   uint32_t n, Tile* tile, Prefetcher& f) {
+                   Meanwhile beside, Tile* tile, Prefetcher& f) {
   DecodeItem next;
   if (!ahead.draw(ahead.arg, &next)) return false;
   if (next.token_begin >= next.token_end) return false;
   fill_tile(p, next, next.token_begin, tile);
-  prefetch_tile(p, shape, next, *tile, n, f);
+  prefetch_tile(p, shape, next, *tile, beside, f);
   return true;
 }
 
@@ -365,19 +371,20 @@ void walk_range(const AttentionParams& p, const Shape& shape, const DecodeItem& 
   Prefetcher prefetcher;
   fill_tile(p, item, item.token_begin, &tiles[0]);
   if (!ahead.asked) {
-    prefetch_tile(p, shape, item, tiles[0], 0, prefetcher);
+    prefetch_tile(p, shape, item, tiles[0], {0, 0}, prefetcher);
     load_tile(prefetcher);
   }
   for (uint32_t i = 0;; i ^= 1) {
     const Tile& tile = tiles[i];
     const uint32_t end = tile.position + tile.n;
     const bool more = end < item.token_end;
+    const Meanwhile beside = {tile.n, rows_of<kMore>(item)};
     if (more) {
       fill_tile(p, item, end, &tiles[i ^ 1]);
-      prefetch_tile(p, shape, item, tiles[i ^ 1], tile.n, prefetcher);
+      prefetch_tile(p, shape, item, tiles[i ^ 1], beside, prefetcher);
     } else {
       prefetcher = Prefetcher();
-      ahead.asked = prefetch_next(p, shape, ahead, tile.n, &tiles[i ^ 1], prefetcher);
+      ahead.asked = prefetch_next(p, shape, ahead, beside, &tiles[i ^ 1], prefetcher);
     }
     run_scores(p, shape, item, tile, state, prefetcher);
     tile_softmax<kMore>(p, shape, item, tile, state);

@@ -7,8 +7,8 @@
 // of their own and meet in the order of their terms.
 //
 // Items stand in the list by cost, so that what has many rows, and computes, mostly comes before
-// the reads: items of one query token, which wait for memory. If all workers took them in this
-// order, all would compute first and then share the memory's bandwidth. So every second worker
+// the reads: items of one query token or few, which wait for memory. If all workers took them in
+// this order, all would compute first and then share the memory's bandwidth. So every second worker
 // begins with the reads, and leaves only the last of them for the end:
 //
 //   list             C C C C C C C C C C | r r r r r r r r | r r r r
@@ -39,13 +39,15 @@ constexpr uint32_t kPrefillItems = 16;  // the same in prefill, which has more t
 constexpr uint32_t kInvariantItems = 8;
 
 // Rows of kLanes on AVX-512; measured there with head dim 128 and 4 query heads a KV head by
-// bench/radix_costs.cpp (Zen 5, 19 ns a token): 32 to 480 stacked rows come out within 8% of
+// bench/radix_costs.cpp (Zen 5, 19 ns a token): 32 to 480 stacked rows come out within 12% of
 // wide_token + panels * panel_token, 16 within 15%; up to 8, which do not fill a panel, cost less.
+// The first are those of bf16 dot products, which bf16 K/V stands for: a plan does not know the
+// queries' dtype.
 // An item's start and end cost little by themselves but 3 to 5 for each of its stacked rows, which
 // is in `state`, for a query token of 4 heads. A token of a narrow item counts less than the unit:
 // what sequences share is in the third-level cache when the second of them reads it.
 constexpr uint32_t kPanelRows = 16;
-constexpr RadixCosts kBf16Costs = {12.f, 0.9f, 0.3f, 0.62f, 2.2f, 1.45f, 18.f};  // bf16 queries
+constexpr RadixCosts kBf16Costs = {12.f, 0.9f, 0.3f, 0.62f, 2.2f, 1.45f, 18.f};
 constexpr RadixCosts kCosts = {12.f, 0.9f, 0.3f, 0.68f, 2.6f, 1.95f, 18.f};
 // Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
 // and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms. One or two heads take as long.
@@ -193,8 +195,9 @@ Unit unit_of(const Run& run, uint32_t index) {
 
 // ---- who draws what
 
-bool is_one_token(const AttentionParams& p, const RadixItem& item) {
-  return num_rows(item) <= p.num_q_heads / p.num_kv_heads;
+// Narrow items of a few query tokens compute more than they read, but they stand among the reads.
+bool is_read(const AttentionParams& p, const RadixItem& item) {
+  return num_rows(item) <= p.num_q_heads / p.num_kv_heads || is_narrow(p, item);
 }
 
 RadixCosts costs_of(const AttentionParams& p) {
@@ -220,18 +223,15 @@ RadixCosts costs_of(const AttentionParams& p) {
 // Of one KV head.
 float item_cost(const AttentionParams& p, const RadixCosts& costs, const RadixItem& item) {
   const auto panels = static_cast<float>(div_up(num_rows(item), kPanelRows));
-  const uint32_t tokens = num_tokens(p, item);
-  const float token = !is_narrow(p, item) ? costs.wide_token + panels * costs.panel_token
-                      : tokens > 1
-                          ? costs.narrow_keys + static_cast<float>(tokens) * costs.narrow_more
-                          : costs.narrow_token;
+  const float token = is_narrow(p, item) ? narrow_key_cost(costs, num_tokens(p, item))
+                                         : costs.wide_token + panels * costs.panel_token;
   return costs.item + static_cast<float>(item.token_end - item.token_begin) * token;
 }
 
-// The list's reads are its last items, as far as these have one token each. So many of them stay
-// for the end that they fill the time by which workers that compute end apart: half of the longest
-// unit each, on average. But at most half of them stay: the first units that compute want company,
-// too.
+// The list's reads are its last items, as far as these have one query token or few. So many of them
+// stay for the end that they fill the time by which workers that compute end apart: half of the
+// longest unit each, on average. But at most half of them stay: the first units that compute want
+// company, too.
 void place_reads(uint32_t workers, Run* run) {
   const AttentionParams& p = *run->params;
   const RadixItem* items = run->list->items;
@@ -239,8 +239,7 @@ void place_reads(uint32_t workers, Run* run) {
   const uint32_t num = run->num_units / p.num_kv_heads;
   uint32_t first = num;
   float reads = 0, longest = 0;
-  while (first > 0 && is_one_token(p, items[first - 1]))
-    reads += item_cost(p, costs, items[--first]);
+  while (first > 0 && is_read(p, items[first - 1])) reads += item_cost(p, costs, items[--first]);
   for (uint32_t i = 0; i < first; ++i) {
     const float heads = static_cast<float>(unit_of(*run, i * p.num_kv_heads).heads);
     const float cost = item_cost(p, costs, items[i]) * heads;
