@@ -418,6 +418,7 @@ RADIX_INLINE void load_row_of(const AttentionParams& p, const Shape& shape, int6
     copy_words(static_cast<const BF16*>(p.q.data) + at, row, words);
   } else {
     load_query(p, query, head, query_scale(p), row);
+    if (kInPairs<BF16> && p.k.dtype == RADIX_BF16) order_to_pairs(row, p.head_dim);
   }
 }
 
@@ -445,6 +446,8 @@ RADIX_INLINE float sum_parts(const float* l) { return (l[0] + l[1]) + (l[2] + l[
 RADIX_INLINE void finish_quad(const DecodeJob& job, const Shape& shape, const DecodeItem& item,
                               const Quad& quad) {
   const AttentionParams& p = *job.params;
+  const bool pairs = kInPairs<BF16> && p.v.dtype == RADIX_BF16;
+  const uint32_t in_pairs = pairs ? values_in_pairs(p.head_dim_v) : 0;
   alignas(64) float row[256];
   for (uint32_t g = 0; g < quad.heads; ++g) {
     const uint32_t head = quad.head + g;
@@ -453,11 +456,14 @@ RADIX_INLINE void finish_quad(const DecodeJob& job, const Shape& shape, const De
     const float l = sum_parts(quad.l + g * kTokens);
     if (item.state == kNoState) {
       unpack_row(o, shape.o_stride, row);
+      pairs_to_order(row, in_pairs);
       finish_row(p, query_of(item, quad.row), head, row, m, l);
       continue;
     }
     const uint64_t at = (static_cast<uint64_t>(item.state) + quad.row) * p.num_q_heads + head;
-    unpack_row(o, shape.o_stride, job.partial.o + at * shape.o_stride);
+    float* partial = job.partial.o + at * shape.o_stride;
+    unpack_row(o, shape.o_stride, partial);
+    pairs_to_order(partial, in_pairs);
     job.partial.m[at] = m;
     job.partial.l[at] = l;
   }

@@ -126,6 +126,48 @@ RADIX_INLINE VF sum_lanes16(VF acc[4][kTokens]) {
 }
 #endif
 
+// ---- bf16 in pairs
+
+// bf16 rows are loaded two vectors at a time and cut into their even and their odd elements, which
+// takes half of the instructions of widening them in order. So q and o have such vectors in the
+// place of each two in order: in whole chunks of kPairChunk elements from the row's beginning on.
+constexpr size_t kPairChunk = 2 * kLanes;
+template <class T>
+constexpr bool kInPairs = false;
+template <>
+constexpr bool kInPairs<BF16> = kLanes > 1;
+
+#if HWY_TARGET != HWY_SCALAR
+RADIX_INLINE void load_pair(const BF16* p, VF& even, VF& odd) {
+  const DU d;
+  const hn::Repartition<uint16_t, DU> d16;
+  const auto both = hn::BitCast(d, hn::LoadU(d16, &p->bits));
+  even = hn::BitCast(DF(), hn::ShiftLeft<16>(both));
+  odd = hn::BitCast(DF(), hn::And(both, hn::Set(d, 0xffff0000u)));
+}
+
+// A row of floats from order to pairs and back.
+RADIX_INLINE void order_to_pairs(float* row, size_t n) {
+  for (size_t i = 0; i + kPairChunk <= n; i += kPairChunk) {
+    VF even, odd;
+    hn::LoadInterleaved2(DF(), row + i, even, odd);
+    hn::StoreU(even, DF(), row + i);
+    hn::StoreU(odd, DF(), row + i + kLanes);
+  }
+}
+
+RADIX_INLINE void pairs_to_order(float* row, size_t n) {
+  for (size_t i = 0; i + kPairChunk <= n; i += kPairChunk) {
+    const VF even = hn::LoadU(DF(), row + i), odd = hn::LoadU(DF(), row + i + kLanes);
+    hn::StoreInterleaved2(even, odd, DF(), row + i);
+  }
+}
+#else
+RADIX_INLINE void load_pair(const BF16*, VF&, VF&) {}
+RADIX_INLINE void order_to_pairs(float*, size_t) {}
+RADIX_INLINE void pairs_to_order(float*, size_t) {}
+#endif
+
 // ---- scores
 
 template <bool kHalf, class T>
@@ -152,6 +194,27 @@ RADIX_INLINE void score_step(const float* q, const T* const rows[kTokens], size_
   }
 }
 
+// Two vectors of head_dim, in pairs.
+template <uint32_t NG>
+RADIX_INLINE void score_pair(const float* q, const BF16* const rows[kTokens], size_t i,
+                             VF acc[NG][kTokens]) {
+  VF even[kTokens], odd[kTokens];
+#pragma GCC unroll 8
+  for (uint32_t t = 0; t < kTokens; ++t) load_pair(rows[t] + i, even[t], odd[t]);
+#pragma GCC unroll 8
+  for (uint32_t g = 0; g < NG; ++g) {
+    const VF qv = hn::LoadU(DF(), q + i * NG + g * kLanes);
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::MulAdd(even[t], qv, acc[g][t]);
+  }
+#pragma GCC unroll 8
+  for (uint32_t g = 0; g < NG; ++g) {
+    const VF qv = hn::LoadU(DF(), q + (i + kLanes) * NG + g * kLanes);
+#pragma GCC unroll 8
+    for (uint32_t t = 0; t < kTokens; ++t) acc[g][t] = hn::MulAdd(odd[t], qv, acc[g][t]);
+  }
+}
+
 // A turn: 16 elements of head_dim, and a line of each stream for the next tile.
 template <class T, uint32_t NG>
 RADIX_INLINE void score_turn(const float* q, const T* const rows[kTokens], size_t i,
@@ -166,6 +229,22 @@ template <class T, uint32_t NG>
 RADIX_INLINE void multiply_rows(const float* q, size_t head_dim, const T* const rows[kTokens],
                                 const Lines& lines, VF acc[NG][kTokens]) {
   size_t i = 0;
+  if constexpr (kInPairs<T>) {
+    constexpr size_t kChunk = kPairChunk > kTurn ? kPairChunk : kTurn;
+    const auto chunk = [&](size_t at) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (size_t j = 0; j < kChunk; j += kPairChunk) score_pair<NG>(q, rows, at + j, acc);
+#pragma GCC unroll 8
+      for (size_t j = 0; j < kChunk; j += kTurn) prefetch_turn(lines, (at + j) / kTurn);
+    };
+    if (head_dim == 128) {
+#pragma GCC unroll 8
+      for (; i < 128; i += kChunk) chunk(i);
+      return;
+    }
+    for (; i + kChunk <= head_dim; i += kChunk) chunk(i);
+    for (; i + kPairChunk <= head_dim; i += kPairChunk) score_pair<NG>(q, rows, i, acc);
+  }
   if (head_dim == 128) {
 #pragma GCC unroll 8
     for (; i < 128; i += kTurn) score_turn<T, NG>(q, rows, i, lines, acc);
@@ -277,8 +356,13 @@ RADIX_INLINE void score_pack(const ScoreShape& shape, const float* q, const T* b
 template <uint32_t NG, uint32_t NV, bool kHalf, class T>
 RADIX_INLINE void add_row(const float* p, const T* row, VF acc[NG][NV]) {
   VF v[NV];
+  if constexpr (kInPairs<T> && NV % 2 == 0) {
 #pragma GCC unroll 8
-  for (uint32_t i = 0; i < NV; ++i) v[i] = load_row<kHalf>(row + i * kLanes);
+    for (uint32_t i = 0; i < NV; i += 2) load_pair(row + i * kLanes, v[i], v[i + 1]);
+  } else {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < NV; ++i) v[i] = load_row<kHalf>(row + i * kLanes);
+  }
 #pragma GCC unroll 8
   for (uint32_t g = 0; g < NG; ++g) {
     const VF w = hn::Set(DF(), p[g * kTokens]);
@@ -332,6 +416,12 @@ RADIX_NOINLINE void value_pack(const float* p, const float* alpha, uint32_t head
   for (; i + kLanes <= head_dim_v; i += kLanes)
     value_chunk<NG, 1, false>(p, alpha, base + i, tile, o + i * NG, due, next);
   if (i < head_dim_v) value_chunk<NG, 1, true>(p, alpha, base + i, tile, o + i * NG, due, next);
+}
+
+// Elements of a row of values that are in pairs.
+RADIX_INLINE uint32_t values_in_pairs(uint32_t head_dim_v) {
+  constexpr uint32_t kWide = kValueVecs * kLanes;
+  return head_dim_v / kWide * kWide;
 }
 
 // How many chunks a row of values has.
