@@ -36,10 +36,8 @@ radix_status check_plan_launch(const radix_plan& plan, const radix_attn& d, bool
         d.num_seqs, d.max_context_len, d.max_query_len, d.block_table_stride, given.num_seqs,
         given.max_context_len, given.max_query_len, given.block_table_stride);
   }
-  const int64_t rows = !prefill        ? given.num_seqs
-                       : plan.bounds() ? plan.config.max_query_tokens
-                                       : plan.step.num_query_tokens;
-  if (d.q.shape[0] < rows) {
+  const int64_t rows = plan.bounds() ? plan.config.max_query_tokens : plan.step.num_query_tokens;
+  if (prefill && d.q.shape[0] < rows) {  // decode's are as many as sequences
     return fail(RADIX_E_INVALID, "q has %" PRId64 " rows: expected at least %" PRId64 ", the %s",
                 d.q.shape[0], rows, plan.bounds() ? "plan's bounds" : "step's");
   }

@@ -42,9 +42,7 @@ RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows) {
   if (tokens == 0 || tokens > l.narrow_tokens) return cost;
   // Each of several rows would have a part of a window of its own.
   if (tokens > 1 && (in.window != 0 || rows > l.few_drawn)) return cost;
-  const float narrow = tokens > 1
-                           ? l.costs.narrow_keys + static_cast<float>(tokens) * l.costs.narrow_more
-                           : l.costs.narrow_token;
+  const float narrow = narrow_key_cost(l.costs, static_cast<uint32_t>(tokens));
   if (narrow > cost.per_key) return cost;
   return {1, narrow, narrow, true};
 }

@@ -348,6 +348,8 @@ TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
   Shape s;
   s.seqs.assign(1, {230, 1});
   for (uint32_t i = 1; i < 40; ++i) s.seqs.push_back({210 + i * 37 % 400, 1, 0, 200});
+  s.seqs.push_back({150, 1});  // these two share keys in an item among the reads
+  s.seqs.push_back({160, 1, 40, 100});
   s.q_heads = 24;
   s.kv_heads = 6;
   s.dim = 32;
@@ -356,7 +358,7 @@ TEST(RadixAttention, EverySecondWorkerBeginsWithWhatWaitsForMemory) {
   ListRules rules;
   rules.cut = false;
   RadixArrays list = random_radix_list(c, rules, rng);
-  for (RadixItem& i : list.items) i.narrow = i.row_end - i.row_begin == 4 ? 1 : 0;
+  for (RadixItem& i : list.items) i.narrow = i.row_end - i.row_begin <= 8 ? 1 : 0;
   std::sort(list.items.begin(), list.items.end(), [](const RadixItem& a, const RadixItem& b) {
     const auto cost = [](const RadixItem& i) {
       return (i.token_end - i.token_begin) * (i.row_end - i.row_begin);

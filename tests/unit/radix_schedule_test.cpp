@@ -188,6 +188,11 @@ TEST(RadixSchedule, AFewSequencesShareKeysInNarrowItems) {
   other = limits;
   other.costs.narrow_more = 0.4f;
   EXPECT_EQ(shared_narrow(step, other), 0) << "panels are cheaper";
+  other = limits;
+  other.costs.narrow_more = 0.05f;
+  EXPECT_EQ(shared_narrow(step, other), 1);
+  other.costs.wide_token = 0.5f;
+  EXPECT_EQ(shared_narrow(step, other), 0) << "keys are read, however little is computed";
   step.window = 3000;
   EXPECT_EQ(shared_narrow(step, limits), 0) << "each row's window would be another";
   step.window = 0;

@@ -162,7 +162,7 @@ RADIX_INLINE void pairs_to_order(float* row, size_t n) {
     hn::StoreInterleaved2(even, odd, DF(), row + i);
   }
 }
-#else
+#else  // a lane is an element: nothing is in pairs, and nobody calls these
 RADIX_INLINE void load_pair(const BF16*, VF&, VF&) {}
 RADIX_INLINE void order_to_pairs(float*, size_t) {}
 RADIX_INLINE void pairs_to_order(float*, size_t) {}

@@ -50,7 +50,7 @@ constexpr uint32_t kPanelRows = 16;
 constexpr RadixCosts kBf16Costs = {12.f, 0.9f, 0.3f, 0.62f, 2.2f, 1.45f, 18.f};
 constexpr RadixCosts kCosts = {12.f, 0.9f, 0.3f, 0.68f, 2.6f, 1.95f, 18.f};
 // Decode's kernel is bound by arithmetic from 8 query heads on: unshared launches of 4, 8, 12, 16
-// and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms. One or two heads take as long.
+// and 32 heads took 16.6, 29.3, 42.7, 57.2 and 107.2 ms. One or two heads take as long as four.
 constexpr float kNarrowTokenOfAHead = 0.2f;
 constexpr float kLeastNarrowMore = 0.45f;
 
