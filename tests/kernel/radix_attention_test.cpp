@@ -74,7 +74,8 @@ ListRules random_rules(Rng& rng) {
   ListRules rules;
   rules.wide_rows = rng.one_in(3) ? rng.between(1, 479) : 480;
   rules.narrow = !rng.one_in(4);
-  rules.narrow_tokens = rng.one_in(4) ? 1 : rng.between(2, 12);  // the kernel takes 8
+  rules.narrow_tokens =
+      rng.one_in(4) ? 1 : static_cast<int32_t>(rng.between(2, 12));  // 8 are taken
   rules.share = !rng.one_in(6);
   rules.cut = !rng.one_in(4);
   return rules;
