@@ -1,6 +1,6 @@
 // Many threads on one context, with results checked: every thread runs whole requests (begin,
-// append, operations, K/V write, attention, commit, fork, truncate, free) while another one evicts,
-// matches, pins, checks and retires epochs.
+// append, operations, K/V write, attention, commit, fork, truncate, free), and steps of a family of
+// forks with a plan of its own, while another one evicts, matches, pins, checks and retires epochs.
 //
 //   threads_test SCENARIO [--seed S] [--rounds N]
 //
@@ -24,9 +24,11 @@
 
 namespace {
 
-constexpr uint32_t kDim = 32, kThreads = 4;
+constexpr uint32_t kDim = 32, kThreads = 4, kQueryHeads = 2;
+constexpr uint32_t kFamily = 3;  // a request and two forks of it: the sequences of a planned step
 
 std::atomic<uint64_t> g_attended{0}, g_hits{0}, g_copies{0}, g_no_blocks{0}, g_evicted{0};
+std::atomic<uint64_t> g_steps{0}, g_shared_steps{0};
 
 [[noreturn]] void failed(const char* what, radix_status st) {
   char text[512];
@@ -50,6 +52,9 @@ float v_of(uint64_t hash, uint32_t i) { return static_cast<float>(mix(hash + i) 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
 };
+struct PlanDeleter {
+  void operator()(radix_plan* p) const { radix_plan_destroy(&p); }
+};
 
 using Tokens = std::vector<radix_token>;
 
@@ -65,6 +70,7 @@ radix_tensor tensor(void* data, std::initializer_list<int64_t> shape) {
 
 struct Setup {
   uint32_t flags = 0, num_threads = 0, num_blocks = 96, block_size = 4;
+  uint32_t prompt_blocks = 3;  // of the system prompts that requests share
   const radix_executor* executor = nullptr;
 };
 
@@ -104,7 +110,16 @@ class Context {
 class Worker {
  public:
   Worker(Context& c, uint64_t seed)
-      : context_(c), ctx_(c.ctx), block_size_(c.setup.block_size), random_(seed) {}
+      : context_(c), ctx_(c.ctx), block_size_(c.setup.block_size), random_(seed) {
+    radix_plan_config p{};
+    p.struct_size = sizeof p;
+    p.flags = seed % 2 == 0 ? RADIX_PLAN_BATCH_INVARIANT : 0;
+    p.max_seqs = kFamily;
+    p.num_q_heads = kQueryHeads;
+    radix_plan* plan = nullptr;
+    ok(radix_plan_create(ctx_, &p, &plan), "plan_create");
+    plan_.reset(plan);
+  }
 
   // One request from begin to free.
   void round() {
@@ -137,7 +152,7 @@ class Worker {
   Tokens make_prompt() {
     Tokens t;
     const auto system = static_cast<radix_token>(random_() % 3);
-    for (uint32_t i = 0; i < 3 * block_size_ + 1; ++i)
+    for (uint32_t i = 0; i < context_.setup.prompt_blocks * block_size_ + 1; ++i)
       t.push_back(system * 100 + static_cast<radix_token>(i % 7));
     for (uint64_t n = 1 + random_() % (2 * block_size_); n > 0; --n)
       t.push_back(static_cast<radix_token>(random_() % 2));
@@ -207,7 +222,7 @@ class Worker {
                               nullptr),
        "tables");
     if (static_cast<size_t>(length) != tokens.size()) failed("context length", RADIX_OK);
-    std::vector<float> q(2 * kDim, 0.0f), out(2 * kDim, NAN);
+    std::vector<float> q(kQueryHeads * kDim, 0.0f), out(kQueryHeads * kDim, NAN);
     const bool prefill = random_() % 2 == 0;
     const int32_t cu[2] = {0, 1};
     radix_attn d{};
@@ -215,8 +230,8 @@ class Worker {
     d.num_seqs = 1;
     d.max_context_len = static_cast<uint32_t>(length);
     d.max_query_len = 1;
-    d.q = tensor(q.data(), {1, 2, kDim});
-    d.out = tensor(out.data(), {1, 2, kDim});
+    d.q = tensor(q.data(), {1, kQueryHeads, kDim});
+    d.out = tensor(out.data(), {1, kQueryHeads, kDim});
     d.block_tables = row.data();
     d.block_table_stride = static_cast<int64_t>(row.size());
     d.context_lens = &length;
@@ -227,13 +242,41 @@ class Worker {
     d.workspace = workspace.get();
     ok((prefill ? radix_prefill_launch : radix_paged_attention_launch)(ctx_, &d, nullptr),
        "attention");
-    compare(tokens, out);
+    compare(tokens, out.data());
     ++g_attended;
   }
 
-  void compare(const Tokens& tokens, const std::vector<float>& out) {
+  // A decode step of a family, planned from their ids: what they share is read once where that
+  // pays.
+  void attend_together(const radix_req (&reqs)[kFamily], const Tokens (&tokens)[kFamily]) {
+    radix_plan_desc step{};
+    step.struct_size = sizeof step;
+    step.num_seqs = kFamily;
+    step.reqs = reqs;
+    ok(radix_plan_update(plan_.get(), &step, nullptr), "plan_update");
+    radix_plan_info info{};
+    info.struct_size = sizeof info;
+    ok(radix_plan_get_info(plan_.get(), &info), "plan_get_info");
+    uint64_t seen = 0;
+    for (const Tokens& t : tokens) seen += t.size();
+    if (info.tokens_seen != seen) failed("the plan's tokens", RADIX_OK);
+    std::vector<float> q(kFamily * kQueryHeads * kDim, 0.0f), out(q.size(), NAN);
+    radix_attn d{};
+    d.struct_size = sizeof d;
+    d.q = tensor(q.data(), {kFamily, kQueryHeads, kDim});
+    d.out = tensor(out.data(), {kFamily, kQueryHeads, kDim});
+    ok(radix_plan_attn(plan_.get(), &d), "plan_attn");
+    ok(radix_paged_attention_launch(ctx_, &d, nullptr), "planned attention");
+    for (uint32_t i = 0; i < kFamily; ++i)
+      compare(tokens[i], &out[i * static_cast<size_t>(kQueryHeads * kDim)]);
+    ++g_steps;
+    if (info.tokens_read < info.tokens_seen) ++g_shared_steps;
+  }
+
+  // One row of all query heads.
+  void compare(const Tokens& tokens, const float* out) {
     const std::vector<uint64_t> h = hashes(tokens);
-    for (uint32_t i = 0; i < out.size(); ++i) {
+    for (uint32_t i = 0; i < kQueryHeads * kDim; ++i) {
       double mean = 0;
       for (uint64_t x : h) mean += static_cast<double>(v_of(x, i % kDim));
       mean /= static_cast<double>(h.size());
@@ -246,7 +289,7 @@ class Worker {
 
   void commit(radix_req r, size_t n) {
     radix_commit_item item{r, n};
-    std::vector<radix_remap> remaps(64);
+    std::vector<radix_remap> remaps(n / block_size_ + 1);
     radix_commit_out out{};
     out.struct_size = sizeof out;
     out.remaps = remaps.data();
@@ -267,11 +310,13 @@ class Worker {
     if (random_() % 3 != 0) return;
     radix_req children[2] = {};
     ok(radix_fork(ctx_, r, 2, children), "fork");
+    Tokens family[kFamily] = {tokens, tokens, tokens};
     for (radix_token t = 0; t < 2; ++t) {
-      Tokens own = tokens;
+      Tokens& own = family[1 + t];
       if (extend(children[t], own, {t, t, t})) attend(children[t], own);
       attend(r, tokens);
       if (random_() % 2 == 0) commit(children[t], own.size());
+      attend_together({r, children[0], children[1]}, family);
     }
     for (radix_req c : children) ok(radix_free_request(ctx_, c, 0), "free of a child");
   }
@@ -287,6 +332,7 @@ class Worker {
   Context& context_;
   radix_ctx* ctx_;
   uint32_t block_size_;
+  std::unique_ptr<radix_plan, PlanDeleter> plan_;
   std::mt19937_64 random_;
 };
 
@@ -375,7 +421,7 @@ void RADIX_CALL on_three_threads(void*, uint32_t n, radix_task_fn task, void* ar
 }
 
 bool run_scenario(const std::string& name, uint64_t seed, uint32_t rounds) {
-  Setup plain, tight, defer, pool, host;
+  Setup plain, tight, defer, pool, host, shared;
   tight.num_blocks = 28;
   defer.flags = RADIX_CTX_DEFER_FREE | RADIX_CTX_PREALLOCATE;
   pool.num_threads = 3;
@@ -384,6 +430,9 @@ bool run_scenario(const std::string& name, uint64_t seed, uint32_t rounds) {
   executor.max_workers = 3;
   executor.parallel_for = on_three_threads;
   host.executor = &executor;
+  shared.prompt_blocks = 200;  // long enough for plans to read them once
+  shared.num_blocks = 2000;
+  shared.num_threads = 2;
   if (name == "one_context")
     run({plain}, seed, rounds);
   else if (name == "tight_pool")
@@ -398,6 +447,8 @@ bool run_scenario(const std::string& name, uint64_t seed, uint32_t rounds) {
     run({pool, pool}, seed, rounds);
   else if (name == "host_executor")
     run({host}, seed, rounds / 4 + 1);
+  else if (name == "shared_prompt")
+    run({shared}, seed, rounds / 4 + 1);
   else
     return false;
   return true;
@@ -413,19 +464,23 @@ int main(int argc, char** argv) {
     std::fprintf(
         stderr,
         "threads_test "
-        "one_context|tight_pool|defer_free|two_contexts|built_in_pool|two_pools|host_executor"
-        " [--seed S] [--rounds N]\n");
+        "one_context|tight_pool|defer_free|two_contexts|built_in_pool|two_pools|host_executor|"
+        "shared_prompt [--seed S] [--rounds N]\n");
     return 2;
   }
   std::printf(
-      "seed %llu: %llu attentions, %llu hits, %llu copies, %llu evicted, %llu times no blocks\n",
+      "seed %llu: %llu attentions, %llu planned steps (%llu read shared keys once), %llu hits, "
+      "%llu copies, %llu evicted, %llu times no blocks\n",
       static_cast<unsigned long long>(seed), static_cast<unsigned long long>(g_attended),
+      static_cast<unsigned long long>(g_steps), static_cast<unsigned long long>(g_shared_steps),
       static_cast<unsigned long long>(g_hits), static_cast<unsigned long long>(g_copies),
       static_cast<unsigned long long>(g_evicted), static_cast<unsigned long long>(g_no_blocks));
   // A run that met none of these has not tested them.
   const bool tight = std::strcmp(argv[1], "tight_pool") == 0;
-  if (g_attended == 0 || g_hits == 0 || g_copies == 0 || (tight && g_evicted == 0)) {
-    std::fprintf(stderr, "a run without hits, copies or attention\n");
+  const bool shared = std::strcmp(argv[1], "shared_prompt") == 0;
+  if (g_attended == 0 || g_hits == 0 || g_copies == 0 || (tight && g_evicted == 0) ||
+      g_steps == 0 || (shared && g_shared_steps == 0)) {
+    std::fprintf(stderr, "a run without hits, copies, attention or a plan that shares\n");
     return 1;
   }
   return 0;
