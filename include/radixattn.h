@@ -146,8 +146,8 @@ enum { /* radix_attn.flags; radix_rope_append.flags takes the first alone */
                                     * few rows share K/V (docs/radix_attention.md) */
   RADIX_ATTN_BF16_WEIGHTS = 4      /* CPUs with bf16 dot products (RADIX_CPU_AVX512_BF16), when q, K and V are bf16: the softmax's
                                     * weights are rounded to bf16, too, as tensor cores have them, 2^-9 relative: faster prefill
-                                    * and shared prefixes. Decode's own kernel, for what a sequence reads alone (up to 24 query
-                                    * heads a KV head), keeps f32 weights, unless batch-invariant. Elsewhere no effect */
+                                    * and prefixes that many share. Decode's own kernel, for keys of one sequence or of a few,
+                                    * keeps f32 weights, unless batch-invariant. Elsewhere no effect */
 };
 enum { /* radix_plan_config.flags */
   RADIX_PLAN_BOUNDS = 1,           /* launches get the plan's capacities instead of a step's sizes: captured into a graph once,
@@ -842,9 +842,9 @@ RADIX_API(radix_status) radix_plan_update(radix_plan *plan, const radix_plan_des
  * updates; sizes do only with RADIX_PLAN_BOUNDS. q has a row for each sequence (decode) or query token: with BOUNDS max_seqs,
  * or max_query_tokens; rows of decode beyond the step's sequences get the empty state, rows of prefill stay as they are.
  * A launch with plan set is held to these fields (the workspace may be another, of radix_attn_workspace bytes), to the
- * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype, and q to these rows at least (INVALID), in steps
- * that share nothing, too; and to the kind of the last update (STATE). A graph captured for one kind of step is replayed on that kind only. STATE: no
- * step. */
+ * plan's num_q_heads and to the context's num_kv_heads, head dims and kv_dtype, and q to these rows (prefill: at least), in
+ * steps that share nothing, too (INVALID); and to the kind of the last update (STATE). A graph captured for one kind of step
+ * is replayed on that kind only. STATE: no step. */
 RADIX_API(radix_status) radix_plan_attn(const radix_plan *plan, radix_attn *io) RADIX_NOEXCEPT;
 /* [F] Sets slots, positions and num_tokens: each query token's own, in order of the rows of q, as many as q has rows in
  * radix_plan_attn. An empty sequence's row in decode, and padding, have slot -1. K/V memory of the caller's must have the

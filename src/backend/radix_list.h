@@ -99,7 +99,8 @@ struct RadixLimits {
   uint32_t workers = 1;        // that take items, or parts of them, at the same time
   uint32_t parts = 1;          // of an item that different workers take: its KV heads, or 1
   uint32_t draws = 1;          // units of a prefill item's part, of which each is for any worker
-  uint32_t few_drawn = ~0u;    // decode's items have as many units if they have more stacked rows
+  uint32_t few_drawn = ~0u;    // decode's items have as many units if they have more stacked rows,
+                               // and are not narrow
   uint32_t narrow_tokens = 0;  // query tokens of a narrow item at most; 0: none are taken
   bool strided = false;  // worker w of n takes items w, w + n, ..., not the next one when free
   RadixCosts costs = {};

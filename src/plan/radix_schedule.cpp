@@ -39,9 +39,9 @@ RowCost cost_of_rows(const RadixScheduleInput& in, uint64_t rows) {
   cost.per_key += static_cast<float>(tiles - 1) * cost.tile_key;
   const uint64_t tokens = rows / in.group;
   if (in.cu_q_lens != nullptr || in.batch_invariant) return cost;
-  if (tokens == 0 || tokens > l.narrow_tokens) return cost;
+  if (tokens == 0 || tokens > l.narrow_tokens || rows > l.few_drawn) return cost;
   // Each of several rows would have a part of a window of its own.
-  if (tokens > 1 && (in.window != 0 || rows > l.few_drawn)) return cost;
+  if (tokens > 1 && in.window != 0) return cost;
   const float narrow = narrow_key_cost(l.costs, static_cast<uint32_t>(tokens));
   if (narrow > cost.per_key) return cost;
   return {1, narrow, narrow, true};

@@ -391,6 +391,32 @@ TEST(Plan, PrefillsMustBeThePlansToo) {
   EXPECT_FAILS(RADIX_E_STATE, "no prefill step", radix_prefill_launch(ctx, &a, nullptr));
 }
 
+// Else the rows that q lacks would have no results, and nobody would know.
+TEST(Plan, PrefillsNeedARowForEachQueryToken) {
+  Ctx ctx;
+  fill_kv(ctx);
+  const radix_req r = ctx.start(range(0, 5));
+  const std::vector<int32_t> q_lens = {2};
+  for (const uint32_t flags : {0u, uint32_t{RADIX_PLAN_BOUNDS}}) {
+    Plan plan(ctx, plan_config(2, 4, flags));
+    ASSERT_OK(plan.update({r}, &q_lens));
+    const uint32_t needed = flags == 0 ? 2 : 4;
+    for (uint32_t n = 1; n <= needed + 1; ++n) {
+      Rows rows(n);
+      radix_attn a = plan.attn();
+      rows.put(&a);
+      if (n >= needed) {
+        EXPECT_OK(radix_prefill_launch(ctx, &a, nullptr));
+      } else if (n < 2) {  // fewer than the step's own
+        EXPECT_FAILS(RADIX_E_INVALID, "q has 1 rows", radix_prefill_launch(ctx, &a, nullptr));
+      } else {
+        EXPECT_FAILS(RADIX_E_INVALID, "rows: expected at least 4, the plan's bounds",
+                     radix_prefill_launch(ctx, &a, nullptr));
+      }
+    }
+  }
+}
+
 // Whether a step has a list over what is shared depends on the step, what a launch may be does not.
 TEST(Plan, LaunchesHaveThePlansHeadsAndKv) {
   for (const uint32_t flags : {0u, uint32_t{RADIX_PLAN_UNSHARED}, uint32_t{RADIX_PLAN_BOUNDS},

@@ -498,6 +498,28 @@ TEST(RadixAttention, LimitsHaveRoomForTheirListsAndNotForGigabytes) {
   }
 }
 
+// From 8 query heads a KV head on arithmetic decides, with every dtype: another query token is
+// never free.
+TEST(RadixAttention, CostsOfLargeGroups) {
+  Executor executor;
+  CpuBackend backend(*select_kernels(RADIX_CPU_AUTO), executor);
+  AttentionParams bounds;
+  bounds.num_kv_heads = 4;
+  bounds.head_dim = bounds.head_dim_v = 128;
+  bounds.block_size = 16;
+  bounds.max_context_len = 131072;
+  bounds.num_seqs = 8;
+  bounds.max_query_len = 1;
+  for (const int32_t dtype : {RADIX_F32, RADIX_F16, RADIX_BF16}) {
+    bounds.k.dtype = bounds.v.dtype = dtype;
+    for (const uint32_t group : {8u, 12u, 16u, 24u}) {
+      bounds.num_q_heads = group * bounds.num_kv_heads;
+      const RadixCosts c = backend.radix_limits(bounds).costs;
+      EXPECT_GT(narrow_key_cost(c, 2), 1.4f * narrow_key_cost(c, 1)) << dtype << ' ' << group;
+    }
+  }
+}
+
 TEST(RadixAttention, AWorkspaceThatIsTooSmallWritesNothing) {
   AttentionCase c(fan_out(4, 64, 3), 5);
   Rng rng(5);

@@ -115,11 +115,9 @@ class ListChecker {
       expect(step_.decode() && !step_.batch_invariant, "a narrow item", i);
       expect(item.row_begin % group == 0 && item.row_end % group == 0, "a part of a token", i);
       expect(tokens <= static_cast<int32_t>(limits_.narrow_tokens), "more than narrow_tokens", i);
-      if (tokens > 1) {
-        expect(step_.window == 0, "a window that is several", i);
-        expect(static_cast<uint32_t>(item.row_end - item.row_begin) <= limits_.few_drawn,
-               "more than few_drawn", i);
-      }
+      expect(tokens == 1 || step_.window == 0, "a window that is several", i);
+      expect(static_cast<uint32_t>(item.row_end - item.row_begin) <= limits_.few_drawn,
+             "more than few_drawn", i);
     } else {
       expect(item.row_end - item.row_begin <= static_cast<int32_t>(limits_.wide_rows),
              "more rows than wide_rows", i);

@@ -200,6 +200,28 @@ TEST(RadixSchedule, AFewSequencesShareKeysInNarrowItems) {
   EXPECT_EQ(shared_narrow(step, limits), 0);
 }
 
+// The launch draws them with those that compute, head by head.
+TEST(RadixSchedule, AGroupOfMoreRowsThanFewIsNotNarrow) {
+  CheckedStep step = prefix_step(2048, std::vector<int32_t>(4, 100));
+  step.group = 20;
+  RadixLimits limits = limits_of(1);
+  limits.narrow_tokens = 4;
+  limits.costs.narrow_token = 0.1f;
+  const auto narrow_items = [&step](const RadixLimits& l) {
+    Planned p(shape_of(step, l));
+    p.plan(step);
+    EXPECT_EQ(p.check(step), "");
+    int narrow = 0;
+    for (int32_t i = 0; i < p.list.sizes.num_items; ++i)
+      narrow += p.list.items[static_cast<size_t>(i)].narrow;
+    return narrow;
+  };
+  limits.few_drawn = 20;
+  EXPECT_GT(narrow_items(limits), 0);
+  limits.few_drawn = 19;
+  EXPECT_EQ(narrow_items(limits), 0);
+}
+
 // The prefix of all is long, the one of two more is a block.
 TEST(RadixSchedule, ASmallNodeBelowALargeOneIsAbsorbed) {
   CheckedStep step = prefix_step(2048, std::vector<int32_t>(16, 64));

@@ -130,7 +130,8 @@ RADIX_INLINE VF sum_lanes16(VF acc[4][kTokens]) {
 
 // bf16 rows are loaded two vectors at a time and cut into their even and their odd elements, which
 // takes half of the instructions of widening them in order. So q and o have such vectors in the
-// place of each two in order: in whole chunks of kPairChunk elements from the row's beginning on.
+// place of each two in order: q in whole chunks of kPairChunk elements from the row's beginning on,
+// o in those that value_pack takes kValueVecs at a time.
 constexpr size_t kPairChunk = 2 * kLanes;
 template <class T>
 constexpr bool kInPairs = false;
@@ -162,7 +163,7 @@ RADIX_INLINE void pairs_to_order(float* row, size_t n) {
     hn::StoreInterleaved2(even, odd, DF(), row + i);
   }
 }
-#else  // a lane is an element: nothing is in pairs, and nobody calls these
+#else  // a lane is an element: nothing is in pairs
 RADIX_INLINE void load_pair(const BF16*, VF&, VF&) {}
 RADIX_INLINE void order_to_pairs(float*, size_t) {}
 RADIX_INLINE void pairs_to_order(float*, size_t) {}

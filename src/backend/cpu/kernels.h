@@ -40,8 +40,9 @@ struct GemmItem;  // backend/cpu/gemm_jobs.h
 struct CpuKernels {
   int32_t target;    // RADIX_CPU_BASELINE ...
   const char* name;  // "avx2"
-  // Attention of one query row over a run of its keys, for some of its KV heads; `scratch` belongs
-  // to the worker, and so does `ahead`, from one of its items to the next.
+  // Attention of one query row, or of up to kDecodeRows, over a run of their keys, for some of
+  // their KV heads; `scratch` belongs to the worker, and so does `ahead`, from one of its items to
+  // the next.
   void (*decode_item)(const DecodeJob& job, const DecodeItem& item, DecodeAhead& ahead,
                       void* scratch);
   // Merges the ranges of sequence `seq` for KV heads [head_begin, head_end) and writes their rows.

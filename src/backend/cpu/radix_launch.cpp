@@ -128,8 +128,9 @@ uint32_t num_tokens(const AttentionParams& p, const RadixItem& item) {
 // NOTE: a window cuts the keys of each row of several in another place: panels can do that.
 bool is_narrow(const AttentionParams& p, const RadixItem& item) {
   if (item.narrow == 0 || p.batch_invariant || p.tree_mask != nullptr) return false;
+  if (num_rows(item) > kPrefillMultiRows) return false;
   const uint32_t tokens = num_tokens(p, item);
-  return tokens <= 1 || (tokens <= kDecodeRows && p.window == 0);
+  return tokens == 1 || (tokens > 1 && tokens <= kDecodeRows && p.window == 0);
 }
 
 // In pieces that the kernel's scratch holds, where the list has more rows than wide_rows.
@@ -189,7 +190,7 @@ Unit unit_of(const Run& run, uint32_t index) {
   unit.head = index % p.num_kv_heads;
   const bool many = num_rows(*unit.item) > kPrefillMultiRows;
   unit.heads = many ? 1 : run.few_heads;
-  unit.narrow = !many && is_narrow(p, *unit.item);
+  unit.narrow = is_narrow(p, *unit.item);
   return unit;
 }
 
@@ -205,18 +206,19 @@ RadixCosts costs_of(const AttentionParams& p) {
   const uint32_t group_heads = p.num_q_heads / p.num_kv_heads;
   const auto group = static_cast<float>(group_heads);
   costs.state *= group / 4;
-  if (kNarrowTokenOfAHead * group > costs.narrow_token)
-    costs.narrow_token = kNarrowTokenOfAHead * group;
+  float narrow_computed = kNarrowTokenOfAHead * group;
   costs.narrow_more *= group / 4;
   if (costs.narrow_more < kLeastNarrowMore) costs.narrow_more = kLeastNarrowMore;
   if (p.k.dtype == RADIX_F32) {  // the unit is twice as long
     costs.item *= 0.5f;
+    narrow_computed *= 0.5f;
     costs.narrow_keys *= 0.5f;
     costs.narrow_more *= 0.5f;
     costs.wide_token *= 0.5f;
     costs.panel_token *= 0.5f;
     costs.state *= 0.5f;
   }
+  if (narrow_computed > costs.narrow_token) costs.narrow_token = narrow_computed;
   return costs;
 }
 
