@@ -2,6 +2,8 @@
 // ABI.
 //
 // The struct is declared here as the DLPack specification gives it, so that users need no dlpack.h.
+#include <cstdint>
+
 #include "base/error.h"
 #include "radixattn.h"
 
@@ -93,6 +95,12 @@ extern "C" radix_status radix_tensor_from_dlpack(const void* dl_tensor,
   if (device == RADIX_DEV_AUTO) {
     return fail(RADIX_E_UNSUPPORTED, "dl_tensor->device is type %d: expected the CPU, CUDA or ROCm",
                 t.device_type);
+  }
+  const auto address = reinterpret_cast<uintptr_t>(t.data);
+  if (t.data != nullptr && t.byte_offset > UINTPTR_MAX - address) {
+    return fail(RADIX_E_INVALID,
+                "dl_tensor->byte_offset is %llu: from data, %p, it passes the end of memory",
+                static_cast<unsigned long long>(t.byte_offset), t.data);
   }
   radix_tensor view = {};
   view.data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;

@@ -423,6 +423,15 @@ TEST_F(DlPack, KnowsItsDtypes) {
   EXPECT_FAILS(RADIX_E_UNSUPPORTED, "lanes 4", radix_tensor_from_dlpack(&dl_, &out_));
 }
 
+TEST_F(DlPack, RefusesAnOffsetBeyondAllMemory) {
+  dl_.byte_offset = UINT64_MAX;
+  EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor->byte_offset is 18446744073709551615",
+               radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.data = nullptr;  // nothing to count from
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_EQ(out_.data, nullptr);
+}
+
 TEST_F(DlPack, RefusesWhatHasNoCounterpart) {
   dl_.device = {14, 0};
   EXPECT_FAILS(RADIX_E_UNSUPPORTED, "type 14", radix_tensor_from_dlpack(&dl_, &out_));
