@@ -70,7 +70,7 @@ class Sized {
   }
 
  private:
-  alignas(64) unsigned char bytes_[1024] = {};
+  alignas(64) unsigned char bytes_[sizeof(T) + 512] = {};
   uint32_t size_;
 };
 

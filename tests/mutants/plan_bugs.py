@@ -61,7 +61,8 @@ BUGS += plant(
         "in.cu_q_lens != nullptr", "Radix*"),
     bug("narrow items of any number of tokens", "tokens == 0 || tokens > l.narrow_tokens", "tokens == 0", "Radix*"),
     bug("narrow items of several windows", "tokens > 1 && in.window != 0", "false", "Radix*"),
-    bug("narrow items of more rows than few", "tokens > l.narrow_tokens || rows > l.few_drawn", "tokens > l.narrow_tokens", "Radix*"),
+    bug("narrow items of more rows than few", "tokens > l.narrow_tokens || rows > l.few_drawn",
+        "tokens > l.narrow_tokens", "Radix*"),
     bug("padding has the first row", "out.merges[s] = {kNone, 0, 0};", "out.merges[s] = {0, 0, 0};", "Radix*"),
 )
 BUGS += plant(
