@@ -427,6 +427,10 @@ TEST_F(DlPack, RefusesAnOffsetBeyondAllMemory) {
   dl_.byte_offset = UINT64_MAX;
   EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor->byte_offset is 18446744073709551615",
                radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.byte_offset = UINTPTR_MAX - reinterpret_cast<uintptr_t>(memory_);  // the last address
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  ++dl_.byte_offset;
+  EXPECT_FAILS(RADIX_E_INVALID, "end of memory", radix_tensor_from_dlpack(&dl_, &out_));
   dl_.data = nullptr;  // nothing to count from
   ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
   EXPECT_EQ(out_.data, nullptr);

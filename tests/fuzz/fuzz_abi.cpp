@@ -1,6 +1,7 @@
-// The whole C API under hostile arguments: wrong sizes, unknown flags, stale and made-up ids, NULL
-// for what must not be NULL, lengths beyond everything. Nothing may crash, every status is a known
-// one, and the context stays whole (radix_check).
+// The C API under hostile arguments (all of it but K/V tensors of the caller's, gemm callbacks and
+// functions without arguments): wrong sizes, unknown flags, stale and made-up ids, NULL for what
+// must not be NULL, lengths beyond everything. Nothing may crash, every status is a known one, and
+// the context stays whole (radix_check).
 //
 // The entry is libFuzzer's; driver.cpp calls it with seeded random bytes where libFuzzer is not at
 // hand. What no library can check (that a buffer is as long as the caller says) is always true

@@ -1,6 +1,4 @@
 // Operations on blocks, attention, the layer.
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "fuzzer.h"
@@ -83,11 +81,8 @@ radix_status Fuzzer::attention(bool prefill) {
     d->lse.data = d->lse.data == nullptr ? nullptr : floats_.data() + 60 * kBuffer;
   }
   uint64_t bytes = 0;
-  if (radix_attn_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
-  std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, (bytes + 127) / 64 * 64),
-                                                std::free);
-  d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
-  d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+  const radix_status st = radix_attn_workspace(ctx_, d.get(), &bytes);
+  const Memory memory = give_workspace(d.get(), st, bytes);
   return prefill ? radix_prefill_launch(ctx_, d.pass(in_), nullptr)
                  : radix_paged_attention_launch(ctx_, d.pass(in_), nullptr);
 }
@@ -225,11 +220,8 @@ radix_status Fuzzer::layer() {
   if (d->x.data != nullptr) d->x.data = floats_.data() + 96 * kBuffer;
   if (d->y.data != nullptr && !in_.chance(60)) d->y.data = floats_.data() + 112 * kBuffer;
   uint64_t bytes = 0;
-  if (radix_layer_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
-  const std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, bytes / 64 * 64 + 64),
-                                                      std::free);
-  d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
-  d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+  const radix_status st = radix_layer_workspace(ctx_, d.get(), &bytes);
+  const Memory memory = give_workspace(d.get(), st, bytes);
   return radix_layer_launch(ctx_, d.pass(in_), nullptr);
 }
 

@@ -1,7 +1,4 @@
 // Sampling and the verification of drafts.
-#include <cstdlib>
-#include <memory>
-
 #include "fuzzer.h"
 
 namespace radixattn::fuzz {
@@ -49,11 +46,8 @@ radix_status Fuzzer::sample() {
   d->out_top_logprobs = pass(floats_.data() + 4096);
   d->out_status = in_.chance(128) ? nullptr : tree_[2];
   uint64_t bytes = 0;
-  if (radix_sample_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
-  const std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, bytes / 64 * 64 + 64),
-                                                      std::free);
-  d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
-  d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+  const radix_status st = radix_sample_workspace(ctx_, d.get(), &bytes);
+  const Memory memory = give_workspace(d.get(), st, bytes);
   return radix_sample_launch(ctx_, d.pass(in_), nullptr);
 }
 
@@ -77,11 +71,8 @@ radix_status Fuzzer::verify() {
   d->out_nodes = in_.chance(128) ? nullptr : tree_[2];
   d->out_status = in_.chance(128) ? nullptr : tree_[3];
   uint64_t bytes = 0;
-  if (radix_verify_workspace(ctx_, d.get(), &bytes) != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
-  const std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(64, bytes / 64 * 64 + 64),
-                                                      std::free);
-  d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
-  d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+  const radix_status st = radix_verify_workspace(ctx_, d.get(), &bytes);
+  const Memory memory = give_workspace(d.get(), st, bytes);
   return radix_verify_launch(ctx_, d.pass(in_), nullptr);
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
+#include <memory>
 #include <vector>
 
 #include "fuzz_input.h"
@@ -13,6 +15,8 @@ namespace radixattn::fuzz {
 constexpr uint32_t kBuffer = 4096;  // elements of every array that is passed
 
 [[noreturn]] void broken(const char* what, radix_status st);
+
+using Memory = std::unique_ptr<void, void (*)(void*)>;
 
 // Sequences of an attention launch, and their arrays.
 struct Sequences {
@@ -106,6 +110,15 @@ class Fuzzer {
   uint64_t count(const void* array, uint32_t usual, uint32_t room) {
     const uint64_t n = in_.u64(usual);
     return array == nullptr ? n : n <= room ? n : n % (room + 1);
+  }
+  // As much as the query said, sometimes half of it, misplaced or none.
+  template <class Launch>
+  Memory give_workspace(Launch* d, radix_status query, uint64_t bytes) {
+    if (query != RADIX_OK || bytes > (1u << 22)) bytes = 1024;
+    Memory memory(std::aligned_alloc(64, (bytes + 127) / 64 * 64), std::free);
+    d->workspace = pass(static_cast<char*>(memory.get()) + (in_.chance(6) ? 4 : 0));
+    d->workspace_size = in_.chance(10) ? bytes / 2 : bytes;
+    return memory;
   }
   void tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_t> shape);
 
