@@ -687,8 +687,8 @@ RADIX_API(radix_status) radix_device_count(int32_t device, int32_t *out_count) R
 /* [F] The struct sizes this library was built with, for bindings: name is "radix_config", ...; 0 = unknown name. */
 RADIX_API(size_t) radix_struct_size(const char *name) RADIX_NOEXCEPT;
 /* [F] A borrowed view of a DLTensor (dlpack.h, v0 or v1 ABI; pass the DLTensor itself, not the managed one). INVALID:
- * more than 5 dimensions, the last one not contiguous, all strides 0, a byte_offset past the end of memory; UNSUPPORTED: dtype
- * or device without a counterpart here. */
+ * more than 5 dimensions, the last one not contiguous, all strides 0, a byte_offset over PTRDIFF_MAX or past the end of
+ * memory; UNSUPPORTED: dtype or device without a counterpart here. */
 RADIX_API(radix_status) radix_tensor_from_dlpack(const void *dl_tensor, radix_tensor *out) RADIX_NOEXCEPT;
 
 /* ---- context ------------------------------------------------------------------------------------------------ */

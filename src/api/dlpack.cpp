@@ -2,6 +2,7 @@
 // ABI.
 //
 // The struct is declared here as the DLPack specification gives it, so that users need no dlpack.h.
+#include <algorithm>
 #include <cstdint>
 
 #include "base/error.h"
@@ -96,11 +97,15 @@ extern "C" radix_status radix_tensor_from_dlpack(const void* dl_tensor,
     return fail(RADIX_E_UNSUPPORTED, "dl_tensor->device is type %d: expected the CPU, CUDA or ROCm",
                 t.device_type);
   }
-  const auto address = reinterpret_cast<uintptr_t>(t.data);
-  if (t.data != nullptr && t.byte_offset > UINTPTR_MAX - address) {
+  // No object has more bytes than PTRDIFF_MAX; pointer arithmetic is defined up to there.
+  const uint64_t most =
+      std::min<uint64_t>(PTRDIFF_MAX, UINTPTR_MAX - reinterpret_cast<uintptr_t>(t.data));
+  if (t.data != nullptr && t.byte_offset > most) {
     return fail(RADIX_E_INVALID,
-                "dl_tensor->byte_offset is %llu: from data, %p, it passes the end of memory",
-                static_cast<unsigned long long>(t.byte_offset), t.data);
+                "dl_tensor->byte_offset is %llu: expected at most %llu, the end of memory from "
+                "data, %p",
+                static_cast<unsigned long long>(t.byte_offset),
+                static_cast<unsigned long long>(most), t.data);
   }
   radix_tensor view = {};
   view.data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;

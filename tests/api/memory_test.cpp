@@ -427,10 +427,18 @@ TEST_F(DlPack, RefusesAnOffsetBeyondAllMemory) {
   dl_.byte_offset = UINT64_MAX;
   EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor->byte_offset is 18446744073709551615",
                radix_tensor_from_dlpack(&dl_, &out_));
-  dl_.byte_offset = UINTPTR_MAX - reinterpret_cast<uintptr_t>(memory_);  // the last address
+  dl_.byte_offset = PTRDIFF_MAX;  // as large as an object may be
   ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
   ++dl_.byte_offset;
-  EXPECT_FAILS(RADIX_E_INVALID, "end of memory", radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_FAILS(RADIX_E_INVALID, "expected at most 9223372036854775807",
+               radix_tensor_from_dlpack(&dl_, &out_));
+  dl_.data = reinterpret_cast<void*>(UINTPTR_MAX - 64);  // the end of memory is nearer
+  dl_.byte_offset = 64;
+  ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(out_.data), UINTPTR_MAX);
+  ++dl_.byte_offset;
+  EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor->byte_offset is 65: expected at most 64",
+               radix_tensor_from_dlpack(&dl_, &out_));
   dl_.data = nullptr;  // nothing to count from
   ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
   EXPECT_EQ(out_.data, nullptr);
