@@ -130,6 +130,10 @@ radix_status CudaBackend::decode(const AttentionParams& p, radix_stream stream) 
   if (st != RADIX_OK) return st;
   if (runs_in_items(p)) return attend_items(p, "decode", stream);
   if (p.list.items != nullptr && p.k.dtype != RADIX_F32) return decode_listed(p, stream);
+  if (p.k.dtype == RADIX_F32 && p.num_seqs > kMaxGrid) {
+    return fail(RADIX_E_UNSUPPORTED, "num_seqs is %u: expected at most %u with f32 K/V on CUDA",
+                p.num_seqs, kMaxGrid);
+  }
   DecodeSplit split;
   if (p.k.dtype != RADIX_F32) {
     const DecodeSplitChoice choice = choose_decode_split(split_input(p, limits_));
@@ -170,6 +174,10 @@ radix_status CudaBackend::rope_append(const RopeAppendParams& p, radix_stream st
 }
 
 radix_status CudaBackend::merge_states(const MergeParams& p, radix_stream stream) {
+  if (p.num_heads > kMaxGrid) {
+    return fail(RADIX_E_UNSUPPORTED, "out has %u heads: expected at most %u on CUDA", p.num_heads,
+                kMaxGrid);
+  }
   return launch("merge_states", [&] { return launch_merge_states(p, stream); });
 }
 

@@ -15,6 +15,7 @@
  * Size rule      in:  bytes beyond the caller's struct_size read as 0; unknown trailing bytes must be 0.
  *                out: set struct_size before the call; the library writes at most that many bytes.
  *                radix_match, radix_append_out and radix_commit_out are both: in, then out.
+ * Array rule     an array is aligned as its elements are (else INVALID), a struct as a pointer.
  * Thread tags    [F] free-threaded   [C] takes the context's lock   [D] data plane: lock-free, runs on a stream
  * Failure rule   a failing [C] call changes nothing but statistics and the error message.
  * Ids            radix_req, radix_pin and radix_ns carry a generation and their kind: an id whose object is gone, or of
@@ -201,7 +202,7 @@ typedef struct radix_executor {
 } radix_executor;
 
 /* Tensor view: shape and strides inline, so that no pointer to pointer crosses an FFI. The last dimension is
- * contiguous. stride: in elements; all 0 = compact row-major. */
+ * contiguous. stride: in elements; all 0 = compact row-major; that of a dimension of one is not looked at. */
 typedef struct radix_tensor {
   void *data;
   int32_t dtype;        /* RADIX_F32 ... */
@@ -221,7 +222,7 @@ typedef struct radix_config {
   int32_t kv_dtype;                /* RADIX_F32, F16 (default), BF16; on CUDA F8_E4M3 and F8_E5M2, too */
   uint32_t num_blocks;             /* 0 = derive from memory_budget */
   uint32_t block_size;             /* tokens per block, 1..256; 0 = 16 */
-  uint32_t num_layers;             /* these four may be 0 when METADATA_ONLY */
+  uint32_t num_layers;             /* at most 65535; these four may be 0 when METADATA_ONLY */
   uint32_t num_kv_heads;
   uint32_t head_dim;               /* of K: 32..256 in steps of 8 */
   uint32_t head_dim_v;             /* 0 = head_dim */
@@ -370,14 +371,15 @@ typedef struct radix_attn {
   uint32_t flags;           /* RADIX_ATTN_* */
   uint32_t layer;           /* of the context's KV memory; ignored with own k_cache and v_cache */
   uint32_t num_seqs;
-  uint32_t max_context_len; /* host bound on context_lens */
-  uint32_t max_query_len;   /* host bound on query lengths; decode: 0 or 1 */
+  uint32_t max_context_len; /* host bound on context_lens, at most 2^30 */
+  uint32_t max_query_len;   /* host bound on query lengths; decode: 0 or 1. It and num_rows, each times the query heads of a KV
+                             * head: at most 2^31 - 1 */
   uint32_t window;          /* visible tokens, the query's own included; 0 = unlimited */
-  float scale;              /* 0 = 1/sqrt(head_dim) */
-  float softcap;            /* 0 = off */
+  float scale;              /* at most 1e30 in size; 0 = 1/sqrt(head_dim) */
+  float softcap;            /* 1e-6 to 1e30; 0 = off */
   int32_t kv_layout;        /* RADIX_LAYOUT_* of k_cache and v_cache when they are given */
-  radix_tensor q;           /* [num_rows, num_q_heads, head_dim] */
-  radix_tensor out;         /* [num_rows, num_q_heads, head_dim_v]; must not overlap the inputs */
+  radix_tensor q;           /* [num_rows, num_q_heads, head_dim], at most 65535 heads */
+  radix_tensor out;         /* [num_rows, num_q_heads, head_dim_v]; must not overlap the inputs, K/V among them */
   radix_tensor lse;         /* [num_rows, num_q_heads] f32, natural log; data may be NULL */
   radix_tensor k_cache;     /* data NULL = the context's own; else [num_blocks, block_size, num_kv_heads, head_dim] (NHD) */
   radix_tensor v_cache;     /*   or [num_blocks, num_kv_heads, block_size, head_dim] (HND), any strides */
@@ -410,8 +412,8 @@ typedef struct radix_rope_append {
   uint32_t rotary_dim;             /* leading elements of a head that turn, even; 0 = no rotation, only the write */
   int32_t style;                   /* RADIX_ROPE_NEOX | RADIX_ROPE_INTERLEAVED */
   int32_t scaling;                 /* RADIX_ROPE_SCALE_*, as Hugging Face transformers defines them */
-  float theta;                     /* 0 = 10000 */
-  float scale;                     /* the scaling's "factor"; 0 = 1 */
+  float theta;                     /* 1 or more; 0 = 10000 */
+  float scale;                     /* the scaling's "factor", 1 or more; 0 = 1 */
   float low_freq_factor;           /* LLAMA3; 0 = 1 */
   float high_freq_factor;          /* LLAMA3; 0 = 4 */
   float beta_fast;                 /* YARN; 0 = 32 */
@@ -420,10 +422,10 @@ typedef struct radix_rope_append {
   uint32_t original_max_position;  /* LLAMA3, YARN: required */
   int32_t kv_layout;               /* of k_cache and v_cache when they are given */
   uint32_t reserved0;
-  radix_tensor q;                  /* [num_tokens, num_q_heads, head_dim], rotated in place; data may be NULL */
+  radix_tensor q;                  /* [num_tokens, num_q_heads, head_dim], rotated in place, outside of k and v; data may be NULL */
   radix_tensor k;                  /* [num_tokens, num_kv_heads, head_dim], read only */
   radix_tensor v;                  /* [num_tokens, num_kv_heads, head_dim_v], read only */
-  radix_tensor k_cache, v_cache;   /* data NULL = the context's own; shapes as in radix_attn */
+  radix_tensor k_cache, v_cache;   /* data NULL = the context's own; shapes as in radix_attn; written: no two tokens overlap */
   const int64_t *slots;            /* [num_tokens] from radix_append_slot; negative = padded row: K and V not written, q not turned */
   const int32_t *positions;        /* [num_tokens]; may be NULL when rotary_dim is 0 */
   uint64_t num_tokens;

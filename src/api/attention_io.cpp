@@ -10,6 +10,9 @@
 namespace radixattn {
 namespace {
 
+constexpr float kMostScale = 1e30f;  // times log2(e) it is finite, by a soft cap divided, too
+constexpr float kLeastSoftcap = 1e-6f;
+constexpr int64_t kMaxHeads = 65535;
 constexpr uint32_t kAttnFlags =
     RADIX_ATTN_SCALE_PER_HEAD | RADIX_ATTN_BATCH_INVARIANT | RADIX_ATTN_BF16_WEIGHTS;
 
@@ -20,6 +23,9 @@ radix_status check_flags(uint32_t flags, uint32_t known, const char* names) {
 
 // What only CUDA kernels know.
 radix_status check_scales(const radix_ctx& ctx, const float* k_scale, const float* v_scale) {
+  radix_status st = check_optional_array(k_scale, "d->k_scale");
+  if (st == RADIX_OK) st = check_optional_array(v_scale, "d->v_scale");
+  if (st != RADIX_OK) return st;
   if (ctx.on_cuda() || (k_scale == nullptr && v_scale == nullptr)) return RADIX_OK;
   return fail(RADIX_E_UNSUPPORTED, "d->%s is given: expected NULL on the CPU, which has no fp8 K/V",
               k_scale != nullptr ? "k_scale" : "v_scale");
@@ -79,11 +85,27 @@ radix_status check_attn_words(const radix_attn& d) {
   if (!std::isfinite(d.softcap) || d.softcap < 0.f) {
     return fail(RADIX_E_INVALID, "d->softcap is %g: expected 0 or more", d.softcap);
   }
-  if (d.max_context_len > INT32_MAX) {
-    return fail(RADIX_E_INVALID, "d->max_context_len is %u: expected at most 2^31-1",
+  if (std::fabs(d.scale) > kMostScale)
+    return fail(RADIX_E_INVALID, "d->scale is %g: expected at most 1e30", d.scale);
+  if (d.softcap != 0.f && (d.softcap < kLeastSoftcap || d.softcap > kMostScale)) {
+    return fail(RADIX_E_INVALID, "d->softcap is %g: expected 0, or 1e-6 to 1e30", d.softcap);
+  }
+  if (d.max_context_len > kMaxContext) {
+    return fail(RADIX_E_INVALID, "d->max_context_len is %u: expected at most 2^30",
                 d.max_context_len);
   }
   return RADIX_OK;
+}
+
+// What is written must not begin inside K/V, the context's own or the caller's.
+radix_status check_outside_kv(const radix_ctx& ctx, const radix_attn& d, const radix_tensor& t,
+                              const char* name) {
+  const auto at = reinterpret_cast<uintptr_t>(t.data);
+  const auto base = reinterpret_cast<uintptr_t>(ctx.kv.base);
+  const bool in_own = base != 0 && at >= base && at - base < ctx.layout.total_bytes;
+  if (!in_own && !share_memory(t, d.k_cache) && !share_memory(t, d.v_cache)) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "%s.data is %p, inside K/V: expected memory of its own", name,
+              t.data);
 }
 
 // Shapes of q, out and lse.
@@ -99,8 +121,19 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
                 "q.shape[1] is %" PRId64 ": expected a multiple of the %u KV heads", heads,
                 kv.num_kv_heads);
   }
+  if (heads > kMaxHeads) {
+    return fail(RADIX_E_INVALID, "q.shape[1] is %" PRId64 ": expected at most %" PRId64 " heads",
+                heads, kMaxHeads);
+  }
+  const int64_t group = heads / kv.num_kv_heads;
+  if (rows * group > INT32_MAX || d.max_query_len * group > INT32_MAX) {
+    return fail(RADIX_E_INVALID,
+                "q has %" PRId64 " rows, d->max_query_len is %u, and a KV head has %" PRId64
+                " query heads: expected at most 2^31-1 of their products",
+                rows, d.max_query_len, group);
+  }
   p->num_q_heads = static_cast<uint32_t>(heads);
-  p->num_q_rows = rows < UINT32_MAX ? static_cast<uint32_t>(rows) : UINT32_MAX;
+  p->num_q_rows = static_cast<uint32_t>(rows);
   if (!need_data) return RADIX_OK;
   st = read_rows(d.out, "out", place_of(ctx), {rows, heads, kv.head_dim_v}, true, true, &p->out);
   if (st != RADIX_OK) return st;
@@ -108,7 +141,8 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
     return fail(RADIX_E_INVALID, "out.data is %p, inside q (from %p): expected memory of its own",
                 d.out.data, d.q.data);
   }
-  if (d.lse.data == nullptr) return RADIX_OK;
+  st = check_outside_kv(ctx, d, d.out, "out");
+  if (st != RADIX_OK || d.lse.data == nullptr) return st;
   st = check_tensor(d.lse, "lse", place_of(ctx), 2, true);
   if (st != RADIX_OK) return st;
   if (d.lse.dtype != RADIX_F32 || d.lse.shape[0] != rows || d.lse.shape[1] != heads) {
@@ -125,6 +159,8 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
     return fail(RADIX_E_INVALID, "lse.data is %p, inside out or q: expected memory of its own",
                 d.lse.data);
   }
+  st = check_outside_kv(ctx, d, d.lse, "lse");
+  if (st != RADIX_OK) return st;
   p->lse = static_cast<float*>(d.lse.data);
   p->lse_row_stride = stride_of(d.lse, 0);
   p->lse_head_stride = 1;
@@ -138,10 +174,17 @@ radix_status read_attn_arrays(const radix_ctx& ctx, const radix_attn& d, Attenti
     return fail(RADIX_E_INVALID,
                 "d->block_tables is NULL: expected it, or block_begin and block_ids");
   }
-  if (d.block_tables != nullptr && d.block_table_stride < 0) {
-    return fail(RADIX_E_INVALID, "d->block_table_stride is %" PRId64 ": expected 0 or more",
-                d.block_table_stride);
-  }
+  radix_status st = RADIX_OK;
+  if (d.block_tables != nullptr)
+    st = check_row_stride(d.block_table_stride, d.num_seqs, "d->block_table_stride");
+  if (st == RADIX_OK) st = check_optional_array(d.block_tables, "d->block_tables");
+  if (st == RADIX_OK) st = check_optional_array(d.block_begin, "d->block_begin");
+  if (st == RADIX_OK) st = check_optional_array(d.block_ids, "d->block_ids");
+  if (st == RADIX_OK) st = check_optional_array(d.context_lens, "d->context_lens");
+  if (st == RADIX_OK) st = check_optional_array(d.cu_q_lens, "d->cu_q_lens");
+  if (st == RADIX_OK) st = check_optional_array(d.alibi_slopes, "d->alibi_slopes");
+  if (st == RADIX_OK) st = check_optional_array(d.sinks, "d->sinks");
+  if (st != RADIX_OK) return st;
   p->blocks = {d.block_tables, d.block_table_stride, d.block_begin, d.block_ids};
   p->context_lens = d.context_lens;
   p->cu_q_lens = d.cu_q_lens;
@@ -164,10 +207,19 @@ radix_status check_tree_mask(const radix_attn& d, bool prefill) {
                 "d->tree_mask_stride is %" PRId64 ": %u new tokens need that many bits",
                 d.tree_mask_stride, d.max_query_len);
   }
-  return RADIX_OK;
+  const uint64_t rows = d.q.shape[0] > 0 ? static_cast<uint64_t>(d.q.shape[0]) : 0;
+  return check_row_stride(d.tree_mask_stride, rows, "d->tree_mask_stride");
 }
 
 // ---- rotary embedding and K/V write
+
+// A theta or factor below 1 would turn faster than a radian a position, past what angles are
+// computed for; no model has one.
+radix_status one_or_more(const char* name, float value) {
+  if (std::isfinite(value) && value >= 1.f) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "d->%s is %g: expected 1 or more, or 0 for the default", name,
+              value);
+}
 
 radix_status positive(const char* name, float value) {
   if (std::isfinite(value) && value > 0.f) return RADIX_OK;
@@ -195,8 +247,8 @@ radix_status read_rope_scaling(const radix_rope_append& d, RopeAppendParams* p) 
   p->beta_slow = or_default(d.beta_slow, 1.f);
   p->attention_factor = d.attention_factor;
   p->original_max_position = d.original_max_position;
-  radix_status st = positive("theta", p->theta);
-  if (st == RADIX_OK) st = positive("scale", p->scale);
+  radix_status st = one_or_more("theta", p->theta);
+  if (st == RADIX_OK) st = one_or_more("scale", p->scale);
   if (st == RADIX_OK) st = positive("low_freq_factor", p->low_freq_factor);
   if (st == RADIX_OK) st = positive("high_freq_factor", p->high_freq_factor);
   if (st == RADIX_OK) st = positive("beta_fast", p->beta_fast);
@@ -236,7 +288,17 @@ radix_status read_rope_rows(const radix_ctx& ctx, const radix_rope_append& d, co
     st = read_rows(d.v, "v", place, {rows, kv.num_kv_heads, kv.head_dim_v}, false, true, &p->v);
   if (st != RADIX_OK || d.q.data == nullptr) return st;
   p->num_q_heads = static_cast<uint32_t>(d.q.shape[1]);
-  return read_rows(d.q, "q", place, {rows, 0, kv.head_dim}, true, true, &p->q);
+  st = read_rows(d.q, "q", place, {rows, 0, kv.head_dim}, true, true, &p->q);
+  if (st != RADIX_OK || !(share_memory(d.q, d.k) || share_memory(d.q, d.v))) return st;
+  return fail(RADIX_E_INVALID, "q.data is %p, inside k or v: expected memory of its own", d.q.data);
+}
+
+// K/V are written, by several threads.
+radix_status check_written(const radix_tensor& t, const char* name) {
+  if (t.data == nullptr || !overlaps_itself(t)) return RADIX_OK;
+  return fail(RADIX_E_INVALID,
+              "%s has strides %" PRId64 ", %" PRId64 ", %" PRId64 ": its tokens overlap", name,
+              t.stride[0], t.stride[1], t.stride[2]);
 }
 
 }  // namespace
@@ -338,6 +400,8 @@ radix_status read_rope(const radix_ctx& ctx, const radix_rope_append& d, RopeApp
   if (st == RADIX_OK) st = check_scales(ctx, d.k_scale, d.v_scale);
   if (st == RADIX_OK) st = read_rope_scaling(d, p);
   if (st == RADIX_OK) st = read_kv(ctx, d.k_cache, d.v_cache, d.kv_layout, d.layer, true, &kv);
+  if (st == RADIX_OK) st = check_written(d.k_cache, "k_cache");
+  if (st == RADIX_OK) st = check_written(d.v_cache, "v_cache");
   if (st == RADIX_OK) st = read_rope_rows(ctx, d, kv, p);
   if (st == RADIX_OK) st = check_array(d.slots, d.num_tokens, "d->slots");
   if (st == RADIX_OK && d.rotary_dim != 0)

@@ -108,7 +108,8 @@ radix_status check_choices(const radix_config& c) {
 radix_status check_shape(const radix_config& c) {
   const bool free_shape = (c.flags & RADIX_CTX_METADATA_ONLY) != 0;
   radix_status st = in_range("cfg->block_size", c.block_size, 1, 256);
-  if (st == RADIX_OK) st = in_range("cfg->num_layers", c.num_layers, free_shape ? 0 : 1, 1u << 16);
+  if (st == RADIX_OK)
+    st = in_range("cfg->num_layers", c.num_layers, free_shape ? 0 : 1, (1u << 16) - 1);
   if (st == RADIX_OK) {
     st = in_range("cfg->num_kv_heads", c.num_kv_heads, free_shape ? 0 : 1, 1u << 16);
   }
@@ -193,6 +194,11 @@ radix_status check_kv_memory(const radix_config& c) {
     return fail(RADIX_E_INVALID,
                 "cfg->kv_memory_size is %" PRIu64 ": %u blocks need %" PRIu64 " bytes",
                 c.kv_memory_size, c.num_blocks, layout.total_bytes);
+  }
+  if (layout.total_bytes > UINTPTR_MAX - reinterpret_cast<uintptr_t>(c.kv_memory)) {
+    return fail(RADIX_E_INVALID,
+                "cfg->kv_memory is %p: the %" PRIu64 " bytes needed pass the end of memory",
+                c.kv_memory, layout.total_bytes);
   }
   return RADIX_OK;
 }

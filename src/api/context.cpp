@@ -242,9 +242,26 @@ radix_status check_reserved(const char* name, const char* field, uint32_t value)
   return fail(RADIX_E_INVALID, "%s->%s is %u: expected 0", name, field, value);
 }
 
-radix_status check_array(const void* array, uint64_t n, const char* name) {
-  if (array != nullptr || n == 0) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "%s is NULL: expected %" PRIu64 " elements", name, n);
+radix_status check_array(const void* array, uint64_t n, size_t align, const char* name) {
+  if (n == 0) return RADIX_OK;
+  if (array == nullptr)
+    return fail(RADIX_E_INVALID, "%s is NULL: expected %" PRIu64 " elements", name, n);
+  if (reinterpret_cast<uintptr_t>(array) % align == 0) return RADIX_OK;
+  return fail(RADIX_E_INVALID, "%s is %p: expected a multiple of %zu", name, array, align);
+}
+
+radix_status check_row_stride(int64_t stride, uint64_t rows, const char* name) {
+  constexpr uint64_t kMost = uint64_t{1} << 52;
+  uint64_t elements = 0;
+  if (stride < 0)
+    return fail(RADIX_E_INVALID, "%s is %" PRId64 ": expected 0 or more", name, stride);
+  if (!__builtin_mul_overflow(static_cast<uint64_t>(stride), rows > 0 ? rows : 1, &elements) &&
+      elements <= kMost) {
+    return RADIX_OK;
+  }
+  return fail(RADIX_E_INVALID,
+              "%s is %" PRId64 ": expected at most 2^52 elements in all %" PRIu64 " rows", name,
+              stride, rows);
 }
 
 radix_status Control::done(const char* call, radix_status st) const {

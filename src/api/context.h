@@ -6,6 +6,7 @@
 #pragma once
 
 #include <mutex>
+#include <type_traits>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/thread_pool.h"
@@ -96,7 +97,23 @@ radix_status check_ctx(const radix_ctx* ctx);                     // not NULL
 radix_status check_stream(const radix_ctx& ctx, radix_stream s);  // NULL on the CPU
 radix_status not_null(const void* pointer, const char* name);     // INVALID names it
 radix_status check_reserved(const char* name, const char* field, uint32_t value);  // 0, or INVALID
-// An array argument: NULL only when it has no elements.
-radix_status check_array(const void* array, uint64_t n, const char* name);
+// An array argument: NULL only when it has no elements, and aligned as its elements are.
+radix_status check_array(const void* array, uint64_t n, size_t align, const char* name);
+template <class T>
+radix_status check_array(const T* array, uint64_t n, const char* name) {
+  if constexpr (std::is_void_v<T>) {
+    return check_array(array, n, 1, name);
+  } else {
+    return check_array(array, n, alignof(T), name);
+  }
+}
+// An array that may be left out.
+template <class T>
+radix_status check_optional_array(const T* array, const char* name) {
+  return array == nullptr ? RADIX_OK : check_array(array, 1, name);
+}
+// Rows `stride` elements apart, of an array that only its caller knows: not so far that arithmetic
+// on their places could overflow.
+radix_status check_row_stride(int64_t stride, uint64_t rows, const char* name);
 
 }  // namespace radixattn

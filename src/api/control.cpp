@@ -118,10 +118,9 @@ radix_status radix_get_block_tables(radix_ctx* ctx, const radix_req* reqs, uint3
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(reqs, n, "reqs");
   if (st == RADIX_OK) st = check_array(tables, n, "tables");
-  if (st == RADIX_OK && row_stride < 0) {
-    st = fail(RADIX_E_INVALID, "row_stride is %lld: expected 0 or more",
-              static_cast<long long>(row_stride));
-  }
+  if (st == RADIX_OK) st = check_row_stride(row_stride, n, "row_stride");
+  if (st == RADIX_OK) st = check_optional_array(context_lens, "context_lens");
+  if (st == RADIX_OK) st = check_optional_array(row_versions, "row_versions");
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   return cache.done("get_block_tables",

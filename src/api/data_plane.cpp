@@ -81,9 +81,11 @@ radix_status radix_swap_bytes(const radix_ctx* ctx, uint32_t n, uint64_t* out) R
   if (st == RADIX_OK) st = not_null(out, "out");
   if (st != RADIX_OK) return st;
   const uint64_t block = (ctx->kv.k_block_bytes + ctx->kv.v_block_bytes) * ctx->kv.num_layers;
-  if (__builtin_mul_overflow(block, n, out)) {
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(block, n, &bytes)) {
     return fail(RADIX_E_INVALID, "n is %u: an image of so many blocks passes 2^64 bytes", n);
   }
+  *out = bytes;
   return RADIX_OK;
 }
 

@@ -83,6 +83,10 @@ extern "C" radix_status radix_tensor_from_dlpack(const void* dl_tensor,
   using radixattn::fail;
   if (dl_tensor == nullptr) return fail(RADIX_E_INVALID, "dl_tensor is NULL");
   if (out == nullptr) return fail(RADIX_E_INVALID, "out is NULL");
+  if (reinterpret_cast<uintptr_t>(dl_tensor) % alignof(DlTensor) != 0) {
+    return fail(RADIX_E_INVALID, "dl_tensor is %p: expected a multiple of %zu", dl_tensor,
+                alignof(DlTensor));
+  }
   const DlTensor& t = *static_cast<const DlTensor*>(dl_tensor);
   if (t.ndim < 0 || t.ndim > 5)
     return fail(RADIX_E_INVALID, "dl_tensor->ndim is %d: expected 0..5", t.ndim);

@@ -52,6 +52,7 @@ struct Layer {
   Weight weights[kNumLayerWeights];
   LayerLayout layout;
   uint64_t scratch_bytes = 0;
+  char* workspace = nullptr;  // once it is known to hold the layout
 };
 
 // In a query of sizes a tensor may be described without data.
@@ -268,7 +269,7 @@ radix_status read_weights(const Reader& r, Layer* layer) {
 // ---- views of the workspace
 
 char* at(const Layer& layer, uint64_t offset) {
-  return layer.d.workspace == nullptr ? nullptr : static_cast<char*>(layer.d.workspace) + offset;
+  return layer.workspace == nullptr ? nullptr : layer.workspace + offset;
 }
 
 MatrixTensor qkv_columns(const Layer& layer, uint32_t column) {
@@ -434,13 +435,13 @@ radix_status read_layer(const radix_ctx& ctx, const radix_layer* given, bool nee
   st = read_part_rows(layer);
   if (st == RADIX_OK) st = read_weights(r, layer);
   if (st != RADIX_OK) return st;
-  connect_parts(layer);  // shapes; addresses come with the layout
-  st = size_layer(ctx, layer);
-  if (st == RADIX_OK) connect_parts(layer);
-  return st;
+  connect_parts(layer);  // shapes; addresses come with the workspace
+  return size_layer(ctx, layer);
 }
 
-radix_status check_workspace(const Layer& layer) {
+// Lays the layer's parts out in the caller's workspace.
+radix_status take_workspace(Layer* to) {
+  const Layer& layer = *to;
   if (layer.d.workspace_size < layer.layout.total_bytes) {
     return fail(RADIX_E_BUFFER,
                 "d->workspace_size is %" PRIu64 ": this layer needs %" PRIu64 " bytes",
@@ -451,6 +452,8 @@ radix_status check_workspace(const Layer& layer) {
     return fail(RADIX_E_INVALID, "d->workspace is %p: expected a multiple of %u bytes, not null",
                 layer.d.workspace, static_cast<unsigned>(kWorkspaceAlign));
   }
+  to->workspace = static_cast<char*>(layer.d.workspace);
+  connect_parts(to);
   return RADIX_OK;
 }
 
@@ -556,7 +559,7 @@ radix_status radix_layer_launch(radix_ctx* ctx, const radix_layer* d,
   if (st == RADIX_OK) st = check_stream(*ctx, s);
   if (st == RADIX_OK) st = read_layer(*ctx, d, true, &layer);
   if (st != RADIX_OK || layer.shape.num_rows == 0) return st;
-  st = check_workspace(layer);
+  st = take_workspace(&layer);
   if (st == RADIX_OK) st = read_params(*ctx, layer, &params);
   if (st == RADIX_OK) st = project(ctx, layer, s);
   if (st == RADIX_OK) st = attend(ctx, layer, params, s);

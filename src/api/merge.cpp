@@ -34,11 +34,11 @@ radix_status read_lse(const States& states, const radix_tensor& t, const char* n
 
 // From the first element to behind the last, in bytes.
 uint64_t span_of(const radix_tensor& t) {
-  int64_t last = 0;
   for (int32_t i = 0; i < t.ndim; ++i) {
-    if (t.shape[i] == 0) return 0;
-    last += (t.shape[i] - 1) * stride_of(t, i);
+    if (t.shape[i] == 0) return 0;  // and strides may be anything
   }
+  int64_t last = 0;
+  for (int32_t i = 0; i < t.ndim; ++i) last += (t.shape[i] - 1) * stride_of(t, i);
   return static_cast<uint64_t>(last + 1) * element_bytes(t.dtype);
 }
 

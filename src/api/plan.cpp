@@ -12,7 +12,6 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr uint32_t kMaxHeads = 65535;
-constexpr uint32_t kMaxContext = 1u << 30;  // so that a range of decode can hold any sequence
 
 // ---- configuration ------------------------------------------------------------------------------
 

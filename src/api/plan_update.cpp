@@ -38,7 +38,12 @@ radix_status check_plan_desc(const radix_plan& plan, const radix_plan_desc& d) {
                 "context's requests have blocks of %u",
                 plan.config.block_size, plan.ctx->config.block_size);
   }
-  if (d.reqs != nullptr || d.num_seqs == 0) return RADIX_OK;
+  st = check_optional_array(d.reqs, "d->reqs");
+  if (st == RADIX_OK) st = check_optional_array(d.q_lens, "d->q_lens");
+  if (st == RADIX_OK) st = check_optional_array(d.block_tables, "d->block_tables");
+  if (st == RADIX_OK) st = check_optional_array(d.context_lens, "d->context_lens");
+  if (st == RADIX_OK) st = check_optional_array(d.radix_indices, "d->radix_indices");
+  if (st != RADIX_OK || d.reqs != nullptr || d.num_seqs == 0) return st;
   if (given == 0) {
     return fail(RADIX_E_INVALID,
                 "d->reqs is NULL: expected reqs, or block_tables or tree, and context_lens");
@@ -48,11 +53,7 @@ radix_status check_plan_desc(const radix_plan& plan, const radix_plan_desc& d) {
                 d.context_lens == nullptr ? "context_lens" : "radix_indices",
                 d.tree != nullptr ? "tree" : "block_tables");
   }
-  if (d.block_table_stride < 0) {
-    return fail(RADIX_E_INVALID, "d->block_table_stride is %" PRId64 ": expected 0 or more",
-                d.block_table_stride);
-  }
-  return RADIX_OK;
+  return check_row_stride(d.block_table_stride, d.num_seqs, "d->block_table_stride");
 }
 
 // The nodes of a tree, but for their blocks and how they hang together.

@@ -1,6 +1,7 @@
 // radix_sample_* and radix_verify_*: shapes and pointers are checked here, what stands in arrays
 // by the backend, row by row.
 #include <cinttypes>
+#include <cstdio>
 
 #include "api/context.h"
 #include "api/struct_io.h"
@@ -85,7 +86,41 @@ radix_status check_arrays(const Named& s, const SampleParams& p) {
                 " or more, a bit for each of %u tokens",
                 s.of, s.d.allowed_stride, words, p.vocab);
   }
-  return RADIX_OK;
+  if (s.d.allowed == nullptr) return RADIX_OK;
+  char name[32];
+  std::snprintf(name, sizeof name, "%s->allowed_stride", s.of);
+  return check_row_stride(s.d.allowed_stride, p.num_rows, name);
+}
+
+// Which of them must be there was checked before.
+radix_status check_alignment(const Named& s) {
+  const radix_sample& d = s.d;
+  radix_status st = RADIX_OK;
+  const auto check = [&](const auto* array, const char* field) {
+    char name[32];
+    std::snprintf(name, sizeof name, "%s->%s", s.of, field);
+    if (st == RADIX_OK) st = check_optional_array(array, name);
+  };
+  check(d.temperature, "temperature");
+  check(d.top_k, "top_k");
+  check(d.top_p, "top_p");
+  check(d.min_p, "min_p");
+  check(d.typical_p, "typical_p");
+  check(d.repetition_penalty, "repetition_penalty");
+  check(d.presence_penalty, "presence_penalty");
+  check(d.frequency_penalty, "frequency_penalty");
+  check(d.history, "history");
+  check(d.history_begin, "history_begin");
+  check(d.output_begin, "output_begin");
+  check(d.bias_tokens, "bias_tokens");
+  check(d.bias_values, "bias_values");
+  check(d.bias_begin, "bias_begin");
+  check(d.allowed, "allowed");
+  check(d.seeds, "seeds");
+  check(d.positions, "positions");
+  check(d.out_logprobs, "out_logprobs");
+  check(d.out_status, "out_status");
+  return st;
 }
 
 void copy_parameters(const radix_sample& d, SampleParams* p) {
@@ -118,6 +153,7 @@ radix_status read_rows_to_sample(const radix_ctx& ctx, const Named& s, bool need
   radix_status st = check_words(s);
   if (st == RADIX_OK) st = read_logits(ctx, s, need_data, p);
   if (st == RADIX_OK && need_data) st = check_arrays(s, *p);
+  if (st == RADIX_OK && need_data) st = check_alignment(s);
   copy_parameters(s.d, p);
   return st;
 }
@@ -188,6 +224,9 @@ radix_status read_tree(const radix_verify& d, VerifyParams* p) {
   if (st == RADIX_OK) st = check_array(d.draft_tokens, p->target.num_rows, "d->draft_tokens");
   if (st == RADIX_OK) st = check_array(d.out_tokens, d.num_seqs, "d->out_tokens");
   if (st == RADIX_OK) st = check_array(d.out_num_tokens, d.num_seqs, "d->out_num_tokens");
+  if (st == RADIX_OK) st = check_optional_array(d.parents, "d->parents");
+  if (st == RADIX_OK) st = check_optional_array(d.out_nodes, "d->out_nodes");
+  if (st == RADIX_OK) st = check_optional_array(d.out_status, "d->out_status");
   p->node_begin = d.node_begin;
   p->draft_tokens = d.draft_tokens;
   p->parents = d.parents;

@@ -1,5 +1,7 @@
 #include "api/tensors.h"
 
+#include <algorithm>
+
 #include "api/context.h"
 #include "base/error.h"
 
@@ -15,7 +17,7 @@ bool all_strides_zero(const radix_tensor& t) {
   return true;
 }
 
-// Elements from the first to behind the last; false when that passes 2^60.
+// Elements from the first to behind the last; false when that passes 2^60. No dimension is 0.
 bool extent_of(const radix_tensor& t, int64_t* extent) {
   int64_t last = 0;
   for (int32_t i = 0; i < t.ndim; ++i) {
@@ -43,21 +45,22 @@ uint64_t dense_bytes(const radix_tensor& t) {
 }  // namespace
 
 bool overlaps_itself(const radix_tensor& t) {
+  struct Dim {
+    int64_t stride, extent;
+  };
+  Dim dims[5];
+  int32_t n = 0;
   for (int32_t i = 0; i < t.ndim; ++i) {
     if (t.shape[i] == 0) return false;
+    if (t.shape[i] > 1) dims[n++] = {stride_of(t, i), t.shape[i]};
   }
-  int64_t inner = t.ndim == 3 ? t.shape[2] : 1;
-  int64_t a = stride_of(t, 0), b = stride_of(t, 1), na = t.shape[0], nb = t.shape[1];
-  if (a < b) {
-    const int64_t stride = a, n = na;
-    a = b, na = nb;
-    b = stride, nb = n;
+  std::sort(dims, dims + n, [](const Dim& a, const Dim& b) { return a.stride < b.stride; });
+  int64_t inner = 1;  // elements from the first to behind the last of the dimensions before
+  for (int32_t i = 0; i < n; ++i) {
+    if (dims[i].stride < inner) return true;
+    inner += (dims[i].extent - 1) * dims[i].stride;
   }
-  if (nb > 1) {
-    if (b < inner) return true;
-    inner += (nb - 1) * b;
-  }
-  return na > 1 && a < inner;
+  return false;
 }
 
 bool share_memory(const radix_tensor& a, const radix_tensor& b) {
@@ -68,10 +71,11 @@ bool share_memory(const radix_tensor& a, const radix_tensor& b) {
 }
 
 int64_t stride_of(const radix_tensor& t, int32_t i) {
-  if (!all_strides_zero(t)) return t.stride[i];
-  int64_t stride = 1;
-  for (int32_t k = t.ndim - 1; k > i; --k) stride *= t.shape[k];
-  return stride;
+  // One of a kind is never stepped over: what its stride says has no meaning, and no bound.
+  if (t.shape[i] > 1 && !all_strides_zero(t)) return t.stride[i];
+  uint64_t stride = 1;  // may wrap when there is no element
+  for (int32_t k = t.ndim - 1; k > i; --k) stride *= static_cast<uint64_t>(t.shape[k]);
+  return static_cast<int64_t>(stride);
 }
 
 radix_status check_head_dim(const char* name, int64_t dim) {
@@ -121,9 +125,15 @@ radix_status check_tensor(const radix_tensor& t, const char* name, const Place& 
   }
   if (!need_data || elements == 0) return RADIX_OK;
   if (t.data == nullptr) return fail(RADIX_E_INVALID, "%s.data is NULL", name);
-  if (reinterpret_cast<uintptr_t>(t.data) % element_bytes(t.dtype) != 0) {
+  const uint64_t element = element_bytes(t.dtype), bytes = static_cast<uint64_t>(extent) * element;
+  const auto address = reinterpret_cast<uintptr_t>(t.data);
+  if (address % element != 0) {
     return fail(RADIX_E_INVALID, "%s.data is %p: expected a multiple of %llu", name, t.data,
-                static_cast<unsigned long long>(element_bytes(t.dtype)));
+                static_cast<unsigned long long>(element));
+  }
+  if (bytes > UINTPTR_MAX - address) {
+    return fail(RADIX_E_INVALID, "%s.data is %p: its %llu bytes pass the end of memory", name,
+                t.data, static_cast<unsigned long long>(bytes));
   }
   return RADIX_OK;
 }

@@ -37,12 +37,13 @@ radix_status check_head_dim(const char* name, int64_t dim);
 // sizes, last dimension contiguous, no negative strides.
 radix_status check_tensor(const radix_tensor& t, const char* name, const Place& place, int32_t ndim,
                           bool need_data);
-// Two vectors (row, head) of a [rows, heads, dim] or [rows, heads] tensor share an element.
+// Two elements of a tensor share memory. True also of layouts whose dimensions do not lie one
+// inside the other; shapes were checked.
 bool overlaps_itself(const radix_tensor& t);
 // Both tensors hold the same memory, as far as that shows without a look at every row: dense
 // tensors by their spans, others by where they begin. Shapes were checked.
 bool share_memory(const radix_tensor& a, const radix_tensor& b);
-// Element stride of dimension i, with the compact ones filled in.
+// Element stride of dimension i, with the compact ones filled in, also where there is but one.
 int64_t stride_of(const radix_tensor& t, int32_t i);
 
 }  // namespace radixattn

@@ -43,6 +43,7 @@ radix_status read_batch(const radix_match_batch& d, MatchParams* p) {
   if (st == RADIX_OK) st = check_array(d.prompt_begin, d.num_prompts, "d->prompt_begin");
   if (st == RADIX_OK) st = check_array(d.out_nodes, d.num_prompts, "d->out_nodes");
   if (st == RADIX_OK) st = check_array(d.out_tokens, d.num_prompts, "d->out_tokens");
+  if (st == RADIX_OK) st = check_optional_array(d.out_tables, "d->out_tables");
   if (st != RADIX_OK) return st;
   if (d.num_tokens > INT64_MAX) {
     return fail(RADIX_E_INVALID, "d->num_tokens is %" PRIu64 ": expected at most 2^63-1",
@@ -75,6 +76,12 @@ radix_status radix_tree_export(radix_ctx* ctx, radix_ns ns, uint64_t extra_key,
   radix_tree_view local;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = read_struct(io, "io", &local);
+  if (st == RADIX_OK) st = check_optional_array(local.parent, "io->parent");
+  if (st == RADIX_OK) st = check_optional_array(local.depth_blocks, "io->depth_blocks");
+  if (st == RADIX_OK) st = check_optional_array(local.child_begin, "io->child_begin");
+  if (st == RADIX_OK) st = check_optional_array(local.block_begin, "io->block_begin");
+  if (st == RADIX_OK) st = check_optional_array(local.block_ids, "io->block_ids");
+  if (st == RADIX_OK) st = check_optional_array(local.tokens, "io->tokens");
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   st = cache.done("tree_export", cache->export_tree(ns, extra_key, &local));

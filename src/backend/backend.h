@@ -77,6 +77,10 @@ struct RadixList {
   bool has_merges = true;  // false: every row of this step is written by an item
 };
 
+// Tokens of a sequence, at most: rounded up to tiles or segments they stay inside 32 bits, and a
+// range of decode can hold them all.
+constexpr uint32_t kMaxContext = 1u << 30;
+
 // One attention launch over paged K/V. Query row r of sequence s (rows [cu_q_lens[s],
 // cu_q_lens[s+1]) for prefill, row s for decode) stands at position p = context_len - q_len + (r -
 // first row) and sees the keys j in [max(0, p - window + 1), p] (window 0: from 0). For a visible

@@ -232,6 +232,10 @@ TEST_F(LayerMisuse, Workspace) {
           [](radix_layer* d) { d->workspace = static_cast<char*>(d->workspace) + 32; });
   fails(RADIX_E_BUFFER, "d->workspace_size is 0", [](radix_layer* d) { d->workspace_size = 0; });
   fails(RADIX_E_BUFFER, "d->workspace_size", [](radix_layer* d) { --d->workspace_size; });
+  fails(RADIX_E_BUFFER, "d->workspace_size is 0", [](radix_layer* d) {
+    d->workspace = reinterpret_cast<void*>(UINTPTR_MAX - 63);  // nothing is counted from there
+    d->workspace_size = 0;
+  });
 }
 
 TEST_F(LayerMisuse, Plans) {

@@ -111,6 +111,45 @@ TEST_F(Launch, AnyStridesOfTheCallersTensors) {
   for (size_t i = 0; i < nhd.out.size(); ++i) ASSERT_NEAR(nhd.out[i], hnd.out[i], 1e-6);
 }
 
+// A K/V head of one has no stride, nor has the only block.
+TEST_F(Launch, StridesThatNobodyFollows) {
+  Batch plain, strange;
+  for (Batch* b : {&plain, &strange}) {
+    const int64_t head = b == &plain ? kDim : INT64_MAX;
+    for (auto [cache, data] : {std::pair(&b->a.k_cache, &b->k), std::pair(&b->a.v_cache, &b->v)})
+      *cache = tensor(data->data(), RADIX_F32, {kBlocks, kBlock, 1, kDim},
+                      {kBlock * kKv * kDim, kKv * kDim, head, 1});
+  }
+  ASSERT_OK(plain.launch(ctx_));
+  ASSERT_OK(strange.launch(ctx_));
+  EXPECT_EQ(plain.out, strange.out);
+  for (Batch* b : {&plain, &strange}) {
+    const int64_t block = b == &plain ? kBlock * kKv * kDim : INT64_MAX;
+    b->lens = {kBlock, 1};
+    std::fill(b->tables.begin(), b->tables.end(), 0);
+    for (radix_tensor* cache : {&b->a.k_cache, &b->a.v_cache})
+      *cache = tensor(cache->data, RADIX_F32, {1, kBlock, kKv, kDim}, {block, kKv * kDim, kDim, 1});
+  }
+  ASSERT_OK(plain.launch(ctx_));
+  ASSERT_OK(strange.launch(ctx_));
+  EXPECT_EQ(plain.out, strange.out);
+}
+
+TEST_F(Launch, WhatIsWrittenLiesOutsideTheContextsKv) {
+  Batch b;
+  b.a.k_cache = b.a.v_cache = {};
+  ASSERT_OK(b.launch(ctx_));
+  radix_tensor k, v;
+  ASSERT_OK(radix_ctx_kv_tensor(ctx_, 1, &k, &v));
+  b.a.out.data = v.data;
+  EXPECT_FAILS(RADIX_E_INVALID, "out.data is", b.run(ctx_));
+}
+
+template <class T>
+void shift(const T** array) {  // off its alignment
+  *array = reinterpret_cast<const T*>(reinterpret_cast<const char*>(*array) + 1);
+}
+
 struct BadLaunch {
   const char* word;
   radix_status status;
@@ -128,7 +167,12 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"d->next", RADIX_E_INVALID, [](Batch* b) { b->a.next = b; }},
       {"scale", RADIX_E_INVALID, [](Batch* b) { b->a.scale = NAN; }},
       {"softcap", RADIX_E_INVALID, [](Batch* b) { b->a.softcap = -1.f; }},
+      {"softcap is 1e-07", RADIX_E_INVALID, [](Batch* b) { b->a.softcap = 1e-7f; }},
+      {"softcap is 3e+38", RADIX_E_INVALID, [](Batch* b) { b->a.softcap = 3e38f; }},
+      {"scale is -3e+38", RADIX_E_INVALID, [](Batch* b) { b->a.scale = -3e38f; }},
       {"max_context_len", RADIX_E_INVALID, [](Batch* b) { b->a.max_context_len = UINT32_MAX; }},
+      {"expected at most 2^30", RADIX_E_INVALID,
+       [](Batch* b) { b->a.max_context_len = (1u << 30) + 1; }},
       {"max_query_len is 2", RADIX_E_INVALID, [](Batch* b) { b->a.max_query_len = 2; }},
       {"kv_layout is 7", RADIX_E_INVALID, [](Batch* b) { b->a.kv_layout = 7; }},
       {"q.ndim is 2", RADIX_E_INVALID, [](Batch* b) { b->a.q.ndim = 2; }},
@@ -165,6 +209,10 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"inside out or q", RADIX_E_INVALID,
        [](Batch* b) { b->a.lse.data = static_cast<char*>(b->a.q.data) + 8; }},
       {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
+      {"inside K/V", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->k.data() + 32; }},
+      {"inside K/V", RADIX_E_INVALID, [](Batch* b) { b->a.lse.data = b->v.data() + 32; }},
+      {"pass the end of memory", RADIX_E_INVALID,
+       [](Batch* b) { b->a.q.data = reinterpret_cast<void*>(UINTPTR_MAX - 63); }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.dtype = RADIX_F16; }},
       {"lse has strides 1, 1", RADIX_E_INVALID,
@@ -177,6 +225,16 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"block_tables is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.block_tables = nullptr; }},
       {"block_table_stride is -1", RADIX_E_INVALID, [](Batch* b) { b->a.block_table_stride = -1; }},
       {"block_table_stride", RADIX_E_INVALID, [](Batch* b) { b->a.block_table_stride = 2; }},
+      {"block_table_stride is 9223372036854775807: expected at most 2^52", RADIX_E_INVALID,
+       [](Batch* b) { b->a.block_table_stride = INT64_MAX; }},
+      {"block_tables is 0x", RADIX_E_INVALID, [](Batch* b) { shift(&b->a.block_tables); }},
+      {"context_lens is 0x", RADIX_E_INVALID, [](Batch* b) { shift(&b->a.context_lens); }},
+      {"alibi_slopes is 0x", RADIX_E_INVALID,
+       [](Batch* b) { b->a.alibi_slopes = b->q.data(), shift(&b->a.alibi_slopes); }},
+      {"sinks is 0x", RADIX_E_INVALID,
+       [](Batch* b) { b->a.sinks = b->q.data(), shift(&b->a.sinks); }},
+      {"less than 0 blocks", RADIX_E_INVALID,
+       [](Batch* b) { b->a.k_cache.shape[0] = b->a.v_cache.shape[0] = 0; }},
       {"block_begin", RADIX_E_INVALID,
        [](Batch* b) {
          b->a.block_tables = nullptr, b->a.block_begin = begin, b->a.block_ids = b->tables.data();
@@ -193,6 +251,14 @@ TEST_F(Launch, EveryArgumentIsChecked) {
     EXPECT_FAILS(bad.status, bad.word, b.launch(ctx_));
     for (const float x : b.out) ASSERT_EQ(x, 77.f) << bad.word << ": a failed launch has written";
   }
+  Batch far(4, {0, 2, 4});
+  const std::vector<uint8_t> mask(64);
+  far.a.tree_mask = mask.data();
+  far.a.tree_mask_stride = INT64_MAX;
+  EXPECT_FAILS(RADIX_E_INVALID, "tree_mask_stride is 9223372036854775807", far.launch(ctx_));
+  Batch long_prompt(4, {0, 2, 4});
+  long_prompt.a.max_query_len = 1u << 31;
+  EXPECT_FAILS(RADIX_E_INVALID, "max_query_len is 2147483648", long_prompt.launch(ctx_));
   Batch prefill(4, {0, 2, 5});
   EXPECT_FAILS(RADIX_E_INVALID, "cu_q_lens[2] is 5", prefill.launch(ctx_));
   Batch falling(4, {0, 3, 2});
@@ -231,6 +297,19 @@ TEST_F(Launch, TheWorkspaceNeedsNoData) {
   EXPECT_EQ(with, without);
 }
 
+// Nothing wraps in a query of sizes: what is too much for 64 bits is refused before.
+TEST_F(Launch, TheWorkspaceOfTooMuchIsRefused) {
+  Batch b;
+  uint64_t bytes = 77;
+  b.a.num_seqs = 1u << 27;
+  b.a.q = tensor(nullptr, RADIX_F32, {1 << 27, 1 << 30, kDim}, {0, 0, 1});
+  EXPECT_FAILS(RADIX_E_INVALID, "q.shape[1] is 1073741824",
+               radix_attn_workspace(ctx_, &b.a, &bytes));
+  b.a.q = tensor(nullptr, RADIX_F32, {1 << 27, 32 * kKv, kDim}, {0, 0, 1});
+  EXPECT_FAILS(RADIX_E_INVALID, "q has 134217728 rows", radix_attn_workspace(ctx_, &b.a, &bytes));
+  EXPECT_EQ(bytes, 77u);
+}
+
 struct BadRope {
   const char* word;
   void (*change)(radix_rope_append*);
@@ -261,6 +340,17 @@ TEST_F(Launch, RopeArgumentsAreChecked) {
       {"style is 2", [](radix_rope_append* p) { p->style = 2; }},
       {"scaling is 4", [](radix_rope_append* p) { p->scaling = 4; }},
       {"theta is -1", [](radix_rope_append* p) { p->theta = -1.f; }},
+      {"theta is 0.5", [](radix_rope_append* p) { p->theta = 0.5f; }},
+      {"scale is 0.5", [](radix_rope_append* p) { p->scale = 0.5f; }},
+      {"inside k or v", [](radix_rope_append* p) { p->q = p->k; }},
+      {"slots is 0x", [](radix_rope_append* p) { shift(&p->slots); }},
+      {"positions is 0x", [](radix_rope_append* p) { shift(&p->positions); }},
+      {"v_cache has strides 0",
+       [](radix_rope_append* p) {
+         static float memory[2][3 * 4 * kKv * kDim];
+         p->k_cache = tensor(memory[0], RADIX_F32, {3, 4, kKv, kDim});
+         p->v_cache = tensor(memory[1], RADIX_F32, {3, 4, kKv, kDim}, {0, kKv * kDim, kDim, 1});
+       }},
       {"scale is inf", [](radix_rope_append* p) { p->scale = INFINITY; }},
       {"original_max_position", [](radix_rope_append* p) { p->scaling = RADIX_ROPE_SCALE_YARN; }},
       {"high_freq_factor is 1",
@@ -310,6 +400,22 @@ class Memory : public ::testing::Test {
   Ctx ctx_;
   std::vector<float*> planes_;  // K and V of both layers
 };
+
+// A pool that is only an address: the size of an image is arithmetic.
+TEST(SwapBytes, OfTooManyBlocksLeavesTheResultAlone) {
+  radix_config c = api_test::small_config(1, 256);
+  c.num_layers = 64;
+  c.num_kv_heads = 65536;
+  c.head_dim = c.head_dim_v = 256;
+  c.kv_memory = reinterpret_cast<void*>(uintptr_t{1} << 32);
+  c.kv_memory_size = uint64_t{1} << 45;
+  Ctx ctx(c);
+  uint64_t bytes = 77;
+  ASSERT_OK(radix_swap_bytes(ctx, 1, &bytes));
+  EXPECT_EQ(bytes, uint64_t{1} << 41);
+  EXPECT_FAILS(RADIX_E_INVALID, "n is 4294967295", radix_swap_bytes(ctx, UINT32_MAX, &bytes));
+  EXPECT_EQ(bytes, uint64_t{1} << 41);
+}
 
 TEST_F(Memory, CopiesBlocksInOrderInEveryLayer) {
   const radix_block pairs[] = {0, 1, 1, 2};
@@ -442,6 +548,12 @@ TEST_F(DlPack, RefusesAnOffsetBeyondAllMemory) {
   dl_.data = nullptr;  // nothing to count from
   ASSERT_OK(radix_tensor_from_dlpack(&dl_, &out_));
   EXPECT_EQ(out_.data, nullptr);
+}
+
+TEST_F(DlPack, RefusesAStructAtAnOddAddress) {
+  alignas(8) char odd[sizeof dl_ + 1];
+  std::memcpy(odd + 1, &dl_, sizeof dl_);
+  EXPECT_FAILS(RADIX_E_INVALID, "dl_tensor is 0x", radix_tensor_from_dlpack(odd + 1, &out_));
 }
 
 TEST_F(DlPack, RefusesWhatHasNoCounterpart) {

@@ -102,6 +102,23 @@ TEST(MergeStates, WhatIsRefusedIsNamed) {
       radix_merge_states_launch(nullptr, outs.data(), lses.data(), 2, &out, &lse, nullptr));
 }
 
+// What the stride of a dimension of one says does not matter, nor any stride where nothing is.
+TEST(MergeStates, StridesThatNobodyFollows) {
+  Ctx ctx;
+  std::vector<float> o(3 * 32, 5.f), lse(3, 1.f);
+  const radix_tensor out = tensor(o.data(), RADIX_F32, {1, 3, 32});
+  const radix_tensor same = tensor(o.data(), RADIX_F32, {1, 3, 32}, {1024, 32, 1});
+  const radix_tensor lses = tensor(lse.data(), RADIX_F32, {1, 3});
+  EXPECT_OK(radix_merge_states_launch(ctx, &same, &lses, 1, &out, nullptr, nullptr));
+  EXPECT_EQ(o[0], 5.f);
+  const radix_tensor none = tensor(o.data(), RADIX_F32, {5, 0, 64}, {INT64_MAX, 64, 1});
+  const radix_tensor no_lse = tensor(lse.data(), RADIX_F32, {5, 0});
+  EXPECT_OK(radix_merge_states_launch(ctx, &none, &no_lse, 1, &none, nullptr, nullptr));
+  const radix_tensor huge = tensor(o.data(), RADIX_F32, {0, INT32_MAX, 256});
+  const radix_tensor huge_lse = tensor(lse.data(), RADIX_F32, {0, INT32_MAX});
+  EXPECT_OK(radix_merge_states_launch(ctx, &huge, &huge_lse, 1, &huge, nullptr, nullptr));
+}
+
 TEST(ZeroBlocks, OfEveryLayer) {
   Ctx ctx;
   for (uint32_t layer = 0; layer < 2; ++layer) {

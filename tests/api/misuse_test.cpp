@@ -200,6 +200,18 @@ TEST_F(Misuse, ValuesOutOfRange) {
                radix_get_block_tables(ctx_, &request_, 1, table, -1, nullptr, nullptr));
   EXPECT_FAILS(RADIX_E_BUFFER, "row_stride is 2",
                radix_get_block_tables(ctx_, &request_, 1, table, 2, nullptr, nullptr));
+  EXPECT_FAILS(RADIX_E_INVALID, "row_stride is 9223372036854775807",
+               radix_get_block_tables(ctx_, &request_, 1, table, INT64_MAX, nullptr, nullptr));
+  const radix_req twice[] = {request_, request_};
+  EXPECT_FAILS(RADIX_E_INVALID, "expected at most 2^52 elements in all 2 rows",
+               radix_get_block_tables(ctx_, twice, 2, table, int64_t{1} << 52, nullptr, nullptr));
+  alignas(8) char odd[64];
+  EXPECT_FAILS(RADIX_E_INVALID, "tables is 0x",
+               radix_get_block_tables(ctx_, &request_, 1, reinterpret_cast<int32_t*>(odd + 2), 4,
+                                      nullptr, nullptr));
+  EXPECT_FAILS(RADIX_E_INVALID, "expected a multiple of 8",
+               radix_get_block_tables(ctx_, &request_, 1, table, 4, nullptr,
+                                      reinterpret_cast<uint64_t*>(odd + 4)));
   EXPECT_FAILS(RADIX_E_INVALID, "new_len is 10", radix_truncate(ctx_, request_, 10));
   EXPECT_FAILS(RADIX_E_INVALID, "pos 10", radix_set_tokens(ctx_, request_, 10, tokens_.data(), 1));
   EXPECT_FAILS(RADIX_E_INVALID, "",
@@ -273,7 +285,13 @@ TEST(MisuseConfig, EveryFieldIsChecked) {
       {"2^63", RADIX_E_INVALID,
        [](radix_config* c) {
          c->num_blocks = 1u << 30, c->block_size = 256, c->num_kv_heads = 65536, c->head_dim = 256;
-         c->num_layers = 65536;
+         c->num_layers = 65535;
+       }},
+      {"num_layers is 65536", RADIX_E_INVALID, [](radix_config* c) { c->num_layers = 65536; }},
+      {"pass the end of memory", RADIX_E_INVALID,
+       [](radix_config* c) {
+         c->kv_memory = reinterpret_cast<void*>(UINTPTR_MAX - 63);
+         c->kv_memory_size = UINT64_MAX;
        }},
   };
   for (const BadConfig& bad : cases) {

@@ -207,6 +207,14 @@ TEST(Plan, TablesOfAnotherCache) {
   const radix_plan_desc narrow = foreign(table, 1, lens);
   EXPECT_FAILS(RADIX_E_INVALID, "block_table_stride (1)",
                radix_plan_update(plan, &narrow, nullptr));
+  const std::vector<int32_t> empty = {0, 0, 0};
+  const radix_plan_desc far = foreign(table, INT64_MAX, empty);
+  EXPECT_FAILS(RADIX_E_INVALID, "block_table_stride is 9223372036854775807",
+               radix_plan_update(plan, &far, nullptr));
+  radix_plan_desc odd = foreign(table, 3, lens);
+  odd.context_lens =
+      reinterpret_cast<const int32_t*>(reinterpret_cast<const char*>(odd.context_lens) + 2);
+  EXPECT_FAILS(RADIX_E_INVALID, "context_lens is 0x", radix_plan_update(plan, &odd, nullptr));
   const std::vector<int32_t> negative = {-2};
   const radix_plan_desc bad = foreign(table, 3, negative);
   EXPECT_FAILS(RADIX_E_INVALID, "context_lens[0] is -2", radix_plan_update(plan, &bad, nullptr));

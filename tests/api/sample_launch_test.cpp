@@ -182,6 +182,12 @@ TEST(SampleLaunch, WhatIsRefusedIsNamed) {
   invalid("d->bias_begin is NULL", [](D d) { d->bias_begin = nullptr; });
   invalid("d->num_biases is", [](D d) { d->num_biases = UINT64_MAX; });
   invalid("d->allowed_stride is 1", [](D d) { d->allowed_stride = 1; });
+  invalid("d->allowed_stride is 9223372036854775807: expected at most 2^52",
+          [](D d) { d->allowed_stride = INT64_MAX; });
+  alignas(8) static const char odd[256] = {};
+  invalid("d->temperature is 0x",
+          [](D d) { d->temperature = reinterpret_cast<const float*>(odd + 2); });
+  invalid("d->seeds is 0x", [](D d) { d->seeds = reinterpret_cast<const uint64_t*>(odd + 4); });
   invalid("d->out_tokens is NULL", [](D d) { d->out_tokens = nullptr; });
   invalid("d->out_top_tokens is NULL", [](D d) { d->out_top_tokens = nullptr; });
   invalid("d->out_top_logprobs is NULL", [](D d) { d->out_top_logprobs = nullptr; });
@@ -352,6 +358,11 @@ TEST(VerifyLaunch, WhatIsRefusedIsNamed) {
   invalid("logits.ndim is 3", [](D, R r) { r->logits.ndim = 3; });
   invalid("target->history_begin is NULL", [](D, R r) { r->history_begin = nullptr; });
   invalid("target->allowed_stride is", [](D, R r) { r->allowed_stride = -1; });
+  alignas(8) static const char odd[256] = {};
+  invalid("target->repetition_penalty is 0x",
+          [](D, R r) { r->repetition_penalty = reinterpret_cast<const float*>(odd + 1); });
+  invalid("d->parents is 0x",
+          [](D d, R) { d->parents = reinterpret_cast<const int32_t*>(odd + 1); });
   invalid("d->node_begin is NULL", [](D d, R) { d->node_begin = nullptr; });
   invalid("d->draft_tokens is NULL", [](D d, R) { d->draft_tokens = nullptr; });
   invalid("d->out_tokens is NULL", [](D d, R) { d->out_tokens = nullptr; });

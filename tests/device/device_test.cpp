@@ -56,6 +56,28 @@ void fill_kv(radix_ctx* ctx, uint32_t seed) {
 
 // ---- devices and contexts -----------------------------------------------------------------------
 
+// Refused before anything is enqueued: what a grid has no room for.
+TEST_F(Device, LaunchesLargerThanAGridAreRefused) {
+  Ctx ctx(cuda_config());
+  std::vector<char> room(1 << 12);
+  char* memory = up(room);
+  radix_attn d = sized<radix_attn>();
+  d.num_seqs = 65536;
+  d.max_context_len = 1;
+  d.q = tensor(memory, RADIX_F32, {65536, 2, 32}, {0, 32, 1});
+  d.out = tensor(memory + 256, RADIX_F32, {65536, 2, 32});
+  d.k_cache = d.v_cache = tensor(memory, RADIX_F32, {1, 4, 2, 32}, {0, 64, 32, 1});
+  d.out.data = reinterpret_cast<void*>(uintptr_t{1} << 60);  // nobody goes there
+  d.block_tables = d.context_lens = reinterpret_cast<const int32_t*>(memory);
+  d.block_table_stride = 0;
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "num_seqs is 65536: expected at most 65535 with f32",
+               radix_paged_attention_launch(ctx, &d, nullptr));
+  const radix_tensor out = tensor(memory, RADIX_F16, {0, 65536, 32});
+  const radix_tensor lse = tensor(memory, RADIX_F32, {0, 65536});
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "out has 65536 heads",
+               radix_merge_states_launch(ctx, &out, &lse, 1, &out, nullptr, nullptr));
+}
+
 #ifndef RADIX_REAL_DEVICE
 
 TEST_F(Device, AnyErrorOfTheCountMeansNoDevice) {

@@ -32,8 +32,9 @@ radix_status check_blocks(const AttentionParams& p, uint32_t s, uint32_t begin, 
   const int32_t* ids = p.blocks.row(s);
   for (uint32_t i = begin; i < end; ++i) {
     if (static_cast<uint32_t>(ids[i]) >= p.num_blocks) {
-      return fail(RADIX_E_INVALID, "block table of sequence %u: entry %u is %d: expected 0..%u", s,
-                  i, ids[i], p.num_blocks - 1);
+      return fail(RADIX_E_INVALID,
+                  "block table of sequence %u: entry %u is %d: expected less than %u blocks", s, i,
+                  ids[i], p.num_blocks);
     }
   }
   return RADIX_OK;
