@@ -206,7 +206,8 @@ class CacheCalls(ContextCore):
         )
         error = None
         if status != lib.RADIX_OK:
-            needed = int(out.num_slots) if status == lib.RADIX_E_BUFFER else 0
+            # There is an op for every item: it can only be the slots that do not fit.
+            needed = total if status == lib.RADIX_E_BUFFER else 0
             error = make_error(status, short_blocks=int(out.short_blocks), needed=needed)
             if not partial:
                 raise error

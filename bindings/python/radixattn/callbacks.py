@@ -2,19 +2,24 @@
 writes.
 
 Promises: no Python exception reaches C. One in an allocator's alloc counts as "out of memory"; one
-in an executor leaves no task undone (the calling thread runs the rest) and is reported like one in
-log or free: through sys.unraisablehook.
+in an executor, KeyboardInterrupt too, leaves no task undone (the calling thread runs the rest) and
+repeats none, and is reported like one in log or free: through sys.unraisablehook. A launch waits
+for tasks that run, never for a thread of the pool to come: threads of the pool may launch, too.
 Thread rule: the library may call from any thread of its own or of the caller; Python's lock is
 taken for the call. A callback must not call a control-plane function of the same context.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat, starmap
+from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,60 +75,105 @@ def allocator_struct(allocator: Allocator, keep: list[object]) -> Any:
 
 
 class _Tasks:
-    """One parallel_for: every index runs exactly once, and finish() returns when all have run."""
+    """One parallel_for: every index runs exactly once, and finish() returns when all have run.
 
-    def __init__(self, n: int, task: Callable[[int], None]) -> None:
+    Ctrl-C may raise between any two bytecodes. So a task is claimed, run and counted within one
+    call, deque.extend; and there is no lock that it could leave held.
+    """
+
+    def __init__(self, n: int, task: Callable[[Any, int], None], argument: Any) -> None:
+        self._n = n
         self._task = task
-        self._unclaimed = set(range(n))
-        self._left = n
-        self._changed = threading.Condition()
+        self._unclaimed = {index: (argument, index) for index in range(n)}
+        self._done: deque[None] = deque()  # an entry for each task that has run
+        self._all_done: SimpleQueue[None] = SimpleQueue()  # wakes finish()
 
     def run(self, index: int) -> None:
-        with self._changed:
-            if index not in self._unclaimed:
-                raise ValueError(f"task {index} does not exist or has run already")
-            self._unclaimed.remove(index)
-        self._task(index)
-        with self._changed:
-            self._left -= 1
-            self._changed.notify_all()
+        try:
+            self._done.extend(starmap(self._task, map(self._unclaimed.pop, (index,))))
+        except KeyError:
+            raise ValueError(f"task {index} does not exist or has run already") from None
+        self._wake()
+
+    def drain(self) -> None:
+        """Runs what nobody has claimed."""
+        claimed = filter(None, map(self._unclaimed.pop, range(self._n), repeat(None)))
+        self._done.extend(starmap(self._task, claimed))
+        self._wake()
+
+    def _wake(self) -> None:
+        if len(self._done) == self._n:
+            self._all_done.put(None)
 
     def finish(self) -> None:
-        while True:
-            with self._changed:
-                if not self._unclaimed:
-                    self._changed.wait_for(lambda: self._left == 0)
-                    return
-                index = next(iter(self._unclaimed))
+        """Runs what nobody has claimed and waits for what others run; what it was interrupted by
+        is raised when all have run."""
+        interrupt: BaseException | None = None
+        while len(self._done) < self._n:
             try:
-                self.run(index)
-            except ValueError:
-                continue  # another thread took it meanwhile
+                self.drain()
+                with suppress(Empty):  # the time limit: an interrupt may have come before a _wake()
+                    self._all_done.get(timeout=0.05)
+            except BaseException as error:
+                interrupt = interrupt or error
+        if interrupt is not None:
+            raise interrupt
 
 
-def _parallel_for(executor: Executor | ParallelFor) -> ParallelFor:
+class _Helpers:
+    """Threads of a pool: they help where they are free, and one that comes late finds nothing left.
+
+    While none comes, as in a pool whose threads all launch, few of them wait in the pool's queue.
+    """
+
+    def __init__(self, pool: Executor, num_threads: int) -> None:
+        self._pool = pool
+        self._most = num_threads - 1  # of one launch, whose own thread works, too
+        self._permits: SimpleQueue[None] = SimpleQueue()  # one for each that may wait
+        for _ in range(2 * num_threads):
+            self._permits.put(None)
+
+    def call(self, n: int, tasks: _Tasks) -> None:
+        with suppress(Empty):
+            for _ in range(min(n - 1, self._most)):
+                self._permits.get_nowait()
+                self._pool.submit(self._help, tasks)
+
+    def _help(self, tasks: _Tasks) -> None:
+        self._permits.put(None)
+        tasks.drain()
+
+
+def _spread(executor: Executor | ParallelFor, max_workers: int) -> Callable[[int, _Tasks], object]:
     if isinstance(executor, Executor):
-        pool = executor
-        return lambda n, run: list(pool.map(run, range(n)))
-    return executor
+        return _Helpers(executor, max_workers or os.cpu_count() or 1).call
+    function = executor
+    return lambda n, tasks: function(n, tasks.run)
 
 
 def executor_struct(executor: Executor | ParallelFor, max_workers: int, keep: list[object]) -> Any:
     """A radix_executor over a concurrent.futures.Executor of threads, or a function
     parallel_for(n, run)."""
-    spread = _parallel_for(executor)
+    max_workers = max_workers or getattr(executor, "_max_workers", 0)
+    spread = _spread(executor, max_workers)
 
     def parallel_for(_user: Any, n: int, task: Any, argument: Any) -> None:
-        tasks = _Tasks(n, lambda index: task(argument, index))
+        tasks = _Tasks(n, task, argument)
+        spread(n, tasks)
+        tasks.finish()
+
+    def failed(kind: type[BaseException], error: BaseException | None, trace: Any) -> None:
+        call = trace.tb_frame.f_locals  # of parallel_for, wherever it was
+        tasks = call.get("tasks") or _Tasks(call["n"], call["task"], call["argument"])
         try:
-            spread(n, tasks.run)
-        finally:
             tasks.finish()
+        finally:
+            report(kind, error, trace)
 
     struct = ffi.new("radix_executor *", {"struct_size": ffi.sizeof("radix_executor")})
-    struct.max_workers = max_workers or getattr(executor, "_max_workers", 0)
+    struct.max_workers = max_workers
     struct.parallel_for = callback = ffi.callback(
-        "radix_parallel_for_fn", parallel_for, onerror=report
+        "radix_parallel_for_fn", parallel_for, onerror=failed
     )
     keep += [struct, callback, executor]
     return struct

@@ -248,7 +248,9 @@ class _LayerLaunch:
                     f"y is missing: it is made on {self.place} only for an x of torch and on "
                     "torch's current stream"
                 )
-            y = self.given_x.new_empty(self.x.shape)
+            added = self.d.flags & LayerFlag.ADD
+            make = self.given_x.new_zeros if added else self.given_x.new_empty
+            y = make(self.x.shape)
         if y is not None:
             self.tensor("y", y, writable=True)
             return y

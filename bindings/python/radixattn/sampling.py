@@ -29,6 +29,7 @@ from radixattn.tensors import (
     Tensor,
     View,
     array_argument,
+    host_array,
     int_input,
     output,
     view,
@@ -151,7 +152,7 @@ class _Rows:
         if isinstance(value, bool | int | float | np.number):
             if self.place.cuda:
                 raise TypeError(f"{name} is a number: expected an array on {self.place}")
-            value = np.full(self.rows, value, dtype)
+            value = np.full(self.rows, _one(value, dtype, name), dtype)
         array = _array(value, dtype, name, self.place)
         if array.shape != (self.rows,):
             raise ValueError(f"{name} has shape {array.shape}: expected ({self.rows},), one a row")
@@ -203,12 +204,14 @@ class _Rows:
         value = self.options.get("allowed")
         if value is None:
             return
-        if isinstance(value, np.ndarray) and value.dtype == np.bool_:
-            if value.shape != (self.rows, self.vocab):
-                raise ValueError(
-                    f"allowed has shape {value.shape}: expected ({self.rows}, {self.vocab})"
-                )
-            value = _packed(value)
+        if not self.place.cuda:
+            value = host_array(value, np.uint32, "allowed")
+            if value.dtype == np.bool_:
+                if value.shape != (self.rows, self.vocab):
+                    raise ValueError(
+                        f"allowed has shape {value.shape}: expected ({self.rows}, {self.vocab})"
+                    )
+                value = _packed(value)
         words = _array(value, np.uint32, "allowed", self.place, ndim=2)
         if words.shape[0] != self.rows:
             raise ValueError(f"allowed has {words.shape[0]} rows: expected {self.rows}")
@@ -259,6 +262,18 @@ class _Rows:
         memory = view_memory(space, "workspace", self.place)
         self.point(d, "workspace", memory)
         d.workspace_size = memory.nbytes
+
+
+def _one(value: Any, dtype: type, name: str) -> Any:
+    """One number for all rows: checked where dtype is one of integers, as an array would be."""
+    if np.dtype(dtype).kind == "f":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value}: expected an integer")
+    limits = np.iinfo(dtype)
+    if not limits.min <= int(value) <= limits.max:
+        raise OverflowError(f"{name} is {value}: expected {np.dtype(dtype).name}")
+    return value
 
 
 def _array(values: Any, dtype: type, name: str, place: Place, ndim: int = 1) -> View:

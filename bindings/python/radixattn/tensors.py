@@ -252,7 +252,7 @@ def array_argument(
     """
     if not place.cuda:
         if np.dtype(dtype).kind == "f":
-            array: Array = np.asarray(_host_array(values, dtype, name), dtype=dtype)
+            array: Array = np.asarray(host_array(values, dtype, name), dtype=dtype)
         else:
             array = int_input(values, dtype, name, ndim)
         array = np.ascontiguousarray(array)
@@ -291,7 +291,7 @@ def view_memory(memory: Any, name: str, place: Place) -> View:
 
 def int_input(values: Ints, dtype: type, name: str, ndim: int = 1) -> Array:
     """An integer argument as an array of dtype with contiguous rows; in place when that fits."""
-    array = _host_array(values, dtype, name)
+    array = host_array(values, dtype, name)
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}: expected {ndim} dimension(s)")
     if array.dtype != dtype:
@@ -303,19 +303,31 @@ def _has_contiguous_rows(array: Array) -> bool:
     return array.size == 0 or array.shape[-1] == 1 or array.strides[-1] == array.itemsize
 
 
-def _host_array(values: Ints, dtype: type, name: str) -> Array:
+def host_array(values: Any, dtype: type, name: str) -> Array:
+    """Values in host memory as an array: of dtype where numpy's own choice would round integers,
+    else of any."""
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "__dlpack__"):
         check_host(values, name)
-        return np.from_dlpack(values)  # type: ignore[arg-type]
+        return np.from_dlpack(values)
     empty = hasattr(values, "__len__") and len(values) == 0
-    return np.asarray(values, dtype=dtype if empty else None)
+    array = np.asarray(values, dtype=dtype if empty else None)
+    if array.dtype.kind in "fO" and np.dtype(dtype).kind in "iu":
+        # Integers that no type of numpy has in common, such as 1 and 2**63 + 1, are here, too.
+        exact = np.asarray(values, dtype=object)
+        if all(isinstance(value, int | np.integer) for value in exact.flat):
+            return _in_range(exact, dtype, name)
+    return array
 
 
 def _convert(array: Array, dtype: type, name: str) -> Array:
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}: expected integers")
+    return _in_range(array, dtype, name)
+
+
+def _in_range(array: Array, dtype: type, name: str) -> Array:
     limits = np.iinfo(dtype)
     if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
         raise OverflowError(f"{name} has values beyond {np.dtype(dtype).name}")

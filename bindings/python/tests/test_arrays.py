@@ -224,6 +224,28 @@ def test_integer_inputs_pass_by_address_when_they_fit():
     assert tensors.int_input([], np.int32, "x").dtype == np.int32
 
 
+def test_integer_inputs_are_exact():
+    wide = tensors.int_input([[1, 2**63 + 1], [2**64 - 1, 0]], np.uint64, "x", ndim=2)
+    assert wide.dtype == np.uint64
+    assert wide.tolist() == [[1, 2**63 + 1], [2**64 - 1, 0]]
+    for values in ([1, 2**63 + 1], [2**64], [-(2**70)], np.array([2**63], np.uint64)):
+        with pytest.raises(OverflowError, match="x has values beyond int64"):
+            tensors.int_input(values, np.int64, "x")
+    for values in ([1.5], [1, 2.5], [2**64, 2.5], np.ones(2, np.float32), np.array([1, 2], object)):
+        with pytest.raises(TypeError, match=r"x has dtype (float|obj).*: expected integers"):
+            tensors.int_input(values, np.int32, "x")
+
+
+def test_bools_are_no_integers(ctx):
+    mask = np.ones(2, bool)
+    for values in (mask, mask.tolist()):
+        with pytest.raises(TypeError, match="x has dtype bool: expected integers"):
+            tensors.int_input(values, np.int32, "x")
+    q = np.ones((2, 4, 32), np.float32)
+    with pytest.raises(TypeError, match="tree_mask has dtype bool: expected integers"):
+        ctx.prefill(q, [2], [0, 2], block_tables=[[0]], tree_mask=np.tri(2, dtype=bool))
+
+
 def test_integer_outputs():
     array = np.zeros((2, 4), np.int64)
     assert tensors.output(array, np.int64, "x", ndim=2) is array

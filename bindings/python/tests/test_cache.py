@@ -131,6 +131,20 @@ def test_partial_appends(meta):
     assert [r.info().num_tokens for r in requests] == [60, 60, 0]
 
 
+def test_partial_appends_say_how_many_slots_all_need(meta):
+    requests = [meta.begin([]) for _ in range(4)]
+    slots = np.full(7, -5, np.int64)
+    result = meta.append_slots(requests, None, [3, 2, 4, 1], partial=True, slots=slots)
+    assert result.num_done == 2
+    assert len(result.slots) == 5
+    assert (slots[5:] == -5).all()
+    assert isinstance(result.error, rx.BufferTooSmallError)
+    assert result.error.needed == 10
+    with pytest.raises(rx.BufferTooSmallError) as caught:
+        meta.append_slots(requests, None, [3, 2, 4, 1], slots=slots)
+    assert caught.value.needed == 10
+
+
 def test_ids_may_follow(meta):
     request = meta.begin([])
     request.append(count=6)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
+import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
 import radixattn as rx
+from radixattn import callbacks
 from radixattn.callbacks import _Tasks
 
 libc = ctypes.CDLL(None)
@@ -205,9 +209,128 @@ def test_the_library_s_own_threads(make_ctx):
     assert np.array_equal(launch(make_ctx(num_threads=2), np.random.default_rng(3)), expected)
 
 
+def test_launches_from_the_threads_of_the_pool():
+    """They wait for no thread of the pool: here the only one is the caller."""
+    code = (
+        "import radixattn as rx, numpy as np\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(1)\n"
+        "ctx = rx.Context(num_blocks=32, num_layers=1, num_kv_heads=2, head_dim=32, block_size=4,\n"
+        "                 kv_dtype='f32', executor=pool, max_workers=2)\n"
+        "for view in ctx.kv_views(0): view[:] = 1\n"
+        "q, tables = np.ones((4, 4, 32), np.float32), np.arange(32).reshape(4, 8)\n"
+        "job = lambda _: ctx.paged_attention(q, [30] * 4, block_tables=tables)[0]\n"
+        "for out in pool.map(job, range(5)): assert (out == 1).all()\n"
+        "pool.shutdown()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == b""
+
+
+def test_a_pool_that_is_shut_down_leaves_no_task_undone(make_ctx, monkeypatch):
+    expected = launch(make_ctx(), np.random.default_rng(3))
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    pool = ThreadPoolExecutor(2)
+    ctx = make_ctx(executor=pool)
+    pool.shutdown()
+    assert np.array_equal(launch(ctx, np.random.default_rng(3)), expected)
+    assert {one.exc_type for one in seen} == {RuntimeError}
+
+
+class Runs:
+    """A task of C that counts how often each index has run, and its parallel_for."""
+
+    def __init__(self, executor, n=5, max_workers=3):
+        self.counts, self.n, self._keep = [0] * n, n, []
+        self._struct = callbacks.executor_struct(executor, max_workers, self._keep)
+        self._task = rx.ffi.callback("radix_task_fn", self._count)
+
+    def _count(self, argument, index):
+        assert argument == rx.ffi.cast("void *", 64)
+        time.sleep(0)  # others may run
+        self.counts[index] += 1
+
+    def __call__(self):
+        self._struct.parallel_for(rx.ffi.NULL, self.n, self._task, rx.ffi.cast("void *", 64))
+
+
+def interrupt_at(step, call):
+    """call(), with KeyboardInterrupt before an opcode or a line of callbacks.py, the step-th; False
+    when there are fewer."""
+    left = step
+
+    def trace(frame, event, _arg):
+        nonlocal left
+        if frame.f_code.co_filename != callbacks.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event in ("call", "line", "opcode"):
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+@pytest.mark.parametrize("form", ["pool", "function", "nothing"])
+def test_an_interrupt_loses_and_repeats_no_task(monkeypatch, form):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(one.exc_type))
+
+    def parallel_for(n, run):
+        for index in range(n if form == "function" else 0):
+            run(index)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = Runs(pool if form == "pool" else parallel_for)
+        step = 0
+        while interrupt_at(step, runs):
+            assert runs.counts == [1] * runs.n, f"at step {step}"
+            runs.counts = [0] * runs.n
+            step += 1
+        assert runs.counts == [1] * runs.n
+    assert step > 100
+    assert seen == [KeyboardInterrupt] * step
+
+
+class Busy(Executor):
+    """A pool whose threads have other things to do."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def submit(self, function, /, *args, **kwargs):
+        self.waiting.append(lambda: function(*args, **kwargs))
+        return Future()
+
+
+def test_a_pool_without_a_free_thread():
+    pool = Busy()
+    runs = Runs(pool, max_workers=3)
+    for times in (1, 2, 3):
+        thread = threading.Thread(target=lambda: [runs() for _ in range(100)], daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert runs.counts == [100 * times] * runs.n
+        assert len(pool.waiting) == 2 * 3  # not two for each of the launches
+        while pool.waiting:  # they come, too late
+            pool.waiting.pop()()
+        assert runs.counts == [100 * times] * runs.n
+
+
 def test_tasks_run_once_and_finish_waits():
     ran = []
-    tasks = _Tasks(20, ran.append)
+    tasks = _Tasks(20, lambda argument, index: argument.append(index), ran)
 
     def run(index):
         with suppress(ValueError):  # finish() was faster
@@ -218,10 +341,53 @@ def test_tasks_run_once_and_finish_waits():
         thread.start()
     tasks.finish()
     assert sorted(ran) == list(range(20))
-    with pytest.raises(ValueError, match="task 4 does not exist or has run already"):
-        tasks.run(4)
+    for index in (4, 20, -1):
+        with pytest.raises(ValueError, match=f"task {index} does not exist or has run already"):
+            tasks.run(index)
     for thread in threads:
         thread.join()
+
+
+def test_finish_waits_through_interrupts():
+    begun, go_on, ended = (threading.Event() for _ in range(3))
+
+    def task(_argument, index):
+        if index == 0:
+            begun.set()
+            go_on.wait()
+            ended.set()
+
+    def interrupt():
+        for _ in range(4):
+            time.sleep(0.03)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.03)
+        go_on.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    tasks = _Tasks(2, task, None)
+    other = threading.Thread(target=tasks.run, args=(0,))
+    other.start()
+    begun.wait()
+    impatient = threading.Thread(target=interrupt)
+    impatient.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tasks.finish()
+        assert ended.is_set()
+    finally:
+        impatient.join()
+        signal.signal(signal.SIGINT, before)
+    other.join()
+    tasks.finish()  # there is nothing more to do
+
+
+def test_a_late_helper_runs_nothing():
+    ran = []
+    tasks = _Tasks(3, lambda _argument, index: ran.append(index), None)
+    tasks.finish()
+    tasks.drain()
+    assert ran == [0, 1, 2]
 
 
 def test_the_log(make_ctx):

@@ -378,6 +378,39 @@ def test_the_tree_mask_arrives(make_ctx, torch, rng, reference):
         attend([[1], [2]])
 
 
+# ---- the layer
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_new_y_is_0_before_it_is_added_to(make_ctx, torch, rng, dtype):
+    (_, side) = both(make_ctx, dtype)
+    request = side.ctx.begin([], no_match=True)
+    slots = request.append(count=3).slots
+
+    def layer(**options):
+        added = []
+        y = side.ctx.layer(
+            side.floats(rng.standard_normal((3, 48), np.float32)), num_q_heads=4,
+            prefill=rx.LayerRows(
+                side.put([3]), side.put(slots, np.int64), cu_q_lens=side.put([0, 3]),
+                max_query_len=3, max_context_len=3, block_tables=side.put([request.block_table()]),
+            ),
+            w_qkv=side.floats(np.ones((8 * 32, 48), np.float32)),
+            w_o=side.floats(np.ones((48, 4 * 32), np.float32)),
+            gemm=lambda product: added.append(product.add),  # it leaves everything as it was
+            **options,
+        )  # fmt: skip
+        finish()
+        return side.get(y), added[-1]
+
+    y, added = layer(add=True)
+    assert added
+    assert (y == 0).all()
+    y, added = layer()  # the product writes all of it: nothing fills it before
+    assert not added
+    assert (y != 0).all()
+
+
 # ---- copies
 
 

@@ -401,3 +401,19 @@ def test_a_device_that_fails(cuda):
     with pytest.raises(rx.DeviceLostError, match="lost by an earlier kernel"):
         call(cuda, "rope_append", rope_arguments())
     assert cuda.stats().requests_live == 0
+
+
+def test_a_mask_of_sample_is_words(cuda):
+    """On a device nothing is packed: bools are refused, not read as words."""
+    x = Tensor.of(np.zeros((2, 40), np.float32))
+    mask = Tensor.of(np.ones((2, 40), bool), code=6)  # kDLBool
+    outputs = {name: Tensor.of(np.zeros(2, np.int32)) for name in ("tokens", "status")}
+    space = Tensor.of(np.zeros(1 << 16, np.uint8))
+    with pytest.raises(rx.UnsupportedError, match="allowed: dl_tensor->dtype"):
+        cuda.sample(x, allowed=mask, workspace=space, **outputs)
+    with pytest.raises(TypeError, match="allowed has dtype u8: expected i32"):
+        cuda.sample(x, allowed=Tensor.of(np.ones((2, 40), np.uint8)), workspace=space, **outputs)
+    words = np.array([[1 << 5, 0], [0, 1 << 2]], np.int32)
+    cuda.sample(x, allowed=Tensor.of(words), workspace=space, **outputs)
+    finish()
+    assert outputs["tokens"].numpy().tolist() == [5, 34]

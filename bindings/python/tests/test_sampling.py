@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from support import Foreign
@@ -69,6 +71,42 @@ def test_seeds_are_64_bits(meta):
         meta.sample(x, temperature=1, seeds=[-1, 2])
 
 
+def test_a_list_of_seeds_on_both_sides_of_63_bits(meta):
+    """numpy alone would make float64 of such a list, or objects."""
+    x = np.zeros((2, 1000), np.float32)
+    for seeds in ([1, 2**63 + 1], [np.uint64(2**63 + 1), 1], [2**64 - 1, np.int32(5)]):
+        exact = np.array([int(seed) for seed in seeds], np.uint64)
+        given = meta.sample(x, temperature=1, seeds=seeds)
+        assert given.tokens.tolist() == meta.sample(x, temperature=1, seeds=exact).tokens.tolist()
+    for seeds in ([1, 2**64], [-1, 2**63], [2**70, -(2**70)]):
+        with pytest.raises(OverflowError, match="seeds has values beyond uint64"):
+            meta.sample(x, temperature=1, seeds=seeds)
+    for seeds in ([1, 2.5], [1.0, 2.0], [2**64, 0.5], [2**63 + 1, None]):
+        with pytest.raises(TypeError, match=r"seeds has dtype (float64|object): expected int"):
+            meta.sample(x, temperature=1, seeds=seeds)
+
+
+def test_one_integer_for_all_rows_is_exact(meta):
+    x = np.zeros((4, 50), np.float32)
+    for seed in (7, np.int8(7), np.uint64(7)):
+        one = meta.sample(x, temperature=1, seeds=seed, positions=np.arange(4), top_k=np.int16(9))
+        each = meta.sample(x, temperature=1, seeds=[7] * 4, positions=np.arange(4), top_k=[9] * 4)
+        assert one.tokens.tolist() == each.tokens.tolist()
+    meta.sample(x, temperature=1, seeds=2**64 - 1)
+    for name, value in (
+        ("top_k", 2.7), ("top_k", 2.0), ("seeds", 1.5), ("positions", np.float32(3)),
+        ("top_k", True), ("seeds", float("nan")),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"{name} is {value}: expected an integer"):
+            meta.sample(x, temperature=1, **{name: value})
+    for name, value, limit in (
+        ("top_k", 2**31, "int32"), ("top_k", np.int64(2**40), "int32"), ("seeds", -1, "uint64"),
+        ("seeds", np.int64(-1), "uint64"), ("positions", 2**64, "uint64"),
+    ):  # fmt: skip
+        with pytest.raises(OverflowError, match=f"{name} is {value}: expected {limit}"):
+            meta.sample(x, temperature=1, **{name: value})
+
+
 def test_history_as_lists_or_as_one_array(meta):
     x = np.array([[4.0, 3.5, 0.0], [4.0, 3.5, 0.0]], np.float32)
     out = meta.sample(x, history=[[0, 0], []], repetition_penalty=2.0)
@@ -94,6 +132,21 @@ def test_masks_as_bools_or_as_words(meta):
     assert meta.sample(x, allowed=mask).tokens.tolist() == [69, 32]
     words = np.array([[0, 0, 1 << 5], [0, 1, 0]], np.uint32)
     assert meta.sample(x, allowed=words).tokens.tolist() == [69, 32]
+    assert meta.sample(x, allowed=words.tolist()).tokens.tolist() == [69, 32]
+    assert meta.sample(x, allowed=Foreign(words)).tokens.tolist() == [69, 32]
+
+
+def test_bools_that_are_no_numpy_array_are_a_mask_too(meta):
+    x = logits_of(2, 70)
+    mask = np.zeros((2, 70), bool)
+    mask[0, 69] = mask[1, 32] = True
+    with suppress(BufferError):  # old versions of numpy have no bools in DLPack
+        assert meta.sample(x, allowed=Foreign(mask)).tokens.tolist() == [69, 32]
+    for given in (mask.tolist(), np.asfortranarray(mask)):
+        assert meta.sample(x, allowed=given).tokens.tolist() == [69, 32]
+    for given in (mask[:, :69].tolist(), mask[:1], [True] * 70):
+        with pytest.raises(ValueError, match=r"allowed has shape .*: expected \(2, 70\)"):
+            meta.sample(x, allowed=given)
 
 
 def test_half_precision_and_strides(meta):

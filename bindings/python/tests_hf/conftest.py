@@ -10,6 +10,9 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES, make_model
+from words import make_tokenizer
+
+from radixattn.hf import Engine
 
 torch.set_num_threads(1)  # threads only wait for each other over models as small as these
 transformers.logging.set_verbosity_error()
@@ -28,3 +31,12 @@ def model(request):
 @pytest.fixture
 def llama():
     return make_model("llama")
+
+
+@pytest.fixture
+def engine(llama):
+    with Engine(llama, make_tokenizer(), num_blocks=128, block_size=4) as engine:
+        yield engine
+        engine.ctx.check()
+        stats = engine.ctx.stats()
+    assert stats.requests_live == 0

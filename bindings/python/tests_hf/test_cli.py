@@ -11,6 +11,7 @@ from families import baseline, make_model
 from words import make_tokenizer
 
 from radixattn.__main__ import main
+from radixattn.cli import read_prompts
 
 PROMPTS = ["the same first words, then one", "the same first words, then two"]
 
@@ -82,6 +83,26 @@ def test_bad_files_say_so(folder, tmp_path, capsys, name, text):
     (tmp_path / "bad.jsonl").write_text('{"text": 1}\n')
     assert run(folder, tmp_path / name) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_line_ends_end_a_prompt(tmp_path, end):
+    others = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    asked = [f"one{others}prompt", "another", f"two {others}more"]
+    text, objects = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    text.write_bytes(end.join([*asked[:1], "", *asked[1:], ""]).encode())
+    objects.write_bytes(
+        end.join(
+            json.dumps({"prompt": p.replace("\u2028", "\n")}, ensure_ascii=False) for p in asked
+        ).encode()
+    )
+    assert read_prompts(str(text)) == asked
+    assert read_prompts(str(objects)) == [p.replace("\u2028", "\n") for p in asked]
+
+
+def test_block_size_0_is_the_default(folder, prompts, capsys):
+    assert run(folder, prompts, "--max-new-tokens", "2", "--block-size", "0") == 0
+    assert [line["cached_tokens"] for line in lines(capsys)] == [0, 16]
 
 
 def test_bad_parameters_say_so(folder, prompts, capsys):

@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers as tf
 from families import VOCABULARY, baseline, make_config, make_model, tokens
-from words import make_tokenizer
 
 import radixattn as rx
 from radixattn.hf import Engine, SamplingParams, UnsupportedModelError, make_context
@@ -16,15 +15,6 @@ from radixattn.hf import Engine, SamplingParams, UnsupportedModelError, make_con
 NEW = 12
 GREEDY = SamplingParams(max_new_tokens=NEW)
 SYSTEM = tokens(26, 2)
-
-
-@pytest.fixture
-def engine(llama):
-    with Engine(llama, make_tokenizer(), num_blocks=128, block_size=4) as engine:
-        yield engine
-        engine.ctx.check()
-        stats = engine.ctx.stats()
-    assert stats.requests_live == 0
 
 
 @pytest.fixture
@@ -122,6 +112,45 @@ def test_the_step_works_through_the_queue_with_few_places(llama, widths):
     with Engine(llama, num_blocks=128, block_size=4, max_num_seqs=2) as engine:
         outputs = engine.generate(prompts, GREEDY)
     assert [o.token_ids for o in outputs] == [baseline(llama, p, NEW) for p in prompts]
+
+
+def test_what_another_user_of_the_context_never_writes_is_not_borrowed(llama):
+    prompt = [*SYSTEM, 4]
+    expected = baseline(llama, prompt, NEW)
+    with make_context(llama, num_blocks=128, block_size=4) as ctx, Engine(llama, ctx=ctx) as engine:
+        with ctx.begin(prompt) as other:
+            other.append(prompt)
+            first = engine.generate([prompt], GREEDY)[0]
+        again = engine.generate([prompt], GREEDY)[0]
+        ctx.check()
+    assert (first.token_ids, first.cached_tokens) == (expected, 0)
+    assert (again.token_ids, again.cached_tokens) == (expected, 24)
+
+
+def test_what_another_engine_computes_is_not_borrowed(llama):
+    """One runs in the middle of the other's step."""
+    prompts = [[*SYSTEM, 4], [*SYSTEM, 5]]
+    inner = []
+    with (
+        make_context(llama, num_blocks=128, block_size=4) as ctx,
+        Engine(llama, ctx=ctx) as first,
+        Engine(llama, ctx=ctx) as second,
+    ):
+        real = first._choose
+
+        def choose(*args):
+            if not inner:
+                inner.extend(second.generate(prompts, GREEDY))
+            return real(*args)
+
+        first._choose = choose
+        outer = first.generate(prompts, GREEDY)
+        ctx.check()
+    expected = [baseline(llama, p, NEW) for p in prompts]
+    assert [o.token_ids for o in inner] == expected
+    assert [o.token_ids for o in outer] == expected
+    assert [o.borrowed_tokens for o in outer] == [0, 24]
+    assert inner[0].borrowed_tokens == 0
 
 
 # ---- pressure
@@ -309,13 +338,6 @@ def test_a_waiting_request_can_be_aborted(engine):
     assert engine.step() == []
 
 
-def test_a_stream_left_early_aborts_the_rest(engine):
-    for event in engine.stream([SYSTEM] * 3, GREEDY):
-        assert event.token_ids
-        break
-    assert engine.num_unfinished == 0
-
-
 def test_impossible_requests_fail_alone(engine, llama):
     good, bad = SYSTEM, {
         "no tokens": [],
@@ -430,6 +452,78 @@ def test_prompts_that_are_no_prompts_fail_alone(engine, llama):
     outputs = engine.generate([SYSTEM, *bad], GREEDY)
     assert [o.finish_reason for o in outputs] == ["length"] + ["error"] * len(bad)
     assert engine.num_unfinished == 0
+
+
+@pytest.mark.parametrize("error", [Exception, RuntimeError, KeyError])
+def test_a_tokenizer_that_raises_fails_only_its_request(engine, llama, monkeypatch, error):
+    def refuse(*_args):
+        raise error("planted")
+
+    monkeypatch.setattr(type(engine.tokenizer), "__call__", refuse)
+    outputs = engine.generate(["text", SYSTEM], GREEDY)
+    assert [o.finish_reason for o in outputs] == ["error", "length"]
+    assert "planted" in str(outputs[0].error)
+    assert outputs[1].token_ids == baseline(llama, SYSTEM, NEW)
+
+
+def test_an_interrupted_add_registers_nothing(engine, monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(engine.tokenizer), "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.add("text")
+    assert engine.num_unfinished == 0
+    assert engine.step() == []
+
+
+@pytest.mark.parametrize("params", [{}, {"max_new_tokens": 3}, 5, "greedy"])
+def test_params_of_another_type_are_refused_at_once(engine, params):
+    kind = type(params).__name__
+    with pytest.raises(TypeError, match=f"^params is a {kind}: expected SamplingParams$"):
+        engine.add(SYSTEM, params)
+    with pytest.raises(TypeError, match=rf"^params\[1\] is a {kind}: expected SamplingParams$"):
+        engine.generate([SYSTEM, SYSTEM], [GREEDY, params])
+    if not isinstance(params, str):
+        with pytest.raises(TypeError, match=f"^params is a {kind}: expected SamplingParams$"):
+            engine.generate([SYSTEM], params)
+    assert engine.num_unfinished == 0
+
+
+def test_a_full_request_table_lets_the_rest_wait(llama):
+    prompts = [SYSTEM + tokens(3, 150 + i) for i in range(3)]
+    prompts += [tokens(5 + i, 160 + i) for i in range(6)]
+    with Engine(llama, num_blocks=128, block_size=4, preallocate=True, max_requests=4) as engine:
+        outputs = engine.generate(prompts, GREEDY)
+        assert engine.ctx.stats().requests_live == 0
+    assert [o.token_ids for o in outputs] == [baseline(llama, p, NEW) for p in prompts]
+
+
+def test_a_request_table_that_others_have_filled_fails_requests(llama):
+    with (
+        make_context(llama, num_blocks=64, block_size=4, preallocate=True, max_requests=1) as ctx,
+        Engine(llama, ctx=ctx) as engine,
+    ):
+        with ctx.begin([1]):
+            output = engine.generate([SYSTEM], GREEDY)[0]
+            assert isinstance(output.error, rx.FullError)
+        assert engine.generate([SYSTEM], GREEDY)[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("nothing", [0, None])
+def test_options_of_0_and_none_are_left_out(llama, nothing):
+    names = (
+        "num_blocks", "block_size", "num_layers", "num_kv_heads", "head_dim", "head_dim_v",
+        "kv_dtype", "memory_budget", "max_requests", "device", "num_threads", "executor",
+        "kv_layout", "evict_policy", "kv_memory", "metadata_only",
+    )  # fmt: skip
+    options = dict.fromkeys(names, nothing)
+    if nothing == 0:  # these have no 0
+        options.update(executor=None, kv_memory=None)
+    with make_context(llama, **options) as ctx, make_context(llama) as plain:
+        assert ctx.config == plain.config
+        assert ctx.config.kv_dtype == rx.DType.F32
+        assert (ctx.config.block_size, ctx.config.num_blocks) == (16, 65536 // 16)
 
 
 def test_every_seed_draws(engine):

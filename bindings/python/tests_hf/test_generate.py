@@ -193,6 +193,28 @@ def test_an_engine_and_a_cache_share_one_context(llama):
         ctx.check()
 
 
+def test_an_engine_borrows_nothing_of_a_failed_forward_pass(llama):
+    def fail(*_args):
+        raise RuntimeError("planted")
+
+    prompt = [*SYSTEM, 1]
+    expected = baseline(llama, prompt, NEW)
+    with (
+        make_context(llama, num_blocks=128, block_size=4) as ctx,
+        RadixCache(llama, ctx=ctx) as cache,
+        Engine(llama, ctx=ctx) as engine,
+    ):
+        cache.begin(torch.tensor([prompt]))
+        handle = llama.model.layers[0].mlp.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="planted"):
+            llama.generate(torch.tensor([prompt]), past_key_values=cache, max_new_tokens=1)
+        handle.remove()
+        outputs = [engine.generate([prompt], SamplingParams(NEW))[0] for _ in range(2)]
+        ctx.check()
+    assert [o.token_ids for o in outputs] == [expected] * 2
+    assert [o.cached_tokens for o in outputs] == [0, 24]
+
+
 def test_extra_keys_do_not_share(cache):
     ids = torch.tensor([SYSTEM])
     cache.generate(ids, max_new_tokens=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,8 +141,14 @@ def test_a_draw_depends_on_seed_and_position_only(ctx):
         ("logit_bias", {2**31: 1.0}), ("logit_bias", {-1: 1.0}), ("logit_bias", {"7": 1.0}),
         ("logit_bias", {1: 1e39}), ("top_p", 1e-46), ("typical_p", 1e-46), ("temperature", 1e-46),
         ("temperature", 1e39), ("repetition_penalty", 1e39), ("presence_penalty", -1e39),
+        ("top_k", 2.7), ("seed", 2.7), ("seed", 2.0), ("max_new_tokens", 2.7), ("logprobs", 2.7),
     ],
 )  # fmt: skip
 def test_bad_parameters_name_themselves(name, value):
     with pytest.raises(ValueError, match=f"{name} is .*: expected"):
         SamplingParams(**{name: value})
+
+
+def test_whole_numbers_of_numpy_are_taken(ctx):
+    how = SamplingParams(top_k=np.int32(3), seed=np.uint64(2**63), max_new_tokens=np.int64(2))
+    assert sample(ctx, torch.zeros(1, 8), [Row(how, [1], 1)])[0].token == 0

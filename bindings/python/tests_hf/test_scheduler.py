@@ -86,6 +86,69 @@ def test_the_youngest_is_preempted_and_comes_back_first(ctx):
     assert scheduler.waiting[0].preemptions == 1
 
 
+def test_what_another_user_of_the_context_has_reserved_is_not_borrowed(ctx):
+    scheduler = scheduler_of(ctx)
+    with ctx.begin(list(range(8))) as other:
+        other.append(list(range(8)))
+        scheduler.add(Seq(0, [*range(8), 50]))
+        assert spans(scheduler.schedule()) == [(0, 0, 9)]
+        assert scheduler.running[0].first_match == (0, 0)
+        assert ctx.stats().requests_live == 2
+
+
+def test_what_another_scheduler_has_reserved_is_not_borrowed(ctx):
+    first, second = scheduler_of(ctx), scheduler_of(ctx)
+    first.add(Seq(0, [*range(8), 50]))
+    lent = first.schedule()
+    second.add(Seq(0, [*range(8), 51]))
+    batch = second.schedule()
+    assert spans(batch) == [(0, 0, 9)]
+    second.commit(batch)
+    first.commit(lent)
+
+
+def test_own_blocks_are_borrowed_beside_those_of_others(ctx):
+    scheduler = scheduler_of(ctx)
+    with ctx.begin(list(range(30, 38))) as other:
+        other.append(list(range(30, 38)))
+        for number in range(3):
+            scheduler.add(Seq(number, [*range(8), 50 + number]))
+        assert spans(scheduler.schedule()) == [(0, 0, 9), (1, 8, 9), (2, 8, 9)]
+
+
+def test_a_request_table_that_is_full_lets_the_rest_wait():
+    with rx.Context(
+        num_blocks=64, block_size=4, metadata_only=True, preallocate=True, max_requests=2
+    ) as ctx:
+        scheduler = scheduler_of(ctx)
+        for number in range(5):
+            scheduler.add(Seq(number, list(range(10 * number, 10 * number + 6))))
+        done = []
+        while len(scheduler):
+            batch = scheduler.schedule()
+            assert not scheduler.failed
+            scheduler.commit(batch)
+            for entry in batch:
+                done.append(entry.sequence.number)
+                scheduler.remove(entry.sequence)
+        assert done == list(range(5))
+
+
+def test_a_request_table_that_others_have_filled_fails_alone():
+    with rx.Context(
+        num_blocks=64, block_size=4, metadata_only=True, preallocate=True, max_requests=1
+    ) as ctx:
+        scheduler = scheduler_of(ctx)
+        other = ctx.begin([1])
+        scheduler.add(Seq(0, [1, 2]))
+        assert scheduler.schedule() == []
+        [(sequence, error)] = scheduler.failed
+        assert (sequence.number, type(error)) == (0, rx.FullError)
+        other.free()
+        scheduler.add(Seq(1, [1, 2]))
+        assert spans(scheduler.schedule()) == [(1, 0, 2)]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_runs_end_and_keep_the_rules(ctx, seed):
     """Every token of every sequence is computed, in order, and steps stay within their bounds."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -123,6 +124,7 @@ class Engine:
         )  # fmt: skip
         self._cache = StepCache(model, shape.num_layers)
         self._live: dict[int, _Live] = {}
+        self._untold: deque[tuple[OnEvent | None, Event]] = deque()
         self._numbers = itertools.count()
         self._open = True
         attention.use(model)
@@ -165,22 +167,27 @@ class Engine:
         on_event   called with each of its events
         extra_key  requests share blocks only when theirs are equal (an adapter, a tenant's salt)
         An impossible request (an empty prompt, longer than the model or the pool allow, stop
-        strings without a tokenizer) ends with finish_reason "error" in the next step; others go on.
+        strings without a tokenizer, a prompt that the tokenizer does not take) ends with
+        finish_reason "error" in the next step; others go on.
+        TypeError: params is something else. RuntimeError: the engine is closed.
         """
-        if not self._open:
-            raise RuntimeError("the engine is closed")
-        params = params or SamplingParams()
+        self._check_open()
+        params = SamplingParams() if params is None else _checked(params, "params")
         number = next(self._numbers)
         output = Output(number, [])
         live = _Live(output, params, Seq(number, [], extra_key), on_event)
-        self._live[number] = live
         try:
             self._prepare(live, prompt)
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # whatever the tokenizer raises
             output.finish_reason, output.error = "error", error
-        else:
+        self._live[number] = live
+        if not output.finished:
             self._scheduler.add(live.sequence)
         return number
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise RuntimeError("the engine is closed")
 
     def _prepare(self, live: _Live, prompt: Prompt) -> None:
         params, output = live.params, live.output
@@ -241,8 +248,11 @@ class Engine:
         """One forward pass; returns what it did to requests. [] when there is nothing to do.
 
         An error of the model is raised; all requests then begin again in the next step. An error of
-        an on_event is raised when the others have been called.
+        an on_event is raised when the others have been called. An on_event may add and abort
+        requests; what it aborts has no more events, those of this step included.
+        RuntimeError: the engine is closed.
         """
+        self._check_open()
         try:
             batch = self._scheduler.schedule()
             complete = [self._live[e.sequence.number] for e in batch if e.complete]
@@ -257,17 +267,19 @@ class Engine:
             events.append(self._end(self._live[sequence.number], "error", error=error))
         events += self._advance(complete, choices)
         self._tell(events)
-        return events
+        return [event for event in events if not self._ended_early(event.output)]
 
     def _tell(self, events: Sequence[Event]) -> None:
         """Forgets what has finished, then calls whoever wants to know."""
-        told = [(self._live[event.request_id].on_event, event) for event in events]
+        for event in events:
+            self._untold.append((self._live[event.request_id].on_event, event))
         for event in events:
             if event.finished:
                 del self._live[event.request_id]
         first_error: BaseException | None = None
-        for on_event, event in told:
-            if on_event is None:
+        while self._untold:  # a step that an on_event makes goes on here, before its own events
+            on_event, event = self._untold.popleft()
+            if on_event is None or self._ended_early(event.output):
                 continue
             try:
                 on_event(event)
@@ -275,6 +287,10 @@ class Engine:
                 first_error = first_error or error
         if first_error is not None:
             raise first_error
+
+    def _ended_early(self, output: Output) -> bool:
+        """By abort() or close(): no event of the request follows."""
+        return output.finish_reason == "abort" or not (self._open or output.finished)
 
     def _refused(self) -> list[Event]:
         """Events of requests that add() found impossible."""
@@ -398,23 +414,39 @@ class Engine:
 
         params    one for all, or one a prompt
         progress  a bar on stderr
-        Left early (break, or an error), it aborts what has not finished.
+        Left early (break, or an error), it aborts what has not finished. Between its events other
+        streams, step() and abort() may be used. RuntimeError: the engine is closed.
         """
+        return self._run(prompts, params, progress, [])
+
+    def _run(
+        self,
+        prompts: Iterable[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        progress: bool,
+        outputs: list[Output],
+    ) -> Iterator[Event]:
+        """stream(); outputs gets those of its requests, in order."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         each = _one_each(params, len(prompts))
         ids: set[int] = set()
+        events: deque[Event] = deque()  # steps may be others', too
         bar = Progress(len(prompts), progress)
         try:
             for prompt, how in zip(prompts, each, strict=True):
-                ids.add(self.add(prompt, how))
-            while ids:
-                for event in self.step():
-                    if event.request_id not in ids:
+                number = self.add(prompt, how, on_event=events.append)
+                ids.add(number)
+                outputs.append(self._live[number].output)
+            while True:
+                while events:
+                    event = events.popleft()
+                    if self._ended_early(event.output):
                         continue
                     bar.update(event)
-                    if event.finished:
-                        ids.discard(event.request_id)
                     yield event
+                if ids.isdisjoint(self._live) and all(output.finished for output in outputs):
+                    return
+                self.step()
         finally:
             bar.close()
             for number in ids & self._live.keys():
@@ -428,10 +460,10 @@ class Engine:
         progress: bool = False,
     ) -> list[Output]:
         """Runs prompts to their ends; returns an output each, in order. As stream()."""
-        outputs: dict[int, Output] = {}
-        for event in self.stream(prompts, params, progress=progress):
-            outputs[event.request_id] = event.output
-        return [outputs[number] for number in sorted(outputs)]
+        outputs: list[Output] = []
+        for _event in self._run(prompts, params, progress, outputs):
+            pass
+        return outputs
 
 
 def _one_each(
@@ -439,9 +471,17 @@ def _one_each(
 ) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * n
+    if not isinstance(params, Sequence):
+        return [_checked(params, "params")] * n
     if len(params) != n:
         raise ValueError(f"params has {len(params)} entries: expected {n}, one a prompt")
-    return list(params)
+    return [_checked(how, f"params[{i}]") for i, how in enumerate(params)]
+
+
+def _checked(params: object, name: str) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        raise TypeError(f"{name} is a {type(params).__name__}: expected SamplingParams")
+    return params
 
 
 def _end_tokens(model: Any) -> frozenset[int]:

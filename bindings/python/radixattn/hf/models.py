@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,9 +148,9 @@ def _check_layers(config: Any) -> None:
 def make_context(model: Any, *, any_family: bool = False, **options: Unpack[Options]) -> Context:
     """A context whose K/V memory fits a model, on the model's device.
 
-    options  as Context's; left out they are: the model's layers, KV heads and head_dim, kv_dtype
-             its dtype, num_threads torch's (CPU), num_blocks for 65,536 tokens or 1 GiB, whichever
-             is less (memory_budget=... asks for another size)
+    options  as Context's; left out, 0 or None they are: the model's layers, KV heads and head_dim,
+             kv_dtype its dtype, block_size 16, num_threads torch's (CPU), num_blocks for 65,536
+             tokens or 1 GiB, whichever is less (memory_budget=... asks for another size)
     Errors: UnsupportedModelError, and those of Context.
     """
     shape = geometry(model, any_family=any_family)
@@ -161,12 +162,20 @@ def make_context(model: Any, *, any_family: bool = False, **options: Unpack[Opti
         "device": "cpu" if shape.device.type == "cpu" else str(shape.device),
         "block_size": 16,
     }
-    if shape.device.type == "cpu" and not options.get("executor"):
+    given = {name: value for name, value in options.items() if not _left_out(name, value)}
+    if shape.device.type == "cpu" and "executor" not in given:
         values["num_threads"] = torch.get_num_threads()
-    values.update(options)
-    if not values.get("num_blocks") and not values.get("memory_budget"):
+    values.update(given)
+    if "num_blocks" not in given and "memory_budget" not in given:
         values["num_blocks"] = _default_blocks(shape, values["block_size"])
     return Context(**values)
+
+
+def _left_out(name: str, value: object) -> bool:
+    """The option asks for the default. Values may be arrays; device_index 0 is a device."""
+    if value is None:
+        return True
+    return name != "device_index" and isinstance(value, Integral) and value == 0
 
 
 def _default_blocks(shape: Geometry, block_size: int) -> int:

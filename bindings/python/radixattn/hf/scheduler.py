@@ -8,7 +8,8 @@ with the tokens that it has.
 
 Prompts that arrive together share: a request's slots are reserved before the next one is matched,
 so that the next one borrows blocks which the same forward pass computes (K/V of a layer are written
-before its attention reads).
+before its attention reads). Blocks that others of the same context have reserved are never
+borrowed: nobody here knows when they are written.
 
 Knows blocks and tokens only: no model, no device. One thread.
 """
@@ -22,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from radixattn.context import Context
-from radixattn.errors import NoBlocksError, QuotaError, RadixError
+from radixattn.errors import FullError, NoBlocksError, QuotaError, RadixError
 from radixattn.request import Request
+from radixattn.results import Match
 from radixattn.tensors import Array
 
 
@@ -178,15 +180,14 @@ class Scheduler:
 
     def _begin(self, sequence: Seq) -> RadixError | None:
         """Matches a waiting sequence and reserves its first chunk; an error leaves it waiting."""
-        caching = self.prefix_caching
-        request = self.ctx.begin(
-            sequence.tokens, extra_key=sequence.extra_key, no_match=not caching,
-            share_pending=caching, remap_duplicates=caching,
-        )  # fmt: skip
-        assert request.match is not None
-        cached, borrowed = request.match.cached_tokens, request.match.pending_tokens
-        sequence.request, sequence.reserved = request, cached + borrowed
-        error = None
+        try:
+            match = self._match(sequence, self.prefix_caching)
+            if match.pending_tokens and not self._computes(sequence, match):
+                self._release(sequence)
+                match = self._match(sequence, False)
+        except (FullError, NoBlocksError, QuotaError) as full:
+            return full
+        error: RadixError | None = None
         if self.running and not self._has_room(sequence):
             error = RadixError(0, "not enough blocks for the whole prompt yet")
         if error is None:
@@ -194,8 +195,35 @@ class Scheduler:
         if error is not None:
             self._release(sequence)
         elif sequence.first_match is None:
-            sequence.first_match = (cached, borrowed)
+            sequence.first_match = (match.cached_tokens, match.pending_tokens)
         return error
+
+    def _match(self, sequence: Seq, share_pending: bool) -> Match:
+        """The sequence gets a request, which has what the result says."""
+        caching = self.prefix_caching
+        request = self.ctx.begin(
+            sequence.tokens, extra_key=sequence.extra_key, no_match=not caching,
+            share_pending=share_pending, remap_duplicates=caching,
+        )  # fmt: skip
+        match = request.match
+        assert match is not None
+        sequence.request, sequence.reserved = request, match.cached_tokens + match.pending_tokens
+        return match
+
+    def _computes(self, sequence: Seq, match: Match) -> bool:
+        """What a sequence has borrowed belongs to one that runs here, and not to another user of
+        the context. One lender has lent it all."""
+        size = self.ctx.config.block_size
+        begin, end = match.cached_tokens, sequence.reserved
+        borrowed = match.blocks[begin // size : end // size]
+        for other in self.running:
+            if other.request is None or other.reserved < end:
+                continue
+            if other.tokens[begin:end] != sequence.tokens[begin:end]:
+                continue  # cheaper than its blocks
+            if np.array_equal(other.request.block_table()[begin // size : end // size], borrowed):
+                return True
+        return False
 
     def _has_room(self, sequence: Seq) -> bool:
         """There are blocks for all that is pending, so that it need not be preempted at once."""
