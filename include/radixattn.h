@@ -723,7 +723,8 @@ RADIX_API(radix_status) radix_ctx_kv_tensor(const radix_ctx *ctx, uint32_t layer
  * before attention reads it, so borrower and lender may run in the same step, never the borrower in an
  * earlier one. If the lender is freed or truncated before somebody commits these blocks, the promise is
  * broken: ready_tokens of radix_get_request falls back, and the (first) borrower computes from there
- * into the slots its table already names.
+ * into the slots its table already names. The lender may be anybody's request: where several schedulers
+ * use one context, compare m->blocks with the tables of your own before you trust that they are computed.
  * m may be NULL. Errors: INVALID, STALE (ns), NOMEM, FULL. Cost: O(num_tokens) compares plus O(tree depth). */
 RADIX_API(radix_status) radix_begin_request(radix_ctx *ctx, const radix_request_desc *d, radix_req *out,
                                             radix_match *m) RADIX_NOEXCEPT;

@@ -39,7 +39,7 @@ class FuzzInput {
   }
   float f32() {
     constexpr float kValues[] = {0.0f, 1.0f, 0.125f, -1.0f, 1e30f, 3.0f, 50.0f, -0.0f};
-    return kValues[below(8)];
+    return chance(2) ? (chance(128) ? 3e38f : 1e-40f) : kValues[below(8)];
   }
 
  private:

@@ -18,8 +18,9 @@ void Fuzzer::tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_
     t->shape[i++] = in_.chance(5) ? odd : n;
   }
   if (!in_.chance(40)) return;
-  for (size_t k = 0; k < shape.size(); ++k)
-    t->stride[k] = k + 1 == shape.size() ? 1 : int64_t{in_.below(513)};
+  for (size_t k = 0; k + 1 < shape.size(); ++k)
+    t->stride[k] = in_.chance(10) ? INT64_MAX : int64_t{in_.below(513)};
+  t->stride[shape.size() - 1] = 1;
 }
 
 // Mostly a step that could be; block ids are in ints_.
@@ -49,20 +50,22 @@ void Fuzzer::fill_attention(radix_attn* d, bool prefill, const Sequences& s) {
   d->scale = in_.f32();
   d->softcap = in_.f32();
   if (in_.chance(200)) {
-    d->block_tables = ints_;
+    d->block_tables = array(ints_);
     d->block_table_stride =
         in_.chance(6) ? int64_t{in_.below(500)} - 1 : 12 + int64_t{in_.below(40)};
+    if (in_.chance(2)) d->block_table_stride = INT64_MAX >> in_.below(8);
   } else {
     d->block_begin = s.begin;
-    d->block_ids = pass(ints_);
+    d->block_ids = array(ints_);
   }
-  d->context_lens = pass(s.lens);
+  d->context_lens = array(s.lens);
   if (prefill != in_.chance(3)) d->cu_q_lens = s.cu;
   if (in_.chance(60)) d->alibi_slopes = slopes.data();
   if (in_.chance(60)) d->sinks = slopes.data();
   if (in_.chance(prefill ? 30 : 3)) {
     d->tree_mask = reinterpret_cast<const uint8_t*>(floats_.data());
     d->tree_mask_stride = in_.chance(20) ? int64_t{in_.below(4)} - 1 : 4 + int64_t{in_.below(9)};
+    if (in_.chance(2)) d->tree_mask_stride = INT64_MAX;
   }
 }
 
@@ -103,8 +106,8 @@ void Fuzzer::fill_rope(radix_rope_append* d, int64_t tokens) {
   d->low_freq_factor = in_.f32();
   d->high_freq_factor = in_.f32();
   d->original_max_position = in_.u32(4096);
-  d->slots = pass(longs_);
-  d->positions = pass(ints_ + 512);
+  d->slots = array(longs_);
+  d->positions = array(ints_ + 512);
   d->num_tokens = in_.chance(6) ? in_.u64(8) % 9 : static_cast<uint64_t>(tokens);
 }
 

@@ -32,6 +32,7 @@ void Fuzzer::sampling(radix_sample* d, uint32_t rows, uint32_t vocab) {
   d->num_biases = d->bias_tokens == nullptr ? in_.below(256) / 255 : in_.below(32);
   d->allowed = in_.chance(200) ? nullptr : reinterpret_cast<const uint32_t*>(words_);
   d->allowed_stride = in_.chance(6) ? static_cast<int64_t>(in_.u64(8)) % 64 : 4;
+  if (in_.chance(2)) d->allowed_stride = INT64_MAX;
   d->seeds = maybe(words_);
   d->positions = maybe(words_ + 16);
 }

@@ -99,6 +99,12 @@ class Fuzzer {
   T* pass(T* p) {
     return in_.chance(4) ? nullptr : p;
   }
+  // An array of numbers: sometimes off its alignment, too.
+  template <class T>
+  T* array(T* p) {
+    static_assert(alignof(T) > 1);
+    return in_.chance(2) ? reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + 1) : pass(p);
+  }
   radix_token* tokens() {
     const uint32_t from = in_.below(4), alphabet = 1 + in_.below(3);
     for (uint32_t i = 0; i < 64; ++i)
