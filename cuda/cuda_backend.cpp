@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint32_t kMaxGrid = 65535;     // blocks in y and z
 constexpr uint32_t kHeadsPerBlock = 16;  // decode.cu's rows
+constexpr uint32_t kMergedHeads = 4;     // merge.cu's warps
 
 DecodeSplitInput split_input(const AttentionParams& p, const DeviceLimits& limits) {
   const uint32_t group = p.num_q_heads / p.num_kv_heads;
@@ -174,9 +175,9 @@ radix_status CudaBackend::rope_append(const RopeAppendParams& p, radix_stream st
 }
 
 radix_status CudaBackend::merge_states(const MergeParams& p, radix_stream stream) {
-  if (p.num_heads > kMaxGrid) {
+  if (p.num_heads > kMaxGrid * kMergedHeads) {
     return fail(RADIX_E_UNSUPPORTED, "out has %u heads: expected at most %u on CUDA", p.num_heads,
-                kMaxGrid);
+                kMaxGrid * kMergedHeads);
   }
   return launch("merge_states", [&] { return launch_merge_states(p, stream); });
 }

@@ -202,7 +202,7 @@ typedef struct radix_executor {
 } radix_executor;
 
 /* Tensor view: shape and strides inline, so that no pointer to pointer crosses an FFI. The last dimension is
- * contiguous. stride: in elements; all 0 = compact row-major; that of a dimension of one is not looked at. */
+ * contiguous. stride: in elements; all 0 = compact row-major; that of a dimension of one is not followed. */
 typedef struct radix_tensor {
   void *data;
   int32_t dtype;        /* RADIX_F32 ... */
@@ -222,7 +222,7 @@ typedef struct radix_config {
   int32_t kv_dtype;                /* RADIX_F32, F16 (default), BF16; on CUDA F8_E4M3 and F8_E5M2, too */
   uint32_t num_blocks;             /* 0 = derive from memory_budget */
   uint32_t block_size;             /* tokens per block, 1..256; 0 = 16 */
-  uint32_t num_layers;             /* at most 65535; these four may be 0 when METADATA_ONLY */
+  uint32_t num_layers;             /* at most 65535, KV heads too; these four may be 0 when METADATA_ONLY */
   uint32_t num_kv_heads;
   uint32_t head_dim;               /* of K: 32..256 in steps of 8 */
   uint32_t head_dim_v;             /* 0 = head_dim */
@@ -422,7 +422,7 @@ typedef struct radix_rope_append {
   uint32_t original_max_position;  /* LLAMA3, YARN: required */
   int32_t kv_layout;               /* of k_cache and v_cache when they are given */
   uint32_t reserved0;
-  radix_tensor q;                  /* [num_tokens, num_q_heads, head_dim], rotated in place, outside of k and v; data may be NULL */
+  radix_tensor q;                  /* [num_tokens, num_q_heads, head_dim], rotated in place, so apart from k, v and K/V; data may be NULL */
   radix_tensor k;                  /* [num_tokens, num_kv_heads, head_dim], read only */
   radix_tensor v;                  /* [num_tokens, num_kv_heads, head_dim_v], read only */
   radix_tensor k_cache, v_cache;   /* data NULL = the context's own; shapes as in radix_attn; written: no two tokens overlap */

@@ -76,6 +76,21 @@ radix_status given_kv(const radix_ctx& ctx, const radix_tensor& k, const radix_t
   return RADIX_OK;
 }
 
+// What is written, and K/V, the context's own and the caller's: apart, as far as share_memory sees.
+radix_status check_outside_kv(const radix_ctx& ctx, const radix_tensor& k_cache,
+                              const radix_tensor& v_cache, const radix_tensor& t,
+                              const char* name) {
+  radix_tensor own = {};  // as bytes
+  own.data = ctx.kv.base;
+  own.dtype = RADIX_F8_E4M3;
+  own.ndim = 1;
+  own.shape[0] = static_cast<int64_t>(ctx.layout.total_bytes);
+  if (!share_memory(t, own) && !share_memory(t, k_cache) && !share_memory(t, v_cache))
+    return RADIX_OK;
+  return fail(RADIX_E_INVALID, "%s.data is %p, in one memory with K/V: expected memory of its own",
+              name, t.data);
+}
+
 // ---- attention
 
 radix_status check_attn_words(const radix_attn& d) {
@@ -86,7 +101,7 @@ radix_status check_attn_words(const radix_attn& d) {
     return fail(RADIX_E_INVALID, "d->softcap is %g: expected 0 or more", d.softcap);
   }
   if (std::fabs(d.scale) > kMostScale)
-    return fail(RADIX_E_INVALID, "d->scale is %g: expected at most 1e30", d.scale);
+    return fail(RADIX_E_INVALID, "d->scale is %g: expected -1e30 to 1e30", d.scale);
   if (d.softcap != 0.f && (d.softcap < kLeastSoftcap || d.softcap > kMostScale)) {
     return fail(RADIX_E_INVALID, "d->softcap is %g: expected 0, or 1e-6 to 1e30", d.softcap);
   }
@@ -95,17 +110,6 @@ radix_status check_attn_words(const radix_attn& d) {
                 d.max_context_len);
   }
   return RADIX_OK;
-}
-
-// What is written must not begin inside K/V, the context's own or the caller's.
-radix_status check_outside_kv(const radix_ctx& ctx, const radix_attn& d, const radix_tensor& t,
-                              const char* name) {
-  const auto at = reinterpret_cast<uintptr_t>(t.data);
-  const auto base = reinterpret_cast<uintptr_t>(ctx.kv.base);
-  const bool in_own = base != 0 && at >= base && at - base < ctx.layout.total_bytes;
-  if (!in_own && !share_memory(t, d.k_cache) && !share_memory(t, d.v_cache)) return RADIX_OK;
-  return fail(RADIX_E_INVALID, "%s.data is %p, inside K/V: expected memory of its own", name,
-              t.data);
 }
 
 // Shapes of q, out and lse.
@@ -141,7 +145,7 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
     return fail(RADIX_E_INVALID, "out.data is %p, inside q (from %p): expected memory of its own",
                 d.out.data, d.q.data);
   }
-  st = check_outside_kv(ctx, d, d.out, "out");
+  st = check_outside_kv(ctx, d.k_cache, d.v_cache, d.out, "out");
   if (st != RADIX_OK || d.lse.data == nullptr) return st;
   st = check_tensor(d.lse, "lse", place_of(ctx), 2, true);
   if (st != RADIX_OK) return st;
@@ -159,7 +163,7 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
     return fail(RADIX_E_INVALID, "lse.data is %p, inside out or q: expected memory of its own",
                 d.lse.data);
   }
-  st = check_outside_kv(ctx, d, d.lse, "lse");
+  st = check_outside_kv(ctx, d.k_cache, d.v_cache, d.lse, "lse");
   if (st != RADIX_OK) return st;
   p->lse = static_cast<float*>(d.lse.data);
   p->lse_row_stride = stride_of(d.lse, 0);
@@ -289,8 +293,12 @@ radix_status read_rope_rows(const radix_ctx& ctx, const radix_rope_append& d, co
   if (st != RADIX_OK || d.q.data == nullptr) return st;
   p->num_q_heads = static_cast<uint32_t>(d.q.shape[1]);
   st = read_rows(d.q, "q", place, {rows, 0, kv.head_dim}, true, true, &p->q);
-  if (st != RADIX_OK || !(share_memory(d.q, d.k) || share_memory(d.q, d.v))) return st;
-  return fail(RADIX_E_INVALID, "q.data is %p, inside k or v: expected memory of its own", d.q.data);
+  if (st != RADIX_OK || d.rotary_dim == 0) return st;  // q stays as it is
+  if (share_memory(d.q, d.k) || share_memory(d.q, d.v)) {
+    return fail(RADIX_E_INVALID, "q.data is %p, in one memory with k or v: expected its own",
+                d.q.data);
+  }
+  return check_outside_kv(ctx, d.k_cache, d.v_cache, d.q, "q");
 }
 
 // K/V are written, by several threads.

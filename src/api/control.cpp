@@ -15,14 +15,25 @@ radix_status check_flags(const char* name, uint32_t flags, uint32_t known) {
 }
 
 radix_status read_desc(const radix_request_desc* d, uint32_t known_flags, radix_request_desc* out) {
-  const radix_status st = read_struct(d, "d", out);
-  return st == RADIX_OK ? check_flags("d->flags", out->flags, known_flags) : st;
+  radix_status st = read_struct(d, "d", out);
+  if (st == RADIX_OK) st = check_flags("d->flags", out->flags, known_flags);
+  return st == RADIX_OK ? check_optional_array(out->tokens, "d->tokens") : st;
 }
 
 // m may be null: then *local stays empty and nobody reads it.
 radix_status read_match(const radix_match* m, radix_match* local) {
   *local = {};
-  return m == nullptr ? RADIX_OK : read_struct(m, "m", local);
+  const radix_status st = m == nullptr ? RADIX_OK : read_struct(m, "m", local);
+  return st == RADIX_OK ? check_optional_array(local->blocks, "m->blocks") : st;
+}
+
+radix_status check_items(const radix_append* items, uint32_t n) {
+  for (uint32_t i = 0; i < n; ++i) {
+    if (reinterpret_cast<uintptr_t>(items[i].tokens) % alignof(radix_token) == 0) continue;
+    return fail(RADIX_E_INVALID, "items[%u].tokens is %p: expected a multiple of %zu", i,
+                static_cast<const void*>(items[i].tokens), alignof(radix_token));
+  }
+  return RADIX_OK;
 }
 
 // match and peek differ in one word.
@@ -31,7 +42,8 @@ radix_status look_up(radix_ctx* ctx, const radix_request_desc* d, bool count_use
   radix_match match;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = read_desc(d, 0, &desc);
-  if (st == RADIX_OK) st = read_struct(m, "m", &match);
+  if (st == RADIX_OK) st = not_null(m, "m");
+  if (st == RADIX_OK) st = read_match(m, &match);
   if (st != RADIX_OK) return st;
   Control cache(ctx);
   st =
@@ -79,7 +91,10 @@ radix_status radix_append_slot(radix_ctx* ctx, const radix_append* items, uint32
   radix_append_out local;
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(items, n, "items");
+  if (st == RADIX_OK) st = check_items(items, n);
   if (st == RADIX_OK) st = read_struct(out, "out", &local);
+  if (st == RADIX_OK) st = check_optional_array(local.slots, "out->slots");
+  if (st == RADIX_OK) st = check_optional_array(local.ops, "out->ops");
   if (st == RADIX_OK) st = check_flags("out->flags", local.flags, RADIX_APPEND_PARTIAL);
   if (st == RADIX_OK) st = check_reserved("out", "reserved0", local.reserved0);
   if (st != RADIX_OK) return st;
@@ -104,6 +119,7 @@ radix_status radix_commit(radix_ctx* ctx, const radix_commit_item* items, uint32
   radix_status st = check_ctx(ctx);
   if (st == RADIX_OK) st = check_array(items, n, "items");
   if (st == RADIX_OK && out != nullptr) st = read_struct(out, "out", &local);
+  if (st == RADIX_OK) st = check_optional_array(local.remaps, "out->remaps");
   if (st == RADIX_OK) st = check_reserved("out", "reserved0", local.reserved0);
   if (st != RADIX_OK) return st;
   Control cache(ctx);

@@ -64,8 +64,9 @@ bool overlaps_itself(const radix_tensor& t) {
 }
 
 bool share_memory(const radix_tensor& a, const radix_tensor& b) {
+  if (a.data == nullptr || b.data == nullptr) return false;  // then the rest may be anything
   const uint64_t size_a = dense_bytes(a), size_b = dense_bytes(b);
-  if (a.data == nullptr || b.data == nullptr || size_a == 0 || size_b == 0) return false;
+  if (size_a == 0 || size_b == 0) return false;
   const auto at_a = reinterpret_cast<uintptr_t>(a.data), at_b = reinterpret_cast<uintptr_t>(b.data);
   return at_a < at_b ? at_b - at_a < size_a : at_a - at_b < size_b;
 }
@@ -110,7 +111,7 @@ radix_status check_tensor(const radix_tensor& t, const char* name, const Place& 
     }
   }
   for (int32_t i = 0; i < ndim; ++i) {
-    if (t.stride[i] < 0) {
+    if (t.stride[i] < 0 && t.shape[i] > 1) {
       return fail(RADIX_E_INVALID, "%s.stride[%d] is %lld: expected 0 or more", name, i,
                   static_cast<ll>(t.stride[i]));
     }

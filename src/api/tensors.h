@@ -41,7 +41,7 @@ radix_status check_tensor(const radix_tensor& t, const char* name, const Place& 
 // inside the other; shapes were checked.
 bool overlaps_itself(const radix_tensor& t);
 // Both tensors hold the same memory, as far as that shows without a look at every row: dense
-// tensors by their spans, others by where they begin. Shapes were checked.
+// tensors by their spans, others by where they begin. Shapes of those with data were checked.
 bool share_memory(const radix_tensor& a, const radix_tensor& b);
 // Element stride of dimension i, with the compact ones filled in, also where there is but one.
 int64_t stride_of(const radix_tensor& t, int32_t i);

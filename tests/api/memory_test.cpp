@@ -143,6 +143,13 @@ TEST_F(Launch, WhatIsWrittenLiesOutsideTheContextsKv) {
   ASSERT_OK(radix_ctx_kv_tensor(ctx_, 1, &k, &v));
   b.a.out.data = v.data;
   EXPECT_FAILS(RADIX_E_INVALID, "out.data is", b.run(ctx_));
+  ASSERT_OK(radix_ctx_kv_tensor(ctx_, 0, &k, &v));
+  b.a.out.data = static_cast<char*>(k.data) - 64;  // and from there into it
+  EXPECT_FAILS(RADIX_E_INVALID, "out.data is", b.run(ctx_));
+  b.a.out.data = b.out.data();
+  b.a.k_cache.ndim = 1 << 20;  // of no tensor: nobody looks
+  b.a.v_cache.ndim = -1;
+  EXPECT_OK(b.run(ctx_));
 }
 
 template <class T>
@@ -209,8 +216,10 @@ TEST_F(Launch, EveryArgumentIsChecked) {
       {"inside out or q", RADIX_E_INVALID,
        [](Batch* b) { b->a.lse.data = static_cast<char*>(b->a.q.data) + 8; }},
       {"out.data is NULL", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = nullptr; }},
-      {"inside K/V", RADIX_E_INVALID, [](Batch* b) { b->a.out.data = b->k.data() + 32; }},
-      {"inside K/V", RADIX_E_INVALID, [](Batch* b) { b->a.lse.data = b->v.data() + 32; }},
+      {"in one memory with K/V", RADIX_E_INVALID,
+       [](Batch* b) { b->a.out.data = b->k.data() + 32; }},
+      {"in one memory with K/V", RADIX_E_INVALID,
+       [](Batch* b) { b->a.lse.data = b->v.data() + 32; }},
       {"pass the end of memory", RADIX_E_INVALID,
        [](Batch* b) { b->a.q.data = reinterpret_cast<void*>(UINTPTR_MAX - 63); }},
       {"lse is", RADIX_E_INVALID, [](Batch* b) { b->a.lse.shape[1] = 3; }},
@@ -342,7 +351,7 @@ TEST_F(Launch, RopeArgumentsAreChecked) {
       {"theta is -1", [](radix_rope_append* p) { p->theta = -1.f; }},
       {"theta is 0.5", [](radix_rope_append* p) { p->theta = 0.5f; }},
       {"scale is 0.5", [](radix_rope_append* p) { p->scale = 0.5f; }},
-      {"inside k or v", [](radix_rope_append* p) { p->q = p->k; }},
+      {"in one memory with k or v", [](radix_rope_append* p) { p->q = p->k; }},
       {"slots is 0x", [](radix_rope_append* p) { shift(&p->slots); }},
       {"positions is 0x", [](radix_rope_append* p) { shift(&p->positions); }},
       {"v_cache has strides 0",
@@ -404,8 +413,8 @@ class Memory : public ::testing::Test {
 // A pool that is only an address: the size of an image is arithmetic.
 TEST(SwapBytes, OfTooManyBlocksLeavesTheResultAlone) {
   radix_config c = api_test::small_config(1, 256);
-  c.num_layers = 64;
-  c.num_kv_heads = 65536;
+  c.num_layers = 128;
+  c.num_kv_heads = 32768;
   c.head_dim = c.head_dim_v = 256;
   c.kv_memory = reinterpret_cast<void*>(uintptr_t{1} << 32);
   c.kv_memory_size = uint64_t{1} << 45;

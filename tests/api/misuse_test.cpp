@@ -221,6 +221,44 @@ TEST_F(Misuse, ValuesOutOfRange) {
   EXPECT_FAILS(RADIX_E_INVALID, "name_len is 0", radix_ns_create(ctx_, "a", 0, 0, &request_));
 }
 
+// One byte off, or two: refused before anything is read or written there.
+TEST_F(Misuse, ArraysOffTheirAlignment) {
+  alignas(8) char memory[256] = {};
+  const auto odd = [&](auto** array) {
+    *array = reinterpret_cast<std::remove_pointer_t<decltype(array)>>(memory + 2);
+  };
+  radix_request_desc d = sized<radix_request_desc>();
+  radix_match m = sized<radix_match>();
+  radix_req out = 77;
+  odd(&d.tokens);
+  d.num_tokens = 5;
+  EXPECT_FAILS(RADIX_E_INVALID, "d->tokens is 0x", radix_begin_request(ctx_, &d, &out, nullptr));
+  EXPECT_FAILS(RADIX_E_INVALID, "d->tokens is 0x", radix_peek_prefix(ctx_, &d, &m));
+  d.tokens = tokens_.data();
+  odd(&m.blocks);
+  EXPECT_FAILS(RADIX_E_INVALID, "m->blocks is 0x", radix_begin_request(ctx_, &d, &out, &m));
+  EXPECT_FAILS(RADIX_E_INVALID, "m->blocks is 0x", radix_match_prefix(ctx_, &d, &m));
+  EXPECT_EQ(out, 77u);
+  radix_append item = {request_, nullptr, 1, 0};
+  radix_append_out appended = sized<radix_append_out>();
+  odd(&item.tokens);
+  EXPECT_FAILS(RADIX_E_INVALID, "items[0].tokens is 0x",
+               radix_append_slot(ctx_, &item, 1, &appended));
+  item.tokens = tokens_.data();
+  odd(&appended.slots);
+  EXPECT_FAILS(RADIX_E_INVALID, "out->slots is 0x", radix_append_slot(ctx_, &item, 1, &appended));
+  appended.slots = nullptr;
+  odd(&appended.ops);
+  EXPECT_FAILS(RADIX_E_INVALID, "out->ops is 0x", radix_append_slot(ctx_, &item, 1, &appended));
+  const radix_commit_item commit = {request_, 4};
+  radix_commit_out committed = sized<radix_commit_out>();
+  odd(&committed.remaps);
+  EXPECT_FAILS(RADIX_E_INVALID, "out->remaps is 0x", radix_commit(ctx_, &commit, 1, &committed));
+  radix_token* tokens = nullptr;
+  odd(&tokens);
+  EXPECT_FAILS(RADIX_E_INVALID, "t is 0x", radix_set_tokens(ctx_, request_, 0, tokens, 1));
+}
+
 struct BadConfig {
   const char* word;
   radix_status status;
@@ -284,9 +322,10 @@ TEST(MisuseConfig, EveryFieldIsChecked) {
        }},
       {"2^63", RADIX_E_INVALID,
        [](radix_config* c) {
-         c->num_blocks = 1u << 30, c->block_size = 256, c->num_kv_heads = 65536, c->head_dim = 256;
+         c->num_blocks = 1u << 30, c->block_size = 256, c->num_kv_heads = 65535, c->head_dim = 256;
          c->num_layers = 65535;
        }},
+      {"num_kv_heads is 65536", RADIX_E_INVALID, [](radix_config* c) { c->num_kv_heads = 65536; }},
       {"num_layers is 65536", RADIX_E_INVALID, [](radix_config* c) { c->num_layers = 65536; }},
       {"pass the end of memory", RADIX_E_INVALID,
        [](radix_config* c) {

@@ -72,9 +72,9 @@ TEST_F(Device, LaunchesLargerThanAGridAreRefused) {
   d.block_table_stride = 0;
   EXPECT_FAILS(RADIX_E_UNSUPPORTED, "num_seqs is 65536: expected at most 65535 with f32",
                radix_paged_attention_launch(ctx, &d, nullptr));
-  const radix_tensor out = tensor(memory, RADIX_F16, {0, 65536, 32});
-  const radix_tensor lse = tensor(memory, RADIX_F32, {0, 65536});
-  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "out has 65536 heads",
+  const radix_tensor out = tensor(memory, RADIX_F16, {0, 262141, 32});
+  const radix_tensor lse = tensor(memory, RADIX_F32, {0, 262141});
+  EXPECT_FAILS(RADIX_E_UNSUPPORTED, "out has 262141 heads: expected at most 262140",
                radix_merge_states_launch(ctx, &out, &lse, 1, &out, nullptr, nullptr));
 }
 

@@ -13,7 +13,7 @@ void Fuzzer::tensor(radix_tensor* t, int32_t dtype, std::initializer_list<int64_
   t->ndim = in_.chance(4) ? in_.i32(6) : static_cast<int32_t>(shape.size());
   size_t i = 0;
   for (int64_t n : shape) {
-    // A head count has no upper bound to be checked against, so it stays within the buffer.
+    // Any head count up to 65535 is one, so it stays within the buffer.
     const int64_t odd = i == 1 ? in_.below(65) : static_cast<int64_t>(in_.u64(64));
     t->shape[i++] = in_.chance(5) ? odd : n;
   }
