@@ -15,7 +15,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat, starmap
@@ -129,19 +129,23 @@ class _Helpers:
     def __init__(self, pool: Executor, num_threads: int) -> None:
         self._pool = pool
         self._most = num_threads - 1  # of one launch, whose own thread works, too
-        self._permits: SimpleQueue[None] = SimpleQueue()  # one for each that may wait
-        for _ in range(2 * num_threads):
-            self._permits.put(None)
+        self._room = 2 * num_threads  # in the pool's queue
+        self._sent: list[Future[None]] = []
 
     def call(self, n: int, tasks: _Tasks) -> None:
-        with suppress(Empty):
-            for _ in range(min(n - 1, self._most)):
-                self._permits.get_nowait()
-                self._pool.submit(self._help, tasks)
+        sent = self._sent = [future for future in self._sent if not self._ended(future)]
+        room = self._room - sum(not future.running() for future in sent)
+        for _ in range(min(n - 1, self._most, room)):
+            sent.append(self._pool.submit(tasks.drain))
 
-    def _help(self, tasks: _Tasks) -> None:
-        self._permits.put(None)
-        tasks.drain()
+    @staticmethod
+    def _ended(future: Future[None]) -> bool:
+        """Reports what the pool could not run, such as one of processes."""
+        if future.done() and not future.cancelled():
+            error = future.exception()
+            if error is not None:
+                report(type(error), error, error.__traceback__)
+        return future.done()
 
 
 def _spread(executor: Executor | ParallelFor, max_workers: int) -> Callable[[int, _Tasks], object]:

@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 def read_prompts(name: str) -> list[str]:
     r"""The prompts of a file, empty lines left out. ValueError: a line that is none.
 
-    Only "\n" ends a line ("\r\n" is read as that). splitlines() would also cut at U+2028, form
-    feeds and others, which prompts may have.
+    "\n", "\r\n" and "\r" end a line, as in every text file. splitlines() would also cut at U+2028,
+    form feeds and others, which prompts may have.
     """
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     lines = [line for line in text.split("\n") if line.strip()]

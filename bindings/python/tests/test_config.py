@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
+from queue import Empty
 
 import numpy as np
 import pytest
@@ -290,7 +290,14 @@ def test_an_interrupt_loses_and_repeats_no_task(monkeypatch, form):
         for index in range(n if form == "function" else 0):
             run(index)
 
-    with ThreadPoolExecutor(2) as pool:
+    class Counting(ThreadPoolExecutor):
+        submitted = 0
+
+        def submit(self, *args):
+            self.submitted += 1
+            return super().submit(*args)
+
+    with Counting(2) as pool:
         runs = Runs(pool if form == "pool" else parallel_for)
         step = 0
         while interrupt_at(step, runs):
@@ -298,6 +305,10 @@ def test_an_interrupt_loses_and_repeats_no_task(monkeypatch, form):
             runs.counts = [0] * runs.n
             step += 1
         assert runs.counts == [1] * runs.n
+        if form == "pool":
+            before = pool.submitted
+            runs()
+            assert pool.submitted > before, "interrupts have lost all helpers"
     assert step > 100
     assert seen == [KeyboardInterrupt] * step
 
@@ -309,8 +320,28 @@ class Busy(Executor):
         self.waiting = []
 
     def submit(self, function, /, *args, **kwargs):
-        self.waiting.append(lambda: function(*args, **kwargs))
-        return Future()
+        future = Future()
+        self.waiting.append(lambda: future.set_result(function(*args, **kwargs)))
+        return future
+
+
+class Failing(Executor):
+    """A pool that takes what it cannot run, as one of processes does."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_exception(TypeError("cannot pickle"))
+        return future
+
+
+def test_what_a_pool_cannot_run_is_reported(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: seen.append(str(one.exc_value)))
+    runs = Runs(Failing(), max_workers=3)
+    runs()
+    runs()  # looks at what became of the first
+    assert runs.counts == [2] * runs.n
+    assert seen == ["cannot pickle"] * 2
 
 
 def test_a_pool_without_a_free_thread():
@@ -357,27 +388,28 @@ def test_finish_waits_through_interrupts():
             go_on.wait()
             ended.set()
 
-    def interrupt():
-        for _ in range(4):
-            time.sleep(0.03)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.03)
-        go_on.set()
+    class Impatient:
+        times = 0
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        def put(self, _item):
+            pass
+
+        def get(self, timeout):
+            self.times += 1
+            if self.times <= 4:
+                raise KeyboardInterrupt
+            go_on.set()
+            ended.wait(timeout)
+            raise Empty
+
     tasks = _Tasks(2, task, None)
+    tasks._all_done = Impatient()
     other = threading.Thread(target=tasks.run, args=(0,))
     other.start()
     begun.wait()
-    impatient = threading.Thread(target=interrupt)
-    impatient.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            tasks.finish()
-        assert ended.is_set()
-    finally:
-        impatient.join()
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.finish()
+    assert ended.is_set()
     other.join()
     tasks.finish()  # there is nothing more to do
 

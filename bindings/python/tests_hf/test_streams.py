@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import weakref
 
 import pytest
 from families import baseline, tokens
@@ -121,6 +123,22 @@ def test_generate_returns_what_was_aborted_meanwhile(engine, llama):
     assert [o.request_id for o in outputs] == [1, 2, 3]
     assert [o.finish_reason for o in outputs] == ["length", "abort", "length"]
     assert outputs[2].token_ids == baseline(llama, SYSTEM[:9], NEW)
+
+
+def test_a_stream_keeps_nothing_of_a_finished_request(engine):
+    short = SamplingParams(max_new_tokens=2)
+    for event in engine.stream([SYSTEM, SYSTEM[:5]], [short, GREEDY]):
+        if event.finished and event.request_id == 0:
+            output = weakref.ref(event.output)
+        if event.request_id == 1 and len(event.output.token_ids) == NEW - 1:
+            gc.collect()
+            assert output() is None
+
+
+def test_params_may_be_left_out_for_one(engine):
+    outputs = engine.generate([SYSTEM, SYSTEM[:5]], [None, SamplingParams(max_new_tokens=2)])
+    assert len(outputs[0].token_ids) == SamplingParams().max_new_tokens
+    assert len(outputs[1].token_ids) == 2
 
 
 def test_a_callback_may_step(engine, llama):

@@ -406,27 +406,27 @@ class Engine:
     def stream(
         self,
         prompts: Iterable[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        params: SamplingParams | Sequence[SamplingParams | None] | None = None,
         *,
         progress: bool = False,
     ) -> Iterator[Event]:
         """Runs prompts to their ends and yields their events; ids are consecutive, in order.
 
-        params    one for all, or one a prompt
+        params    one for all, or one a prompt; None: SamplingParams()
         progress  a bar on stderr
         Left early (break, or an error), it aborts what has not finished. Between its events other
         streams, step() and abort() may be used. RuntimeError: the engine is closed.
         """
-        return self._run(prompts, params, progress, [])
+        return self._run(prompts, params, progress, None)
 
     def _run(
         self,
         prompts: Iterable[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None,
+        params: SamplingParams | Sequence[SamplingParams | None] | None,
         progress: bool,
-        outputs: list[Output],
+        outputs: list[Output] | None,
     ) -> Iterator[Event]:
-        """stream(); outputs gets those of its requests, in order."""
+        """stream(); outputs, if any, gets those of its requests, in order."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         each = _one_each(params, len(prompts))
         ids: set[int] = set()
@@ -436,15 +436,20 @@ class Engine:
             for prompt, how in zip(prompts, each, strict=True):
                 number = self.add(prompt, how, on_event=events.append)
                 ids.add(number)
-                outputs.append(self._live[number].output)
+                if outputs is not None:
+                    outputs.append(self._live[number].output)
             while True:
                 while events:
                     event = events.popleft()
                     if self._ended_early(event.output):
                         continue
+                    if event.finished:
+                        ids.discard(event.request_id)
                     bar.update(event)
                     yield event
-                if ids.isdisjoint(self._live) and all(output.finished for output in outputs):
+                if self._open:
+                    ids &= self._live.keys()  # the others were aborted
+                if not ids:
                     return
                 self.step()
         finally:
@@ -455,7 +460,7 @@ class Engine:
     def generate(
         self,
         prompts: Iterable[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        params: SamplingParams | Sequence[SamplingParams | None] | None = None,
         *,
         progress: bool = False,
     ) -> list[Output]:
@@ -467,7 +472,7 @@ class Engine:
 
 
 def _one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, n: int
+    params: SamplingParams | Sequence[SamplingParams | None] | None, n: int
 ) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * n
@@ -475,7 +480,10 @@ def _one_each(
         return [_checked(params, "params")] * n
     if len(params) != n:
         raise ValueError(f"params has {len(params)} entries: expected {n}, one a prompt")
-    return [_checked(how, f"params[{i}]") for i, how in enumerate(params)]
+    return [
+        SamplingParams() if how is None else _checked(how, f"params[{i}]")
+        for i, how in enumerate(params)
+    ]
 
 
 def _checked(params: object, name: str) -> SamplingParams:
