@@ -12,7 +12,6 @@ namespace {
 
 constexpr float kMostScale = 1e30f;  // times log2(e) it is finite, by a soft cap divided, too
 constexpr float kLeastSoftcap = 1e-6f;
-constexpr int64_t kMaxHeads = 65535;
 constexpr uint32_t kAttnFlags =
     RADIX_ATTN_SCALE_PER_HEAD | RADIX_ATTN_BATCH_INVARIANT | RADIX_ATTN_BF16_WEIGHTS;
 
@@ -126,8 +125,8 @@ radix_status read_attn_rows(const radix_ctx& ctx, const radix_attn& d, const KvV
                 kv.num_kv_heads);
   }
   if (heads > kMaxHeads) {
-    return fail(RADIX_E_INVALID, "q.shape[1] is %" PRId64 ": expected at most %" PRId64 " heads",
-                heads, kMaxHeads);
+    return fail(RADIX_E_INVALID, "q.shape[1] is %" PRId64 ": expected at most %u heads", heads,
+                kMaxHeads);
   }
   const int64_t group = heads / kv.num_kv_heads;
   if (rows * group > INT32_MAX || d.max_query_len * group > INT32_MAX) {

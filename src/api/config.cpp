@@ -111,7 +111,7 @@ radix_status check_shape(const radix_config& c) {
   if (st == RADIX_OK)
     st = in_range("cfg->num_layers", c.num_layers, free_shape ? 0 : 1, (1u << 16) - 1);
   if (st == RADIX_OK) {
-    st = in_range("cfg->num_kv_heads", c.num_kv_heads, free_shape ? 0 : 1, (1u << 16) - 1);
+    st = in_range("cfg->num_kv_heads", c.num_kv_heads, free_shape ? 0 : 1, kMaxHeads);
   }
   if (st == RADIX_OK && !(free_shape && c.head_dim == 0))
     st = check_head_dim("cfg->head_dim", c.head_dim);

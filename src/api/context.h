@@ -18,6 +18,8 @@
 
 namespace radixattn {
 
+constexpr uint32_t kMaxHeads = 65535;  // of queries, and of K/V: CUDA's grids have room for these
+
 // Where K and V of each layer lie in KV memory: per layer K, then V, each on a multiple of 64
 // bytes.
 struct KvLayout {

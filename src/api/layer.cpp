@@ -24,7 +24,6 @@ using ll = long long;
 
 constexpr uint32_t kParts = 2;
 constexpr int64_t kMaxHidden = 1 << 24;
-constexpr uint32_t kMaxHeads = 65535;
 constexpr uintptr_t kWorkspaceAlign = 64;
 constexpr const char* kPartNames[kParts] = {"d->decode", "d->prefill"};
 constexpr const char* kRopeNames[kParts] = {"d->decode_rope", "d->prefill_rope"};

@@ -11,7 +11,6 @@ namespace radixattn {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr uint32_t kMaxHeads = 65535;
 
 // ---- configuration ------------------------------------------------------------------------------
 

@@ -129,6 +129,11 @@ class MatchMisuse : public ::testing::Test {
   radix_match_batch d_;
 };
 
+template <class T>
+T* odd(T* array) {  // off its alignment
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(array) + 1);
+}
+
 TEST_F(MatchMisuse, EveryBadArgumentIsNamed) {
   const radix_tree_view tree = tree_.view;
   const radix_match_batch d = d_;
@@ -152,6 +157,9 @@ TEST_F(MatchMisuse, EveryBadArgumentIsNamed) {
       {"d->out_tokens is NULL", [](auto*, auto* b) { b->out_tokens = nullptr; }},
       {"d->table_stride is -1", [](auto*, auto* b) { b->table_stride = -1; }},
       {"d->table_stride is 2147483648", [](auto*, auto* b) { b->table_stride = 1ll << 31; }},
+      {"d->out_tables is 0x", [](auto*, auto* b) { b->out_tables = odd(b->out_tables); }},
+      {"d->prompts is 0x", [](auto*, auto* b) { b->prompts = odd(b->prompts); }},
+      {"t->tokens is 0x", [](auto* t, auto*) { t->tokens = odd(t->tokens); }},
       {"prompt_begin[2] is 11: expected 8..10", [](auto*, auto* b) { b->num_tokens = 10; }},
   };
   for (const auto& bad : cases) {
@@ -200,6 +208,19 @@ TEST_F(MatchMisuse, ExportsThatDoNotFitOrAreStale) {
   tree_.view.tokens = nullptr;
   EXPECT_FAILS(RADIX_E_INVALID, "io->tokens is NULL", radix_tree_export(ctx_, 0, 0, &tree_.view));
   EXPECT_FAILS(RADIX_E_STALE, "ns is 0x5", radix_tree_export(ctx_, 5, 0, &tree_.view));
+  const auto refused = [&](const char* word, auto* field) {
+    auto* const array = *field;
+    *field = odd(array);
+    EXPECT_FAILS(RADIX_E_INVALID, word, radix_tree_export(ctx_, 0, 0, &tree_.view));
+    *field = array;
+  };
+  radix_tree_view& t = tree_.view;
+  refused("io->parent is 0x", &t.parent);
+  refused("io->depth_blocks is 0x", &t.depth_blocks);
+  refused("io->child_begin is 0x", &t.child_begin);
+  refused("io->block_begin is 0x", &t.block_begin);
+  refused("io->block_ids is 0x", &t.block_ids);
+  refused("io->tokens is 0x", &t.tokens);
 }
 
 TEST_F(MatchMisuse, StructsOfOtherSizes) {

@@ -379,6 +379,15 @@ TEST_F(Launch, RopeArgumentsAreChecked) {
     bad.change(&p);
     EXPECT_FAILS(RADIX_E_INVALID, bad.word, radix_rope_append_launch(ctx_, &p, nullptr));
   }
+  radix_tensor kv, unused;
+  ASSERT_OK(radix_ctx_kv_tensor(ctx_, 0, &kv, &unused));
+  radix_rope_append inside = good;
+  inside.q.data = kv.data;
+  EXPECT_FAILS(RADIX_E_INVALID, "q.data is", radix_rope_append_launch(ctx_, &inside, nullptr));
+  radix_rope_append still = good;  // without rotation q is not written: it may be k
+  still.rotary_dim = 0;
+  still.q = still.k;
+  EXPECT_OK(radix_rope_append_launch(ctx_, &still, nullptr));
   slots[0] = 64;
   EXPECT_FAILS(RADIX_E_INVALID, "slots[0] is 64", radix_rope_append_launch(ctx_, &good, nullptr));
   slots[0] = 0;
